@@ -1,0 +1,14 @@
+"""Fine-tune small language models into classifiers by training a small selection of their weights in place."""
+
+from ._version import __version__
+from .choose import budget, choose, sensitivity, warm_up_head
+from .delta import Delta
+from .optim import SparseAdamW
+from .patch import Handle, patch
+from .selection import Entries, Selection
+from .values import Values
+
+__all__ = [
+    "Delta", "Entries", "Handle", "Selection", "SparseAdamW", "Values",
+    "budget", "choose", "patch", "sensitivity", "warm_up_head",
+]  # fmt: skip

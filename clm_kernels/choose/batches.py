@@ -1,0 +1,42 @@
+"""A few batches of a labelled dataset, on the model's device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def batches_of(
+    model: nn.Module, tokenizer, dataset: Iterable[Mapping], examples: int, batch_size: int, max_length: int, seed: int
+) -> list[dict[str, Tensor]]:
+    """`examples` rows drawn without replacement, tokenised and padded; similar lengths stand together."""
+    from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
+
+    rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
+    if len(rows) == 0:
+        raise ValueError("choose: dataset must have at least one row, got none")
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:examples]
+    features = [_features(model, tokenizer, rows[int(i)], max_length) for i in drawn]
+    features.sort(key=lambda feature: len(feature["input_ids"]))
+    per_token = isinstance(features[0]["labels"], (list, tuple, np.ndarray))
+    collate = (DataCollatorForTokenClassification if per_token else DataCollatorWithPadding)(tokenizer)
+    device = next(model.parameters()).device
+    groups = (features[i : i + batch_size] for i in range(0, len(features), batch_size))
+    return [{name: value.to(device) for name, value in collate(group).items()} for group in groups]
+
+
+def _features(model: nn.Module, tokenizer, row: Mapping, max_length: int) -> dict:
+    if "input_ids" in row and "labels" in row:
+        kept = ("input_ids", "attention_mask", "token_type_ids", "labels")
+        return {name: row[name] for name in kept if name in row}
+    if "text" not in row or "label" not in row:
+        raise ValueError(f"choose: dataset rows must have text and label, or input_ids and labels, got {sorted(row)}")
+    label = row["label"]
+    if isinstance(label, str):
+        if label not in model.config.label2id:
+            raise ValueError(f"choose: label must be one of the model's {len(model.config.label2id)} labels, got {label!r}")
+        label = model.config.label2id[label]
+    return {**tokenizer(row["text"], truncation=True, max_length=max_length), "labels": label}

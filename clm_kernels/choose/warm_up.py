@@ -1,0 +1,55 @@
+"""A short training of the head alone, on features computed once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..structure import base_model, head_names, weights
+
+
+def warm_up_head(
+    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, epochs: int = 10, lr: float = 1e-3
+) -> None:
+    """Trains the head's parameters on the frozen base model's outputs, which are computed only once, in place.
+
+    Args:
+        model: a transformers classifier.
+        batches: with ``labels``, on the model's device.
+        epochs: passes over the batches.
+        lr: of AdamW, without weight decay.
+    """
+    base, names = base_model(model), head_names(model)
+    if not names:
+        return
+    named = weights(model)
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    was_training = model.training
+    model.eval()
+    for parameter, _ in flags:
+        parameter.requires_grad_(False)
+    for name in names:
+        named[name].requires_grad_(True)
+    optimizer = torch.optim.AdamW([named[name] for name in names], lr=lr, weight_decay=0.0)
+    replayed: dict = {}
+    recording = base.register_forward_hook(lambda module, args, output: replayed.update(output=output))
+    try:
+        with torch.no_grad():
+            features = [(model(**batch), replayed.pop("output"))[1] for batch in batches]
+        recording.remove()
+        base.forward = lambda *args, **kwargs: copy.copy(replayed["output"])
+        with torch.enable_grad():
+            for _ in range(epochs):
+                for batch, replayed["output"] in zip(batches, features, strict=True):
+                    model(**batch).loss.backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+    finally:
+        recording.remove()
+        base.__dict__.pop("forward", None)
+        for parameter, required in flags:
+            parameter.requires_grad_(required)
+        model.train(was_training)

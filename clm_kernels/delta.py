@@ -1,0 +1,203 @@
+"""`Delta`: what one task changed in a model, as a file that can be applied, reverted and merged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from . import ops
+from .files import write_atomically
+from .fingerprint import fingerprint
+from .patch.layers import Compact
+from .selection import Selection
+from .structure import weights
+
+if TYPE_CHECKING:
+    from .patch import Handle
+
+FORMAT = "clm_kernels.delta/1"
+
+_stacks: WeakKeyDictionary[nn.Module, list[Delta]] = WeakKeyDictionary()  # what is applied to each model, in order
+
+
+class Delta:
+    """A task's selected entries and everything else that was trained: new values, and what they replace.
+
+    Attributes:
+        selection: which entries of which weights.
+        values: name -> their new values, compact.
+        whole: name -> new tensor, of parameters that were trained whole: biases, normalisation, the head.
+        originals: name -> fingerprint of what the base must hold there; the head's has none.
+        labels: label names in order.
+        made: how it was made.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        values: Mapping[str, Tensor],
+        whole: Mapping[str, Tensor],
+        originals: Mapping[str, str],
+        labels: Iterable[str] = (),
+        made: dict | None = None,
+    ):
+        self.selection, self.values, self.whole = selection, dict(values), dict(whole)
+        self.originals, self.labels, self.made = dict(originals), list(labels), made or {}
+        self._applied: tuple[nn.Module, dict[str, Tensor]] | None = None
+        for name, entries in selection.items():
+            if name not in self.values or self.values[name].shape != entries.compact_shape or name not in self.originals:
+                raise ValueError(f"Delta: the values of {name!r} must be there, of shape {entries.compact_shape}, with a fingerprint")
+
+    @classmethod
+    def from_handle(cls, handle: Handle, labels: Iterable[str] | None = None, made: dict | None = None) -> Delta:
+        """What a patched model has learnt so far; see `Handle.delta`."""
+        if labels is None:
+            id2label = getattr(getattr(handle.model, "config", None), "id2label", None) or {}
+            labels = [id2label[i] for i in sorted(id2label)]
+        named = weights(handle.model)
+        selection = Selection((name, entries.to("cpu")) for name, entries in handle.selection.items())
+        values = {name: handle.values[name].detach().cpu().clone() for name in selection}
+        whole = {name: named[name].detach().cpu().clone() for name in handle.whole}
+        marks = {name: mark for name, mark in handle.whole.items() if name not in handle.head}
+        marks |= {name: handle.originals[name] for name in selection}
+        return cls(selection, values, whole, marks, labels, made)
+
+    def apply(self, model: nn.Module) -> None:
+        """Writes the new values into `model`, a base with the right head's shape, in place.
+
+        Several deltas stack as long as they touch different entries; the last one in is the first one out.
+
+        Raises:
+            ValueError: if the model lacks a weight, or holds other values than the base the delta was made on.
+            RuntimeError: if this delta is applied already, or the model is patched for training.
+        """
+        if self._applied is not None:
+            raise RuntimeError("Delta.apply: this delta is applied already; call revert() first")
+        _refuse_patched(model)
+        named = weights(model)
+        self._check(named)
+        replaced = {name: _read(named[name], self.selection.get(name)) for name in [*self.values, *self.whole]}
+        for name in self.values:
+            _write(named[name], self.selection[name], self.values[name])
+        for name, tensor in self.whole.items():
+            _write(named[name], None, tensor)
+        _stacks.setdefault(model, []).append(self)
+        self._applied = model, replaced
+
+    def revert(self) -> None:
+        """Gives the model its former values back, bit for bit."""
+        if self._applied is None:
+            raise RuntimeError("Delta.revert: this delta is not applied to any model")
+        model, replaced = self._applied
+        _refuse_patched(model)
+        if _stacks[model][-1] is not self:
+            raise RuntimeError("Delta.revert: another delta was applied after this one; revert that one first")
+        named = weights(model)
+        for name, former in replaced.items():
+            _write(named[name], self.selection.get(name), former)
+        _stacks[model].pop()
+        self._applied = None
+
+    @contextmanager
+    def applied(self, model: nn.Module) -> Iterator[nn.Module]:
+        """The model with this delta inside the ``with`` block, and without it afterwards."""
+        self.apply(model)
+        try:
+            yield model
+        finally:
+            self.revert()
+
+    def merge(self, model: nn.Module) -> nn.Module:
+        """Applies for good: the model's checkpoint then needs no `clm_kernels`. Returns the model."""
+        self.apply(model)
+        _stacks[model].remove(self)
+        self._applied = None
+        return model
+
+    def _check(self, named: Mapping[str, Tensor]) -> None:
+        """Raises ValueError unless the model holds the base's values everywhere that this delta writes."""
+        self.selection.check(named)
+        for name, tensor in [*self.values.items(), *self.whole.items()]:
+            if name not in named:
+                raise ValueError(f"Delta: {name!r} is not a weight of this model; the delta was made for another one")
+            if name in self.whole and named[name].shape != tensor.shape:
+                raise ValueError(f"Delta: {name!r} must have shape {tuple(tensor.shape)}, got {tuple(named[name].shape)}")
+            if named[name].dtype != tensor.dtype:
+                raise ValueError(f"Delta: {name!r} must be {tensor.dtype} as in the base, got {named[name].dtype}")
+        for name, mark in self.originals.items():
+            if fingerprint(_read(named[name], self.selection.get(name))) != mark:
+                raise ValueError(
+                    f"Delta: {name!r} does not hold the values of the base this delta was made on "
+                    "(another model, or another delta is applied there)"
+                )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes one safetensors file, whole or not at all; nothing in it is pickled."""
+        tensors, metadata = self.selection.to_tensors("index.")
+        tensors |= {f"values.{name}": tensor.contiguous() for name, tensor in self.values.items()}
+        tensors |= {f"whole.{name}": tensor.contiguous() for name, tensor in self.whole.items()}
+        metadata |= {"format": FORMAT, "originals": json.dumps(self.originals), "labels": json.dumps(self.labels)}
+        metadata |= {"made": json.dumps(self.made)}
+        metadata["checksum"] = _checksum(tensors, metadata)
+        write_atomically(path, save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Delta:
+        """Reads what `save` wrote, and checks all of it.
+
+        Raises:
+            ValueError: if the file is truncated, altered or something else, or an index is out of bounds.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = dict(file.metadata() or {})
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"Delta.load: {os.fspath(path)!r} is truncated or no safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"Delta.load: {os.fspath(path)!r} must have format {FORMAT}, got {metadata.get('format')}")
+        checksum = metadata.pop("checksum", None)
+        if checksum != _checksum(tensors, metadata):
+            raise ValueError(f"Delta.load: {os.fspath(path)!r} has been altered since it was saved: its checksum does not match")
+        selection = Selection.from_tensors(tensors, metadata, "index.")
+        parts = {
+            part: {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)} for part in ("values.", "whole.")
+        }
+        loaded = (json.loads(metadata[key]) for key in ("originals", "labels", "made"))
+        return cls(selection, parts["values."], parts["whole."], *loaded)
+
+    def __repr__(self) -> str:
+        return f"Delta({self.selection.count:,} entries of {len(self.selection)} weights, {len(self.whole)} whole, {len(self.labels)} labels)"
+
+
+def _read(weight: Tensor, entries) -> Tensor:
+    return weight.detach().clone() if entries is None else ops.gather(weight.detach(), entries.to(weight.device))
+
+
+def _write(weight: Tensor, entries, values: Tensor) -> None:
+    values = values.to(weight.device)
+    with torch.no_grad():
+        weight.copy_(values) if entries is None else ops.scatter_(weight.detach(), entries.to(weight.device), values)
+
+
+def _refuse_patched(model: nn.Module) -> None:
+    if any(isinstance(module, Compact) for module in model.modules()):
+        raise RuntimeError("Delta: the model is patched for training; call restore() on its handle first")
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Over everything in the file but itself."""
+    digest = hashlib.blake2b(json.dumps(sorted(metadata.items())).encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(f"{name} {fingerprint(tensors[name])} ".encode())
+    return digest.hexdigest()

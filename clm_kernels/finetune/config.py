@@ -1,0 +1,106 @@
+"""What one training run is made of. The command line takes its options from these fields."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from .errors import listed, require
+
+METHODS = ("sparse", "full", "head")
+PATHS = ("model", "train", "validation", "test", "output", "selection")
+LEARNING_RATE = {"sparse": 1e-3, "full": 1e-4, "head": 1e-3}
+WEIGHT_DECAY = {"sparse": 0.0, "full": 0.01, "head": 0.0}
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"help": help, "choices": choices})
+
+
+@dataclass
+class TrainConfig:
+    """One training run; `check` says what may stand in each field, `train` does it.
+
+    Paths are strings; an empty string means "not given". Every other field is explained by its own help text.
+    """
+
+    model: str = option("", "Directory of the model to start from (config.json, weights, tokenizer).")
+    train: str = option("", "Training data: .jsonl, .csv, .tsv or .parquet.")
+    validation: str = option("", "Validation data, which picks the best checkpoint; a part of train if not given.")
+    test: str = option("", "Test data, scored once, at the end.")
+    output: str = option("", "Folder for the result; must be new or empty.")
+
+    task: str = option("auto", "What to learn; auto: from the columns of the training data.", ("auto", "sequence", "token"))
+    text_column: str = option("text", "Column of the text.")
+    label_column: str = option("label", "Column of the label.")
+    tokens_column: str = option("tokens", "Column of the words (token classification).")
+    tags_column: str = option("tags", "Column of the words' tags (token classification).")
+    validation_fraction: float = option(0.1, "Part of train that validates if no validation data is given.")
+
+    method: str = option("sparse", "Train a selection of the weights, all of them, or the head alone.", METHODS)
+    density: float = option(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
+    kind: str = option("columns", "What a selected unit is.", ("rows", "columns"))
+    layers: str = option("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
+    per: str = option("model", "Whether units compete within the model, or each weight gives the same part.", ("model", "weight"))
+    biases: bool = option(True, "Train the biases too.")
+    norms: bool = option(True, "Train the normalisation weights too.")
+    sensitivity_examples: int = option(512, "Examples that the sensitivity is measured on.")
+    selection: str = option("", "Selection file to train, instead of measuring a sensitivity.")
+    pooling: str = option("native", "How a text becomes one vector: as the model does it, or the mean.", ("native", "mean"))
+
+    epochs: float = option(5, "Passes over the training data.")
+    batch_size: int = option(32, "Examples in a batch.")
+    learning_rate: float | None = option(None, "Peak learning rate. [default: sparse 1e-3, full 1e-4, head 1e-3]")
+    weight_decay: float | None = option(None, "AdamW's weight decay. [default: sparse 0, full 0.01, head 0]")
+    warmup: float = option(0.1, "Part of the steps in which the learning rate rises.")
+    scheduler: str = option("linear", "Learning rate schedule, by the name transformers gives it.")
+    max_length: int = option(256, "Tokens after which a text is cut off.")
+    gradient_accumulation: int = option(1, "Batches whose gradients make one step.")
+    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0: not at all.")
+    precision: str = option("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
+    dtype: str = option("auto", "Type of the weights; auto: as stored, and float32 for full.", ("auto", "float32", "bfloat16"))
+    eval_steps: int | None = option(None, "Validate and save every so many steps. [default: every epoch]")
+    patience: int | None = option(None, "Stop after so many validations without a better score. [default: never]")
+    seed: int = option(42, "Seed of everything that is random.")
+    report_to: str = option("none", "Where the Trainer logs to: tensorboard, wandb, … ; none.")
+
+    resume: bool = option(False, "Go on from the last checkpoint in the output folder.")
+    overwrite: bool = option(False, "Replace the run that stands in the output folder.")
+
+    @property
+    def peak_learning_rate(self) -> float:
+        return LEARNING_RATE[self.method] if self.learning_rate is None else self.learning_rate
+
+    @property
+    def weights_dtype(self) -> str:
+        return "float32" if (self.method, self.dtype) == ("full", "auto") else self.dtype
+
+    @property
+    def decay(self) -> float:
+        return WEIGHT_DECAY[self.method] if self.weight_decay is None else self.weight_decay
+
+    def check(self, required: tuple[str, ...] = ("model", "train", "output")) -> None:
+        """Raises ValueError, one line, for the first field that cannot be right."""
+        for name in required:
+            require(bool(getattr(self, name)), "train", name, "given", "nothing")
+        for spec in fields(self):
+            if choices := spec.metadata["choices"]:
+                value = getattr(self, spec.name)
+                require(value in choices, "train", spec.name, listed(choices), repr(value))
+        require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
+        require(0 < self.validation_fraction < 1, "train", "validation_fraction", "in (0, 1)", self.validation_fraction)
+        require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)
+        require(self.epochs > 0, "train", "epochs", "above 0", self.epochs)
+        require(self.max_grad_norm >= 0, "train", "max_grad_norm", "0 or more", self.max_grad_norm)
+        require(self.decay >= 0, "train", "weight_decay", "0 or more", self.decay)
+        require(self.peak_learning_rate > 0, "train", "learning_rate", "above 0", self.learning_rate)
+        require(self.max_length >= 8, "train", "max_length", "8 or more", self.max_length)
+        for name in ("batch_size", "gradient_accumulation", "sensitivity_examples", "eval_steps", "patience"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, "train", name, "1 or more", value)
+        require(not (self.resume and self.overwrite), "train", "resume and overwrite", "not both given", "both")
+
+    def absolute(self) -> TrainConfig:
+        """The same with absolute paths, as it is recorded."""
+        return TrainConfig(**{**asdict(self), **{p: os.path.abspath(getattr(self, p)) for p in PATHS if getattr(self, p)}})

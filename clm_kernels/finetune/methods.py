@@ -1,0 +1,58 @@
+"""The three ways to train: a selection of the weights, the head alone, everything."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..choose import choose
+from ..optim import SparseAdamW
+from ..patch import Handle, patch
+from ..selection import Selection
+from ..structure import weights
+from .config import TrainConfig
+from .encode import Encoded
+from .models import Loaded
+
+
+@dataclass
+class Method:
+    """What a method has made ready; the Trainer makes its own AdamW where `optimizer` is None."""
+
+    handle: Handle | None
+    optimizer: torch.optim.Optimizer | None
+    trained: int
+
+
+def select(config: TrainConfig, loaded: Loaded, train: Encoded) -> Selection:
+    """The selection to train: read from a file if the config names one, or measured on the training data."""
+    if config.method != "sparse":
+        return Selection()
+    if config.selection:
+        selection = Selection.load(config.selection)
+        selection.check(weights(loaded.model))
+        return selection
+    return choose(
+        loaded.model, loaded.tokenizer, train.dataset, density=config.density, kind=config.kind, layers=config.layers, per=config.per,
+        examples=config.sensitivity_examples, batch_size=config.batch_size, seed=config.seed,
+    )  # fmt: skip
+
+
+def prepare(config: TrainConfig, loaded: Loaded, selection: Selection) -> Method:
+    """Patches the model, which is on its device, and makes the optimizer."""
+    if config.method == "full":
+        return Method(None, None, _count(loaded.model))
+    sparse = config.method == "sparse"
+    handle = patch(loaded.model, selection, biases=sparse and config.biases, norms=sparse and config.norms, head=loaded.head)
+    trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.decay},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},  # biases and normalisation, as usual
+    ]
+    optimizer = SparseAdamW([group for group in groups if group["params"]], lr=config.peak_learning_rate)
+    return Method(handle, optimizer, _count(loaded.model))
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,107 @@
+"""Loads a base model with a head for the task, and its tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from ..structure import depths, head_names
+from .errors import listed, require
+
+AUTO_CLASSES = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model and its tokenizer.
+
+    Attributes:
+        head: names of the parameters above the base model, and of others that the checkpoint does not hold (BERT's
+            pooler, after masked language modelling); trained whole.
+        missing: those that the checkpoint does not hold.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    head: list[str]
+    missing: list[str]
+
+
+def load(
+    path: str | Path, task: str, label_names: Sequence[str], pooling: str = "native", dtype: str = "auto", tokenizer: str | Path = ""
+) -> Loaded:
+    """Loads a base model and puts a head for these labels on it.
+
+    Args:
+        path: directory with config.json, weights and tokenizer.
+        task: ``"sequence"`` or ``"token"``.
+        pooling: ``"native"`` or ``"mean"``.
+        dtype: of the weights: ``"auto"`` as they are stored, or a torch dtype's name.
+        tokenizer: directory of the tokenizer, if it is another one.
+
+    Raises:
+        ValueError: if the directory is missing or holds no such model.
+    """
+    check_directory("load", path)
+    ids = dict(enumerate(label_names))
+    try:
+        config = AutoConfig.from_pretrained(path, id2label=ids, label2id={name: i for i, name in ids.items()})
+        config.problem_type = "single_label_classification" if task == "sequence" else None
+        model, info = AUTO_CLASSES[task].from_pretrained(
+            path, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        words = {"add_prefix_space": True} if task == "token" else {}  # byte-level tokenizers need it to take words
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, **words)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ValueError(f"load: {str(path)!r} must be a model for {task} classification, got: {_first_line(error)}") from error
+    require(tokenizer.is_fast, "load", "the tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    pool(model, pooling)
+    depth = depths(model)
+    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(depth))
+    below = [name for name in missing if depth[name] < math.inf]
+    require(not below, "load", repr(str(path)), "a whole checkpoint", f"one without {listed(below, 3)}")
+    return Loaded(model, tokenizer, [name for name in depth if name in {*head_names(model), *missing}], missing)
+
+
+def pool(model: PreTrainedModel, pooling: str) -> None:
+    """Makes the model pool as asked: the one place where that happens."""
+    if pooling != "native":
+        from .. import pooling as poolings
+
+        poolings.apply(model, pooling)
+
+
+def check_directory(function: str, path: str | Path) -> None:
+    path = Path(path)
+    require(path.is_dir(), function, f"model {str(path)!r}", "a directory on this machine (`hf download` fetches models)", "none")
+    require((path / "config.json").is_file(), function, f"model {str(path)!r}", "a directory with a config.json", "one without")
+
+
+def longest(loaded: Loaded, max_length: int) -> int:
+    """`max_length`, or what the model and its tokenizer can take at most if that is less."""
+    limits = [max_length, loaded.tokenizer.model_max_length, getattr(loaded.model.config, "max_position_embeddings", None) or max_length]
+    for name, module in loaded.model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            padding = module.padding_idx  # RoBERTa counts its positions from here
+            limits.append(module.num_embeddings - (0 if padding is None else padding + 1))
+    return min(limits)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,110 @@
+"""The folder of one run: what stands in it, what is left of it after a failure, how it is read again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from ..files import write_atomically
+from .config import TrainConfig
+from .errors import require
+from .trainer import last_checkpoint
+
+RUN, REPORT, DELTA, SELECTION, CHECKPOINTS = "run.json", "report.json", "delta.safetensors", "selection.safetensors", "checkpoints"
+OURS = (RUN, REPORT, DELTA, SELECTION, CHECKPOINTS, ".writing-*", "config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt")
+
+
+def check_output(config: TrainConfig) -> TrainConfig:
+    """The config to run: the recorded one where it resumes.
+
+    Raises:
+        ValueError: if the folder holds something that would be lost, or nothing to resume from, or another run.
+    """
+    output = Path(config.output)
+    require(not output.exists() or output.is_dir(), "train", "output", "a folder", f"the file {str(output)!r}")
+    if config.resume:
+        return _recorded(config, output)
+    if output.is_dir() and any(output.iterdir()):
+        a_run = (output / RUN).is_file()
+        advice = "resume goes on with the run there, overwrite replaces it" if a_run else "it is no run's"
+        require(a_run and config.overwrite, "train", "output", "a new or empty folder", f"{str(output)!r} ({advice})")
+    return config.absolute()
+
+
+def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
+    require((output / RUN).is_file(), "train", "output", "the folder of a run to resume", f"{str(output)!r}")
+    require(not (output / REPORT).is_file(), "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
+    require(last_checkpoint(output / CHECKPOINTS) is not None, "train", "output", "a run with a checkpoint", f"{str(output)!r} without one")
+    recorded, given, default = TrainConfig(**read_json(output / RUN)["config"]), config.absolute(), TrainConfig()
+    for name in vars(recorded):
+        if name not in ("resume", "overwrite", "output") and getattr(given, name) not in (getattr(default, name), getattr(recorded, name)):
+            raise ValueError(f"train: {name} must be {getattr(recorded, name)!r} as in the run to resume, got {getattr(given, name)!r}")
+    recorded.output, recorded.resume = given.output, True
+    return recorded
+
+
+@contextmanager
+def run_folder(config: TrainConfig, data: dict) -> Iterator[Path]:
+    """The output folder, with the record of the run in it: config, and what is known of its data.
+
+    After an error before the first checkpoint, everything is taken away again; after a later one, everything that
+    `resume` needs stays.
+    """
+    output = Path(config.output)
+    existed = output.is_dir()
+    if config.resume:
+        require(read_json(output / RUN)["data"] == data, "train", "the data", "as it was when the run began", "changed files")
+        _drop_broken_checkpoints(output / CHECKPOINTS)
+    else:
+        clear(output)
+        write_atomically(output / RUN, json.dumps({"config": asdict(config), "data": data}, indent=2).encode())
+    try:
+        yield output
+    except BaseException:
+        if last_checkpoint(output / CHECKPOINTS) is None:
+            clear(output)
+            if not existed:
+                output.rmdir()
+        raise
+
+
+def clear(output: Path) -> None:
+    """Takes away what a run has put into the folder, and nothing else."""
+    for path in (path for pattern in OURS for path in output.glob(pattern)):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _drop_broken_checkpoints(folder: Path) -> None:
+    for checkpoint in folder.glob("checkpoint-*"):
+        if last_checkpoint(folder) and not (checkpoint / "trainer_state.json").is_file():
+            shutil.rmtree(checkpoint)
+
+
+def read_json(path: Path) -> dict:
+    """What a run recorded.
+
+    Raises:
+        ValueError: if the file is missing, or something else.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"read_json: {str(path)!r} must be the record of a run, got {error}") from error
+    require(isinstance(record, dict), "read_json", repr(str(path)), "the record of a run", type(record).__name__)
+    return record
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Lets `write` fill a folder beside `folder`, then moves every file over: each is whole or not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as beside:
+        write(Path(beside))
+        for path in sorted(Path(beside).iterdir()):
+            os.replace(path, folder / path.name)
+

@@ -1,0 +1,131 @@
+"""`train`: from a labelled file and a base model to a fine-tuned classifier, in one call."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+
+from ..selection import Selection
+from .config import TrainConfig
+from .data import Data, load_data
+from .encode import Encoded, best_by, collator, encode, scorer
+from .methods import Method, prepare, select
+from .models import Loaded, load, longest
+from .outputs import CHECKPOINTS, DELTA, REPORT, SELECTION, check_output, run_folder, write_folder
+from .report import Report, machine, selection_lines, validations
+from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
+
+Say = Callable[[str], None]
+
+
+def to_stderr(line: str) -> None:
+    """Prints a line without breaking a progress bar."""
+    tqdm.write(line, file=sys.stderr)
+
+
+def train(config: TrainConfig, say: Say = to_stderr) -> Report:
+    """Trains a classifier as `config` says, and leaves it in the output folder.
+
+    Everything is checked before a file is made. The best checkpoint is the one with the best validation score; the
+    test data is looked at once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
+    full leaves a whole checkpoint; beside it stand the config, the tokenizer, the selection and ``report.json``.
+
+    Args:
+        config: what to train on what, and how.
+        say: takes a line about the progress; the standard error by default.
+
+    Raises:
+        ValueError: for anything in the config or the files that cannot be right.
+        KeyboardInterrupt: after Ctrl-C, with a checkpoint to resume from.
+    """
+    config.check(("output",) if config.resume else ("model", "train", "output"))
+    config = check_output(config)
+    data = load_data(config)
+    set_seed(config.seed)
+    loaded = load(config.model, data.task, data.label_names, config.pooling, config.weights_dtype)
+    limit = longest(loaded, config.max_length)
+    splits = {
+        name: encode(split, data.task, data.label_names, loaded.tokenizer, limit, sort=name != "train")
+        for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
+        if split is not None
+    }
+    _say_cuts(splits, data.task, limit, say)
+    args = arguments(config, Path(config.output) / CHECKPOINTS, best_by(data.task, data.label_names))
+    loaded.model.to(args.device)
+
+    started = time.perf_counter()
+    selection = Selection.load(Path(config.output) / SELECTION) if config.resume else select(config, loaded, splits["train"])
+    selecting = time.perf_counter() - started
+    set_seed(config.seed)
+    parameters = loaded.model.num_parameters()
+    method = prepare(config, loaded, selection)
+    report = Report(
+        asdict(config), data.record, data.label_names, selection_lines(selection), method.trained, parameters, args.metric_for_best_model, max_length=limit, cut={name: split.cut for name, split in splits.items()},
+        seconds={"selecting": selecting}, made_on=machine(args.device),
+    )  # fmt: skip
+    with run_folder(config, data.record) as output:
+        if not config.resume:
+            selection.save(output / SELECTION)
+        _fit(config, args, loaded, method, splits, data, report, say)
+        _save(config, output, loaded, method, report, limit)
+    return report
+
+
+def _fit(
+    config: TrainConfig, args: TrainingArguments, loaded: Loaded, method: Method, splits: dict[str, Encoded], data: Data, report: Report, say: Say
+) -> None:
+    """Trains, puts the best checkpoint's weights into the model, and fills in the scores."""
+    progress, interruption = Progress(report.best_by, say), Interruption(say)
+    trainer = RunTrainer(
+        model=loaded.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
+        processing_class=loaded.tokenizer, data_collator=collator(data.task, loaded.tokenizer),
+        compute_metrics=scorer(splits["validation"], data.task, data.label_names),
+        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        callbacks=[progress, interruption, *early_stopping(config)], optimizers=(method.optimizer, None),
+    )  # fmt: skip
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback):
+        trainer.add_callback(Bar)
+    started = time.perf_counter()
+    with interruption:
+        trainer.train(resume_from_checkpoint=str(last_checkpoint(Path(args.output_dir))) if config.resume else None)
+    report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
+    report.history = validations(trainer.state.log_history)
+    report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
+    if "test" in splits:
+        trainer.compute_metrics = scorer(splits["test"], data.task, data.label_names)
+        scores = trainer.predict(splits["test"].dataset).metrics
+        report.test = {key.removeprefix("test_"): value for key, value in scores.items() if not key.endswith(("runtime", "per_second"))}
+
+
+def _save(config: TrainConfig, output: Path, loaded: Loaded, method: Method, report: Report, limit: int) -> None:
+    """The result, whole or not at all, and the report last."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    tokenizer.model_max_length = limit
+    task = report.data["task"]
+    made = {"task": task, "max_length": limit, "pooling": config.pooling, "dtype": config.weights_dtype, "model": config.model}
+    made |= {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
+    if method.handle is not None:
+        delta = method.handle.delta(labels=report.labels, made=made)
+        method.handle.restore()
+        write_folder(output, lambda folder: (model.config.save_pretrained(folder), tokenizer.save_pretrained(folder)))
+        delta.save(output / DELTA)
+        report.sizes["delta"] = (output / DELTA).stat().st_size
+    else:
+        write_folder(output, lambda folder: (model.save_pretrained(folder), tokenizer.save_pretrained(folder)))
+    report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
+    report.save(output / REPORT)
+
+
+def _say_cuts(splits: dict[str, Encoded], task: str, limit: int, say: Say) -> None:
+    what = "words" if task == "token" else "texts"
+    for name, split in splits.items():
+        if split.cut:
+            counted = "; cut-off words count as missed" if task == "token" and name != "train" else ""
+            say(f"{name}: {split.cut:,} {what} cut off at {limit} tokens{counted} (max_length sets the limit)")

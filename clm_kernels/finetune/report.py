@@ -1,0 +1,75 @@
+"""What a run has to say for itself: report.json."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import write_atomically
+from ..selection import Selection
+
+
+@dataclass
+class Report:
+    """The outcome of one training run.
+
+    Attributes:
+        config: the run's config, with absolute paths.
+        data: files, their rows and checksums, and where validation came from.
+        selection: a line per selected weight: name, kind, selected units, units, selected entries, entries.
+        trained, parameters: how many numbers were trained, and how many the model has.
+        seconds: ``selecting``, ``training`` (all epochs), ``epochs`` (each, without validation).
+        history: a line per validation: epoch, step, and its scores.
+        best: the line of the history that won, by `best_by`.
+        test: scores of the best checkpoint on the test data, or None.
+        cut: for each split, how many texts (or words) were cut off at `max_length`.
+        sizes: bytes of the files left behind.
+    """
+
+    config: dict[str, Any]
+    data: dict[str, Any]
+    labels: list[str]
+    selection: list[dict[str, Any]]
+    trained: int
+    parameters: int
+    best_by: str
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] | None = None
+    max_length: int = 0
+    cut: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, Any] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    made_on: dict[str, str] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def selection_lines(selection: Selection) -> list[dict[str, Any]]:
+    return [summary._asdict() for summary in selection.summary()]
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Versions and machine, for the record."""
+    names = ("torch", "transformers", "accelerate", "numpy")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return {**versions, "python": platform.python_version(), "platform": platform.platform(), "device": str(device)}
+
+
+def validations(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The Trainer's log as a line per validation, with the training loss before it."""
+    lines, loss = [], None
+    for entry in log_history:
+        loss = entry.get("loss", loss)
+        if "eval_loss" in entry:
+            scores = {key.removeprefix("eval_"): value for key, value in entry.items() if key.startswith("eval_")}
+            kept = {key: value for key, value in scores.items() if not key.endswith(("runtime", "per_second"))}
+            lines.append({"epoch": entry["epoch"], "step": entry["step"], "train_loss": loss, **kept})
+    return lines

@@ -1,0 +1,141 @@
+"""transformers' Trainer as one run uses it: arguments, order of examples, progress, interruption."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from .config import TrainConfig
+
+
+def arguments(config: TrainConfig, folder: Path, best: str) -> TrainingArguments:
+    """What the Trainer is told; checkpoints go to `folder`."""
+    every = {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"}
+    if config.eval_steps:
+        every = {f"{what}_strategy": "steps" for what in ("eval", "save", "logging")}
+        every |= {f"{what}_steps": config.eval_steps for what in ("eval", "save", "logging")}
+    return TrainingArguments(
+        output_dir=str(folder), **every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model=best,
+        num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=2 * config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation, max_grad_norm=config.max_grad_norm,
+        learning_rate=config.peak_learning_rate, weight_decay=config.decay, warmup_steps=config.warmup, lr_scheduler_type=config.scheduler,
+        seed=config.seed, bf16=config.precision == "bf16", fp16=config.precision == "fp16",
+        restore_callback_states_from_checkpoint=True,
+        report_to=config.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
+    )  # fmt: skip
+
+
+class RunTrainer(Trainer):
+    """Trainer whose order of training examples depends on seed and epoch alone, and which evaluates in order.
+
+    So a run that goes on in the middle of an epoch sees the batches that it would have seen without the break, and
+    predictions stand in the order of the split.
+    """
+
+    def _get_train_sampler(self, train_dataset=None) -> Sampler:
+        lengths = list((self.train_dataset if train_dataset is None else train_dataset)["length"])
+        return EpochSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.seed)
+
+    def _get_eval_sampler(self, eval_dataset) -> Sampler:
+        return SequentialSampler(eval_dataset)
+
+
+class EpochSampler(LengthGroupedSampler):
+    """Batches of texts of like length, drawn anew for each epoch."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int):
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.generator.manual_seed(self.seed + epoch)
+
+
+class Bar(ProgressCallback):
+    """The Trainer's progress bar without its dump of every log."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
+
+
+class Progress(TrainerCallback):
+    """Times the training of each epoch, without validation, and says one line after each validation."""
+
+    def __init__(self, best: str, say: Callable[[str], None]):
+        self.best, self.say = best, say
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.started, self.validating = time.perf_counter(), 0.0
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.seconds.append(time.perf_counter() - self.started - self.validating)
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.validating += metrics["eval_runtime"]
+        losses = [f"loss {entry['loss']:.4f}, " for entry in state.log_history if "loss" in entry]
+        seconds = f", {self.seconds[-1]:.1f} s" if self.seconds else ""
+        score = metrics[f"eval_{self.best}"]
+        self.say(f"epoch {state.epoch:g} of {args.num_train_epochs:g}: {''.join(losses[-1:])}validation {self.best} {score:.4f}{seconds}")
+
+
+class Interruption(TrainerCallback):
+    """Turns the first Ctrl-C into a checkpoint after the running step, and the second one into a stop at once."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.asked, self.former = say, False, None
+
+    def __enter__(self) -> Interruption:
+        try:
+            self.former = signal.signal(signal.SIGINT, self._ask)
+        except ValueError:  # not in the main thread: whoever runs it there handles Ctrl-C
+            self.former = None
+        return self
+
+    def __exit__(self, error, *_) -> None:
+        if self.former is not None:
+            signal.signal(signal.SIGINT, self.former)
+        if self.asked and error is None:
+            raise KeyboardInterrupt
+
+    def _ask(self, number, frame) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        self.say("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
+
+    def on_step_end(self, args, state, control, **kwargs):
+        ends_epoch = args.save_strategy == "epoch" and float(state.epoch).is_integer()
+        if self.asked and not ends_epoch:  # at its end, the epoch is first validated and then saved anyway
+            control.should_save = True
+
+    def on_save(self, args, state, control, **kwargs):
+        if self.asked:
+            raise KeyboardInterrupt
+
+
+def early_stopping(config: TrainConfig) -> list[TrainerCallback]:
+    return [EarlyStoppingCallback(config.patience)] if config.patience else []
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint: trainer_state.json is what the Trainer writes last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return bool(json.loads(path.read_text()))
+    except ValueError:
+        return False

@@ -1,0 +1,143 @@
+"""Functional ops on compact tensors: checks, schemas, fakes. The implementations stand in the folders beside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from . import checks, schemas
+from .registry import backend, chosen, why_not
+
+if TYPE_CHECKING:
+    from ..selection import Entries
+
+__all__ = [
+    "adamw_step_", "backend", "chosen", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad", "why_not",
+]  # fmt: skip
+
+_ops = torch.ops.clm_kernels
+
+
+def weight_grad(dy: Tensor, x: Tensor, entries: Entries, dtype: torch.dtype | None = None) -> Tensor:
+    """Compact gradient of a weight used as ``y = x @ weight.T``: the selected entries of ``dy.T @ x``.
+
+    The dense gradient is never built. Sums over tokens are kept in float32 (float64 for float64).
+
+    Args:
+        dy: ``(T, out)``, gradient of the output. For rows it may be sliced already: ``(T, R)``.
+        x: ``(T, in)``, the input, of dy's dtype. For columns it may be sliced already: ``(T, C)``.
+        entries: selected entries of the ``(out, in)`` weight, on dy's device.
+        dtype: of the result; dy's by default.
+
+    Returns:
+        Compact gradient: rows ``(R, in)``, columns ``(out, C)``, blocks ``(B, bm, bn)``, elements ``(nnz,)``.
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit.
+    """
+    checks.check_weight_grad(dy, x, entries.index, entries.layout)
+    return _ops.weight_grad(dy, x, entries.index, entries.layout, dtype or dy.dtype)
+
+
+def embedding_grad(dy: Tensor, ids: Tensor, entries: Entries, dtype: torch.dtype | None = None) -> Tensor:
+    """Compact gradient of the selected rows of an embedding; the same bits at every run for repeated ids.
+
+    Args:
+        dy: ``(T, H)``, gradient of the looked-up rows.
+        ids: ``(T,)``, int32 or int64; an id that is not selected, or negative, adds nothing.
+        entries: selected rows of the ``(V, H)`` weight, on dy's device.
+        dtype: of the result; dy's by default.
+
+    Returns:
+        ``(R, H)``.
+
+    Raises:
+        ValueError: if the entries are not rows, or shapes, dtypes or devices do not fit.
+    """
+    checks.check_embedding_grad(dy, ids, entries.index, entries.layout)
+    return _ops.embedding_grad(dy, ids, entries.index, entries.layout, dtype or dy.dtype)
+
+
+def gather(dense: Tensor, entries: Entries) -> Tensor:
+    """The selected entries of `dense`, an exact copy, of ``entries.compact_shape``."""
+    checks.check_gather(dense, entries.index, entries.layout)
+    return _ops.gather(dense, entries.index, entries.layout)
+
+
+def scatter_(dense: Tensor, entries: Entries, values: Tensor) -> Tensor:
+    """Writes compact `values` (of dense's dtype) into `dense` at the selected entries, in place, and returns it."""
+    checks.check_scatter(dense, entries.index, entries.layout, values)
+    _ops.scatter_(dense, entries.index, entries.layout, values)
+    return dense
+
+
+def masked_grad_(grad: Tensor, dense_grad: Tensor, entries: Entries, scale: float = 1.0) -> Tensor:
+    """Adds ``scale`` times the selected entries of a dense gradient to the compact `grad`, in place.
+
+    For a weight that no patched layer covers: autograd has just made its dense gradient, which the caller
+    frees right after. Entries that are not selected are not read.
+
+    Args:
+        grad: compact, changed in place; any floating dtype.
+        dense_grad: of the weight's shape.
+        scale: the inverse of a loss scale, for instance.
+
+    Returns:
+        0-dim float32: 1 if a selected entry was inf or NaN, else 0 (torch's ``found_inf``).
+    """
+    checks.check_masked_grad(grad, dense_grad, entries.index, entries.layout)
+    return _ops.masked_grad_(grad, dense_grad, entries.index, entries.layout, scale)
+
+
+def adamw_step_(
+    values: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    max_exp_avg_sqs: list[Tensor],
+    masters: list[Tensor],
+    anchors: list[Tensor],
+    denses: list[Tensor],
+    indices: list[Tensor],
+    layouts: list[int],
+    settings: Tensor,
+    *,
+    amsgrad: bool = False,
+    maximize: bool = False,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One AdamW step of all parameters in one call: update the values, scatter them into the dense weights.
+
+    All lists run over the parameters. An empty tensor stands for "this parameter has none". Source: Loshchilov &
+    Hutter, arXiv 1711.05101, algorithm 2; arithmetic in float32 (float64 for float64).
+
+    Args:
+        values: compact values, or whole ordinary parameters; changed in place.
+        grads: their gradients; divided in place by `grad_scale` where it is given.
+        exp_avgs, exp_avg_sqs: moments, changed in place.
+        max_exp_avg_sqs: running maxima of the second moment, for `amsgrad`.
+        masters: float32 master values of lower-precision values, changed in place.
+        anchors: values that weight decay pulls toward; without one it pulls toward zero.
+        denses: the dense weights, changed in place at the selected entries only.
+        indices: index of each parameter's entries.
+        layouts: ``entries.layout`` of each parameter, one after the other (5 ints each).
+        settings: ``(parameters, 6)`` float64: lr, beta1, beta2, eps, weight_decay, step (counted from 1).
+        grad_scale: 0-dim loss scale that the gradients still carry.
+        found_inf: 0-dim; if it is not 0, nothing is changed.
+
+    Raises:
+        ValueError: if lists, shapes, dtypes or devices do not fit.
+    """
+    lists = {
+        "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
+        "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
+    }  # fmt: skip
+    checks.check_adamw_step(values, lists, denses, indices, layouts, settings, amsgrad)
+    if values:
+        _ops.adamw_step_(
+            values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
+            amsgrad, maximize, grad_scale, found_inf,
+        )  # fmt: skip

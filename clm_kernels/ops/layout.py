@@ -1,0 +1,68 @@
+"""How selected entries lie in a dense weight: what every op is told beside the index."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+KINDS = ("rows", "columns", "blocks", "elements", "dense")
+ROWS, COLUMNS, BLOCKS, ELEMENTS, DENSE = range(5)
+
+
+class Layout(NamedTuple):
+    """Kind, shape of the dense weight and shape of one block; five ints, so that an op's schema can hold it.
+
+    `DENSE` stands for an ordinary parameter that is trained whole; only `adamw_step_` takes it.
+    """
+
+    kind: int
+    rows: int
+    columns: int
+    block_rows: int
+    block_columns: int
+
+    @classmethod
+    def of(cls, kind: str, shape: tuple[int, int], block: tuple[int, int] | None = None) -> Layout:
+        return cls(KINDS.index(kind), *shape, *(block or (0, 0)))
+
+    @property
+    def units(self) -> int:
+        """How many rows, columns, blocks or elements the whole weight has."""
+        if self.kind == ROWS:
+            return self.rows
+        if self.kind == COLUMNS:
+            return self.columns
+        if self.kind == BLOCKS:
+            return (self.rows // self.block_rows) * (self.columns // self.block_columns)
+        return self.rows * self.columns
+
+    def compact_shape(self, count: int) -> tuple[int, ...]:
+        """Shape of a compact tensor of `count` selected units."""
+        if self.kind == ROWS:
+            return (count, self.columns)
+        if self.kind == COLUMNS:
+            return (self.rows, count)
+        if self.kind == BLOCKS:
+            return (count, self.block_rows, self.block_columns)
+        return (count,)
+
+    def flat_index(self, index: Tensor) -> Tensor:
+        """Row-major int64 numbers of the selected entries in the dense weight, of `compact_shape`."""
+        index = index.long()
+        rows, columns = _range(self.rows, index), _range(self.columns, index)
+        if self.kind == ROWS:
+            return index[:, None] * self.columns + columns
+        if self.kind == COLUMNS:
+            return rows[:, None] * self.columns + index
+        if self.kind == BLOCKS:
+            grid_columns = self.columns // self.block_columns
+            row = (index // grid_columns * self.block_rows)[:, None] + _range(self.block_rows, index)  # (B, bm)
+            column = (index % grid_columns * self.block_columns)[:, None] + _range(self.block_columns, index)  # (B, bn)
+            return row[:, :, None] * self.columns + column[:, None, :]
+        return index
+
+
+def _range(end: int, like: Tensor) -> Tensor:
+    return torch.arange(end, device=like.device)

@@ -1,0 +1,78 @@
+"""Which implementation runs: the one place where they are registered, and the rule that chooses."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "adamw_step_")
+MODULES = {"reference": "clm_kernels.ops.reference", "cpu": "clm_kernels.ops.cpu"}
+DEVICES = {"reference": None, "cpu": "cpu"}  # None: any
+
+_forced: ContextVar[str | None] = ContextVar("backend", default=None)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Runs every op inside with the implementation `name`: ``"reference"``, ``"cpu"`` or ``"auto"``.
+
+    The environment variable ``CLM_KERNELS_BACKEND`` does the same for a whole process.
+
+    Raises:
+        ValueError: if there is no such implementation.
+        RuntimeError: if it cannot run here, with the reason.
+    """
+    if name != "auto":
+        _load(_known(name))
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def chosen(device: torch.device) -> str:
+    """The implementation that `auto`, or whoever asked for one by name, takes on this device.
+
+    `auto` takes the C++ kernels for tensors on the CPU where they were built, and the reference elsewhere.
+    """
+    name = _forced.get() or os.environ.get("CLM_KERNELS_BACKEND", "auto")
+    if name == "auto":
+        return "cpu" if device.type == "cpu" and why_not("cpu") is None else "reference"
+    if DEVICES[_known(name)] not in (None, device.type):
+        raise RuntimeError(f"clm_kernels: the implementation {name!r} runs on {DEVICES[name]} only, got tensors on {device}")
+    return name
+
+
+@functools.cache
+def why_not(name: str) -> str | None:
+    """Why the implementation cannot run here, or None if it can."""
+    try:
+        importlib.import_module(MODULES[_known(name)])
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def _load(name: str):
+    if reason := why_not(name):
+        raise RuntimeError(f"clm_kernels: the implementation {name!r} cannot run here: {reason}")
+    return importlib.import_module(MODULES[name])
+
+
+def implementation(op: str, device: torch.device) -> Callable:
+    """The function that runs `op` for tensors on `device`."""
+    return getattr(_load(chosen(device)), op)
+
+
+def _known(name: str) -> str:
+    if name not in MODULES:
+        raise ValueError(f"clm_kernels: the backend must be auto, {' or '.join(MODULES)}, got {name!r}")
+    return name

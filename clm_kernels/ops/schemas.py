@@ -1,0 +1,80 @@
+"""The ops as torch sees them: schema, fake and dispatch, for `torch.compile`, `opcheck` and every device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .layout import Layout
+from .registry import OPS, implementation
+
+SCHEMAS = (
+    "weight_grad(Tensor dy, Tensor x, Tensor index, int[] layout, ScalarType dtype) -> Tensor",
+    "embedding_grad(Tensor dy, Tensor ids, Tensor index, int[] layout, ScalarType dtype) -> Tensor",
+    "gather(Tensor dense, Tensor index, int[] layout) -> Tensor",
+    "scatter_(Tensor(a!) dense, Tensor index, int[] layout, Tensor values) -> ()",
+    "masked_grad_(Tensor(a!) grad, Tensor dense_grad, Tensor index, int[] layout, float scale) -> Tensor",
+    "adamw_step_(Tensor(a!)[] values, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, "
+    "Tensor(e!)[] max_exp_avg_sqs, Tensor(f!)[] masters, Tensor[] anchors, Tensor(g!)[] denses, Tensor[] indices, "
+    "int[] layouts, Tensor settings, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None) -> ()",
+)
+
+library = torch.library.Library("clm_kernels", "DEF")
+for schema in SCHEMAS:
+    library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
+
+
+def _dispatch(op: str):
+    def run(first, *args, **kwargs):
+        device = first[0].device if isinstance(first, (list, tuple)) else first.device
+        return implementation(op, device)(first, *args, **kwargs)
+
+    return run
+
+
+for op in OPS:
+    library.impl(op, _dispatch(op), "CompositeExplicitAutograd")
+
+
+def _compact(like: Tensor, index: Tensor, layout: list[int], dtype: torch.dtype) -> Tensor:
+    return like.new_empty(Layout(*layout).compact_shape(index.shape[0]), dtype=dtype)
+
+
+@torch.library.register_fake("clm_kernels::weight_grad", lib=library)
+def _(dy, x, index, layout, dtype):
+    checks.check_weight_grad(dy, x, index, Layout(*layout))
+    return _compact(dy, index, layout, dtype)
+
+
+@torch.library.register_fake("clm_kernels::embedding_grad", lib=library)
+def _(dy, ids, index, layout, dtype):
+    checks.check_embedding_grad(dy, ids, index, Layout(*layout))
+    return _compact(dy, index, layout, dtype)
+
+
+@torch.library.register_fake("clm_kernels::gather", lib=library)
+def _(dense, index, layout):
+    checks.check_gather(dense, index, Layout(*layout))
+    return _compact(dense, index, layout, dense.dtype)
+
+
+@torch.library.register_fake("clm_kernels::scatter_", lib=library)
+def _(dense, index, layout, values):
+    checks.check_scatter(dense, index, Layout(*layout), values)
+
+
+@torch.library.register_fake("clm_kernels::masked_grad_", lib=library)
+def _(grad, dense_grad, index, layout, scale):
+    checks.check_masked_grad(grad, dense_grad, index, Layout(*layout))
+    return grad.new_empty((), dtype=torch.float32)
+
+
+@torch.library.register_fake("clm_kernels::adamw_step_", lib=library)
+def _(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
+      amsgrad, maximize, grad_scale=None, found_inf=None):  # fmt: skip
+    lists = {
+        "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
+        "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
+    }  # fmt: skip
+    checks.check_adamw_step(values, lists, denses, indices, layouts, settings, amsgrad)

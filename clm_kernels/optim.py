@@ -1,0 +1,204 @@
+"""`SparseAdamW`: torch's AdamW, of which gradient and state cover only what is trained."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from . import ops
+from .ops.layout import DENSE
+from .selection import Selection
+from .values import Values
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+DENSE_LAYOUT = (DENSE, 0, 0, 0, 0)
+
+
+class SparseAdamW(Optimizer):
+    """Drop-in for `torch.optim.AdamW` whose state covers the selected entries alone.
+
+    It takes the parameters of a patched model (`clm_kernels.patch`): compact values are updated and scattered into
+    their dense weights, ordinary parameters are updated whole, all in one call of `ops.adamw_step_`. bf16 and fp16
+    parameters get float32 master values in the state. Source: Loshchilov & Hutter, arXiv 1711.05101.
+
+    Args:
+        params: parameters, groups, or ``model.named_parameters()``.
+        lr: learning rate, a float or a 0-dim tensor.
+        betas, eps, weight_decay, amsgrad, maximize: as `torch.optim.AdamW`.
+        foreach, fused, capturable: accepted for compatibility; there is one implementation, and it is fused.
+        differentiable: must be False.
+        decay_to: what weight decay pulls toward: ``"zero"``, or ``"pretrained"``, the value at the first step.
+        selection: for an unpatched model: what to train of the weights named in it. Their dense gradients are
+            gathered from and freed as soon as autograd has made them. `params` must then be named. Other parameters
+            are trained whole. Clip over the optimizer's own ``param_groups``: they hold the compact gradients.
+
+    Raises:
+        ValueError: for arguments out of range, or a selection that does not fit the parameters.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float | Tensor = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decay_to: str = "zero",
+        selection: Selection | None = None,
+    ):
+        if differentiable:
+            raise ValueError("SparseAdamW: differentiable must be False, got True; use torch.optim.AdamW for that")
+        if decay_to not in ("zero", "pretrained"):
+            raise ValueError(f"SparseAdamW: decay_to must be 'zero' or 'pretrained', got {decay_to!r}")
+        _check_range("lr", lr, 0.0)
+        _check_range("eps", eps, 0.0)
+        _check_range("weight_decay", weight_decay, 0.0)
+        for i, beta in enumerate(betas):
+            _check_range(f"betas[{i}]", beta, 0.0, 1.0)
+        defaults = dict(
+            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize, foreach=foreach,
+            capturable=capturable, differentiable=differentiable, fused=fused, decay_to=decay_to,
+        )  # fmt: skip
+        self._versions: dict[nn.Parameter, int] = {}  # of parameters with masters, as of the last step
+        super().__init__(params, defaults)
+        if selection is not None:
+            self._select(selection)
+
+    def __setstate__(self, state):
+        self._versions = {}
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("decay_to", "zero")
+
+    def _select(self, selection: Selection) -> None:
+        """Puts compact values in the place of every selected weight."""
+        if any("param_names" not in group for group in self.param_groups):
+            raise ValueError("SparseAdamW: params must be model.named_parameters() when a selection is given, got no names")
+        named = {
+            name: parameter
+            for group in self.param_groups
+            for name, parameter in zip(group["param_names"], group["params"], strict=True)
+        }
+        selection.check(named)
+        for group in self.param_groups:
+            for i, (name, dense) in enumerate(zip(group["param_names"], group["params"], strict=True)):
+                if name in selection:
+                    if isinstance(dense, Values):
+                        raise ValueError(f"SparseAdamW: {name!r} is a compact parameter of a patched model; leave selection out")
+                    group["params"][i] = Values(dense, selection[name].to(dense.device))
+                    group["params"][i].take_dense_gradient()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step over all parameters that have a gradient; returns what `closure` returns."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        batches: dict[tuple, _Batch] = defaultdict(_Batch)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    batch = batches[parameter.device, group["amsgrad"], group["maximize"]]
+                    batch.add(parameter, self._state(parameter, group), group)
+        for (_, amsgrad, maximize), batch in batches.items():
+            batch.run(amsgrad, maximize)
+            self._versions.update((p, p._version) for p, master in zip(batch.parameters, batch.masters, strict=True) if master.numel())
+        return loss
+
+    def _state(self, parameter: nn.Parameter, group: dict) -> dict:
+        state = self.state[parameter]
+        if not state:
+            wide = torch.float32 if parameter.dtype in LOW_PRECISION else parameter.dtype
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(parameter, dtype=wide, memory_format=torch.contiguous_format)
+            state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
+            if group["amsgrad"]:
+                state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
+            if wide != parameter.dtype:
+                state["master"] = parameter.detach().to(wide)
+            if group["decay_to"] == "pretrained":
+                state["pretrained"] = parameter.detach().clone()
+        if "master" in state and self._versions.get(parameter) != parameter._version:
+            if not torch.equal(state["master"].to(parameter.dtype), parameter):
+                state["master"].copy_(parameter)  # somebody else has written into the parameter
+        return state
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """As torch's, but every state tensor keeps the dtype it was saved with: float32 masters stay float32."""
+        super().load_state_dict(state_dict)
+        saved = (key for group in state_dict["param_groups"] for key in group["params"])
+        own = (parameter for group in self.param_groups for parameter in group["params"])
+        for key, parameter in zip(saved, own, strict=True):
+            for name, value in state_dict["state"].get(key, {}).items():
+                if isinstance(value, Tensor) and name != "step":
+                    self.state[parameter][name] = value.to(parameter.device, copy=True)
+
+
+class _Batch:
+    """The arguments of one call of `ops.adamw_step_`, collected parameter by parameter."""
+
+    def __init__(self):
+        self.parameters, self.values, self.grads, self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], [], [], [], []
+        self.masters, self.anchors, self.denses, self.indices = [], [], [], []
+        self.layouts, self.settings, self.steps = [], [], []
+
+    def add(self, parameter: nn.Parameter, state: dict, group: dict) -> None:
+        if parameter.grad.is_sparse:
+            raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
+        none = _none(parameter.device)
+        self.parameters.append(parameter)
+        self.values.append(parameter.detach())
+        self.grads.append(parameter.grad.contiguous())
+        self.exp_avgs.append(state["exp_avg"])
+        self.exp_avg_sqs.append(state["exp_avg_sq"])
+        self.max_exp_avg_sqs.append(state["max_exp_avg_sq"] if group["amsgrad"] else none)
+        self.masters.append(state.get("master", none))
+        self.anchors.append(state.get("pretrained", none))
+        if isinstance(parameter, Values):
+            self.denses.append(parameter.dense.detach())
+            self.indices.append(parameter.entries.index)
+            self.layouts += parameter.entries.layout
+        else:
+            self.denses.append(none)
+            self.indices.append(none)
+            self.layouts += DENSE_LAYOUT
+        self.steps.append(state["step"])
+        self.settings.append((float(group["lr"]), *group["betas"], group["eps"], group["weight_decay"]))
+
+    def run(self, amsgrad: bool, maximize: bool) -> None:
+        torch._foreach_add_(self.steps, 1)
+        settings = [(*setting, step.item()) for setting, step in zip(self.settings, self.steps, strict=True)]
+        ops.adamw_step_(
+            self.values, self.grads, self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs, self.masters, self.anchors,
+            self.denses, self.indices, self.layouts, torch.tensor(settings, dtype=torch.float64),
+            amsgrad=amsgrad, maximize=maximize,
+        )  # fmt: skip
+
+
+_nothing: dict[torch.device, Tensor] = {}
+
+
+def _none(device: torch.device) -> Tensor:
+    """The empty tensor that stands for "this parameter has none"."""
+    if device not in _nothing:
+        _nothing[device] = torch.empty(0, device=device)
+    return _nothing[device]
+
+
+def _check_range(name: str, value: float | Tensor, low: float, high: float = float("inf")) -> None:
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"SparseAdamW: {name} must be a number or a 0-dim tensor, got shape {tuple(value.shape)}")
+    if not low <= float(value) < high:
+        raise ValueError(f"SparseAdamW: {name} must lie in [{low}, {high}), got {float(value)}")

@@ -1,0 +1,76 @@
+"""Autograd of patched layers: the forward is torch's own, the backward makes compact gradients only."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..ops.layout import COLUMNS, ROWS, Layout
+
+_ops = torch.ops.clm_kernels
+
+
+class LinearFunction(torch.autograd.Function):
+    """``y = x @ weight.T + bias`` of a frozen `weight` whose selected entries' gradient goes to `values`.
+
+    Of x only the selected columns are kept for the backward, where the selection is columns.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, index: Tensor, layout: Layout):
+        tokens = x.reshape(-1, x.shape[-1])  # (T, in)
+        kept = tokens.index_select(1, index) if layout[0] == COLUMNS else tokens
+        ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None, index)
+        ctx.layout, ctx.dtype, ctx.x_shape = layout, values.dtype, x.shape
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        kept, weight, index = ctx.saved_tensors
+        dy = dy.reshape(-1, dy.shape[-1])  # (T, out)
+        dx = (dy @ weight).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
+        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
+        dvalues = _ops.weight_grad(dy, kept, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
+        return dx, None, dbias, dvalues, None, None
+
+
+class Conv1DFunction(torch.autograd.Function):
+    """``y = x @ weight + bias`` with transformers' ``Conv1D`` weight ``(in, out)``; else as `LinearFunction`.
+
+    The stored tensor's rows are input features here, so rows keep only ``x[:, rows]`` for the backward.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, index: Tensor, layout: Layout):
+        tokens = x.reshape(-1, x.shape[-1])  # (T, in)
+        kept = tokens.index_select(1, index) if layout[0] == ROWS else tokens
+        ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None, index)
+        ctx.layout, ctx.dtype, ctx.x_shape = layout, values.dtype, x.shape
+        return torch.addmm(bias, tokens, weight).view(*x.shape[:-1], weight.shape[1])
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        kept, weight, index = ctx.saved_tensors
+        dy = dy.reshape(-1, dy.shape[-1])  # (T, out)
+        dx = (dy @ weight.T).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
+        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
+        dvalues = _ops.weight_grad(kept, dy, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
+        return dx, None, dbias, dvalues, None, None
+
+
+class EmbeddingFunction(torch.autograd.Function):
+    """``weight[ids]`` of a frozen `weight`; the selected rows' gradient goes to `values`."""
+
+    @staticmethod
+    def forward(ctx, ids: Tensor, weight: Tensor, values: Tensor, index: Tensor, layout: Layout, padding_idx: int | None):
+        trained = ids.flatten() if padding_idx is None else ids.flatten().masked_fill(ids.flatten() == padding_idx, -1)
+        ctx.save_for_backward(trained, index)
+        ctx.layout, ctx.dtype = layout, values.dtype
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        ids, index = ctx.saved_tensors
+        dy = dy.reshape(-1, dy.shape[-1])  # (T, H)
+        return None, None, _ops.embedding_grad(dy, ids, index, ctx.layout, ctx.dtype), None, None, None

@@ -1,0 +1,137 @@
+"""Layers with compact gradients: what the class of a patched module is swapped for."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.layout import ROWS
+from ..selection import Entries
+from ..values import Values
+from .functions import Conv1DFunction, EmbeddingFunction, LinearFunction
+
+
+READ_BY_OTHERS = {"NonDynamicallyQuantizableLinear"}  # classes whose weight is read past their forward
+
+
+class Compact:
+    """Hides compact values from checkpoints, and reads them anew whenever the dense weight is loaded.
+
+    Attributes:
+        compact: name of each selected parameter of this module -> name of its `Values`.
+    """
+
+    compact: dict[str, str]
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in self.compact.values():
+            del destination[prefix + name]
+
+    def _load_from_state_dict(self, *args):
+        hidden = {name: self._parameters.pop(name) for name in self.compact.values()}
+        try:
+            super()._load_from_state_dict(*args)
+        finally:
+            self._parameters.update(hidden)
+        for name, values in self.compact.items():
+            self._parameters[values].dense = self._parameters[name]
+            self._parameters[values].refresh()
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        for name, values in self.compact.items():
+            self._parameters[values].dense = self._parameters[name]
+        if "entries" in self.__dict__:
+            self.entries = self._parameters["values"].entries
+        return self
+
+
+class CompactLayer(Compact):
+    """A `Compact` module whose own forward makes the compact gradient of its `weight`.
+
+    Attributes:
+        values: the compact leaf parameter.
+        entries: its entries, on the weight's device.
+    """
+
+    values: Values
+    entries: Entries
+
+    def _trains(self) -> bool:
+        return torch.is_grad_enabled() and self.values.requires_grad
+
+    def _in_compute_dtype(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """x, weight and bias as autocast would cast them (it does not reach into a custom function's backward)."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return x, self.weight, self.bias
+        dtype = torch.get_autocast_dtype(device)
+        return x.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+
+
+class CompactLinear(CompactLayer, nn.Linear):
+    """`nn.Linear` with compact gradients."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self._trains():
+            return super().forward(input)
+        x, weight, bias = self._in_compute_dtype(input)
+        return LinearFunction.apply(x, weight, bias, self.values, self.entries.index, self.entries.layout)
+
+
+class CompactEmbedding(CompactLayer, nn.Embedding):
+    """`nn.Embedding` with compact gradients of its selected rows."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self._trains():
+            return super().forward(input)
+        entries = self.entries
+        return EmbeddingFunction.apply(input, self.weight, self.values, entries.index, entries.layout, self.padding_idx)
+
+
+@functools.cache
+def compact_classes() -> dict[type, type]:
+    """Each class whose forward is known -> the class with compact gradients."""
+    known = {nn.Linear: CompactLinear, nn.Embedding: CompactEmbedding}
+    try:
+        from transformers.pytorch_utils import Conv1D
+    except ImportError:
+        return known
+
+    class CompactConv1D(CompactLayer, Conv1D):
+        """transformers' ``Conv1D`` with compact gradients."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self._trains():
+                return super().forward(x)
+            x, weight, bias = self._in_compute_dtype(x)
+            return Conv1DFunction.apply(x, weight, bias, self.values, self.entries.index, self.entries.layout)
+
+    return known | {Conv1D: CompactConv1D}
+
+
+@functools.cache
+def swapped_class(original: type, core: type) -> type:
+    """What a module of class `original` becomes so that its ``super().forward`` lands in `core`.
+
+    For `Compact` alone, which has no forward, the original's own forward stays.
+    """
+    if compact_classes().get(original) is core:
+        return core
+    bases = (Compact, original) if core is Compact else (original, core)
+    return type(f"Compact{original.__name__}", bases, {"__module__": original.__module__})
+
+
+def layer_for(module: nn.Module, parameter: str, entries: Entries) -> type | None:
+    """The compact class that makes this weight's gradient, or None where only the dense gradient is to be had."""
+    original = type(module)
+    known = next((base for base in compact_classes() if isinstance(module, base)), None)
+    if known is None or parameter != "weight" or original.__name__ in READ_BY_OTHERS:
+        return None
+    if known is nn.Embedding and (entries.layout.kind != ROWS or module.scale_grad_by_freq or module.sparse):
+        return None
+    reaches_known = original.forward is known.forward or "super" in original.forward.__code__.co_names
+    return compact_classes()[known] if reaches_known else None

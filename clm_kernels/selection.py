@@ -1,0 +1,276 @@
+"""What is trained: `Entries` of one dense weight, and a `Selection` of them by weight name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .files import write_atomically
+from .ops.layout import KINDS, Layout
+
+FORMAT = "clm_kernels.selection/1"
+SELECTABLE = KINDS[:4]
+_INT32_LIMIT = 2**31
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Which entries of one dense 2-D weight are trained.
+
+    Args:
+        kind: ``"rows"``, ``"columns"``, ``"blocks"`` or ``"elements"``; dims are the stored
+            tensor's own dims 0 and 1 (transformers' ``Conv1D`` stores ``(in, out)``).
+        index: ``(count,)``, sorted, unique; int32, or int64 where the kind has 2**31 units or
+            more. Rows and columns: their numbers. Blocks: row-major numbers in the grid of
+            blocks. Elements: row-major numbers in the weight.
+        shape: shape of the dense weight.
+        block: shape ``(bm, bn)`` of one block, which must divide `shape`; blocks only.
+
+    Raises:
+        ValueError: if any of it does not hold. `Entries.of` sorts and casts for you.
+    """
+
+    kind: str
+    index: Tensor
+    shape: tuple[int, int]
+    block: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        if self.kind not in SELECTABLE:
+            raise ValueError(f"Entries: kind must be one of {', '.join(SELECTABLE)}, got {self.kind!r}")
+        object.__setattr__(self, "shape", _pair("shape", self.shape))
+        if (self.kind == "blocks") != (self.block is not None):
+            raise ValueError(f"Entries: block must be given for blocks and only for them, got {self.block} for {self.kind}")
+        if self.block is not None:
+            object.__setattr__(self, "block", _pair("block", self.block))
+            if any(b < 1 or s % b for s, b in zip(self.shape, self.block, strict=True)):
+                raise ValueError(f"Entries: block must divide the weight's shape {self.shape}, got {self.block}")
+        _check_index(self.index, self.units, self.kind)
+
+    @classmethod
+    def of(cls, kind: str, index: Tensor | Iterable[int], shape: tuple[int, int], block: tuple[int, int] | None = None) -> Entries:
+        """Entries from numbers in any order, with repeats, of any integer type."""
+        index = torch.as_tensor(index if isinstance(index, Tensor) else list(index))
+        if index.numel() == 0:
+            index = index.long()
+        if index.is_floating_point() or index.dtype == torch.bool:
+            raise ValueError(f"Entries.of: index must be integers, got {index.dtype}")
+        units = Layout.of(kind, shape, block).units if kind in SELECTABLE else 0
+        return cls(kind, torch.unique(index.flatten().long()).to(_index_dtype(units)), shape, block)
+
+    @classmethod
+    def everything(cls, kind: str, shape: tuple[int, int], block: tuple[int, int] | None = None) -> Entries:
+        """Every entry of a weight of this shape."""
+        return cls.of(kind, torch.arange(Layout.of(kind, shape, block).units), shape, block)
+
+    @property
+    def layout(self) -> Layout:
+        """Kind and shapes as the ops take them."""
+        return Layout.of(self.kind, self.shape, self.block)
+
+    @property
+    def units(self) -> int:
+        """How many rows, columns, blocks or elements the whole weight has."""
+        return self.layout.units
+
+    @property
+    def compact_shape(self) -> tuple[int, ...]:
+        """Shape of a compact tensor of these entries."""
+        return self.layout.compact_shape(self.index.numel())
+
+    @property
+    def count(self) -> int:
+        """How many entries are selected."""
+        return math.prod(self.compact_shape)
+
+    @property
+    def density(self) -> float:
+        """Selected entries over all entries of the weight."""
+        return self.count / max(1, math.prod(self.shape))
+
+    def flat_index(self) -> Tensor:
+        """Row-major int64 numbers of the selected entries in the weight, in compact order: `compact_shape`."""
+        return self.layout.flat_index(self.index)
+
+    def to(self, device: torch.device | str) -> Entries:
+        """The same entries with their index on `device`; itself if it is there already."""
+        index = self.index.to(device)
+        return self if index is self.index else _unchecked(self, index)
+
+    def as_elements(self) -> Entries:
+        """The same entries as kind ``"elements"``."""
+        return self if self.kind == "elements" else Entries.of("elements", self.flat_index(), self.shape)
+
+    def _alike(self, other: Entries) -> tuple[Entries, Entries]:
+        if self.shape != other.shape:
+            raise ValueError(f"Entries: both must belong to one weight, got shapes {self.shape} and {other.shape}")
+        same = (self.kind, self.block) == (other.kind, other.block)
+        return (self, other) if same else (self.as_elements(), other.as_elements())
+
+    def __or__(self, other: Entries) -> Entries:
+        """Union; entries of different kinds become elements."""
+        a, b = self._alike(other)
+        return Entries.of(a.kind, torch.cat([a.index, b.index]), a.shape, a.block)
+
+    def __and__(self, other: Entries) -> Entries:
+        """Intersection; entries of different kinds become elements."""
+        a, b = self._alike(other)
+        return _unchecked(a, a.index[torch.isin(a.index, b.index)])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Entries) and self.layout == other.layout and torch.equal(self.index, other.index)
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        block = f", block={self.block}" if self.block else ""
+        return f"Entries({self.index.numel()} of {self.units} {self.kind}, shape={self.shape}{block})"
+
+
+class Summary(NamedTuple):
+    """One weight's line in `Selection.summary`."""
+
+    name: str
+    kind: str
+    selected_units: int
+    units: int
+    selected_entries: int
+    entries: int
+
+
+class Selection(Mapping[str, Entries]):
+    """An ordered map from weight name to `Entries`: everything that is trained sparsely."""
+
+    def __init__(self, entries: Mapping[str, Entries] | Iterable[tuple[str, Entries]] = ()):
+        self._entries = dict(entries)
+        for name, value in self._entries.items():
+            if not isinstance(value, Entries):
+                raise ValueError(f"Selection: the value for {name!r} must be Entries, got {type(value).__name__}")
+
+    def __getitem__(self, name: str) -> Entries:
+        return self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __or__(self, other: Selection) -> Selection:
+        """Union, weight by weight."""
+        merged = dict(self)
+        for name, entries in other.items():
+            merged[name] = merged[name] | entries if name in merged else entries
+        return Selection(merged)
+
+    def __and__(self, other: Selection) -> Selection:
+        """Intersection; weights with nothing in common are left out."""
+        both = ((name, entries & other[name]) for name, entries in self.items() if name in other)
+        return Selection((name, entries) for name, entries in both if entries.count)
+
+    @property
+    def count(self) -> int:
+        """How many entries are selected in all weights together."""
+        return sum(entries.count for entries in self.values())
+
+    def summary(self) -> list[Summary]:
+        """One line a weight: what is selected and out of how much."""
+        return [
+            Summary(name, e.kind, e.index.numel(), e.units, e.count, math.prod(e.shape)) for name, e in self.items()
+        ]
+
+    def __str__(self) -> str:
+        lines = [
+            f"{s.name:<60} {s.selected_units:>9,} of {s.units:>11,} {s.kind:<8} {s.selected_entries / max(1, s.entries):>7.2%}"
+            for s in self.summary()
+        ]
+        return "\n".join([*lines, f"{self.count:,} entries of {len(self)} weights"])
+
+    def check(self, weights: Mapping[str, Tensor]) -> None:
+        """Raises ValueError unless every name is one of `weights` and has the shape recorded here."""
+        for name, entries in self.items():
+            if name not in weights:
+                raise ValueError(f"Selection: {name!r} is not a weight of this model; it was made for another one")
+            if tuple(weights[name].shape) != entries.shape:
+                raise ValueError(
+                    f"Selection: {name!r} must have shape {entries.shape}, got {tuple(weights[name].shape)}; it was made for another model"
+                )
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a safetensors file: an index tensor a weight, kinds and shapes in the metadata."""
+        write_atomically(path, save(*self.to_tensors()))
+
+    def to_tensors(self, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Index tensors by weight name, and the metadata that `from_tensors` needs beside them."""
+        described = {name: {"kind": e.kind, "shape": e.shape, "block": e.block} for name, e in self.items()}
+        tensors = {prefix + name: e.index.cpu().contiguous() for name, e in self.items()}
+        return tensors, {"format": FORMAT, "entries": json.dumps(described)}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], prefix: str = "") -> Selection:
+        """The inverse of `to_tensors`; checks every index against its weight's shape."""
+        try:
+            described = json.loads(metadata["entries"])
+            return cls(
+                (name, Entries(d["kind"], tensors[prefix + name], tuple(d["shape"]), d["block"] and tuple(d["block"])))
+                for name, d in described.items()
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise ValueError(f"Selection: incomplete or altered, {error!r}") from error
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Selection:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: if the file is truncated, altered, or something else.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except SafetensorError as error:
+            raise ValueError(f"Selection.load: {os.fspath(path)!r} is not a readable safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"Selection.load: {os.fspath(path)!r} must have format {FORMAT}, got {metadata.get('format')}")
+        return cls.from_tensors(tensors, metadata)
+
+
+def _pair(name: str, value) -> tuple[int, int]:
+    value = tuple(int(v) for v in value)
+    if len(value) != 2 or min(value) < 0:
+        raise ValueError(f"Entries: {name} must be two sizes (only 2-D weights can be selected from), got {value}")
+    return value
+
+
+def _index_dtype(units: int) -> torch.dtype:
+    return torch.int32 if units < _INT32_LIMIT else torch.int64
+
+
+def _check_index(index: Tensor, units: int, kind: str) -> None:
+    if not isinstance(index, Tensor) or index.dim() != 1 or index.dtype != _index_dtype(units):
+        got = f"{index.dtype} of shape {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
+        raise ValueError(f"Entries: index must be a 1-D {_index_dtype(units)} tensor, got {got}")
+    if not index.is_contiguous():
+        raise ValueError("Entries: index must be contiguous")
+    if index.numel() > 1 and not bool((index[1:] > index[:-1]).all()):
+        raise ValueError("Entries: index must be sorted and unique; Entries.of sorts for you")
+    if index.numel() and not (0 <= int(index[0]) and int(index[-1]) < units):
+        raise ValueError(f"Entries: index must lie in [0, {units}) for {kind}, got {int(index[0])} to {int(index[-1])}")
+
+
+def _unchecked(like: Entries, index: Tensor) -> Entries:
+    """A copy with another index that is known to hold already."""
+    copy = object.__new__(Entries)
+    for name, value in (("kind", like.kind), ("index", index), ("shape", like.shape), ("block", like.block)):
+        object.__setattr__(copy, name, value)
+    return copy

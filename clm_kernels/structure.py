@@ -1,0 +1,64 @@
+"""What a transformers model is made of, by parameter name: head, layers, biases, normalisation weights."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+_LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The pretrained part below the head; the model itself where transformers' convention names none."""
+    return getattr(model, getattr(model, "base_model_prefix", "") or "", model)
+
+
+def head_names(model: nn.Module) -> list[str]:
+    """Names of the parameters above the base model; none for a bare base model or a plain module."""
+    base = base_model(model)
+    if base is model:
+        return []
+    inside = {id(parameter) for parameter in base.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) not in inside]
+
+
+def depths(model: nn.Module) -> dict[str, float]:
+    """How deep each parameter sits: its layer's number, -1 below the layers, inf above them."""
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    numbers = {name: int(match[1]) for name in names if (match := _LAYER.search(name))}
+    first = next((i for i, name in enumerate(names) if name in numbers), len(names))
+    return {name: numbers.get(name, -1 if i < first else math.inf) for i, name in enumerate(names)}
+
+
+def number_of_layers(model: nn.Module) -> int:
+    """How many numbered layers there are."""
+    return int(max((d for d in depths(model).values() if math.isfinite(d)), default=-1)) + 1
+
+
+def norm_names(model: nn.Module) -> set[str]:
+    """Parameters of normalisation layers: modules whose class name holds "Norm"."""
+    return _direct(model, lambda module: "norm" in type(module).__name__.lower())
+
+
+def bias_names(model: nn.Module) -> set[str]:
+    """Biases outside normalisation layers."""
+    names = _direct(model, lambda module: True) - norm_names(model)
+    return {name for name in names if name.rpartition(".")[2].endswith("bias")}
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    """Every parameter under every name that it has (tied ones under each)."""
+    return dict(model.named_parameters(remove_duplicate=False))
+
+
+def _direct(model: nn.Module, wanted) -> set[str]:
+    found: Iterable = (
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if wanted(module)
+        for name, _ in module.named_parameters(recurse=False)
+    )
+    return set(found)

@@ -1,0 +1,90 @@
+"""`Values`: the compact leaf that autograd and the optimizer see in place of a dense weight."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+from .selection import Entries
+
+
+class Values(nn.Parameter):
+    """The selected entries of one dense weight as a leaf parameter of ``entries.compact_shape``.
+
+    ``values == dense[index]`` whenever no step is half done. `SparseAdamW` finds the dense weight here.
+
+    Attributes:
+        dense: the weight that is updated in place at the selected entries.
+        entries: which entries those are.
+    """
+
+    dense: Tensor
+
+    def __new__(cls, dense: Tensor, entries: Entries, data: Tensor | None = None, requires_grad: bool = True):
+        if data is None:
+            data = ops.gather(dense.detach(), entries.to(dense.device))
+        values = super().__new__(cls, data, requires_grad)
+        values.dense, values._entries, values._hook = dense, entries, None
+        return values
+
+    @property
+    def entries(self) -> Entries:
+        """The entries, their index on the values' device."""
+        if self._entries.index.device != self.device:
+            self._entries = self._entries.to(self.device)
+        return self._entries
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Reads the values anew from the dense weight, after somebody else has written there."""
+        self.copy_(ops.gather(self.dense.detach(), self.entries))
+
+    def take_dense_gradient(self) -> None:
+        """Turns every dense gradient of the weight into compact `grad` as soon as autograd has made it.
+
+        For weights that no patched layer covers. The dense gradient is freed at once.
+        """
+        reference = weakref.ref(self)
+
+        def hook(dense: Tensor) -> None:
+            if (values := reference()) is not None:
+                values._accumulate(dense.grad)
+                dense.grad = None
+
+        self.dense.requires_grad_(True)
+        self._hook = self.dense.register_post_accumulate_grad_hook(hook)
+
+    def leave_dense_gradient(self) -> None:
+        """Undoes `take_dense_gradient`."""
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+    @torch.no_grad()
+    def _accumulate(self, dense_grad: Tensor) -> None:
+        if self.grad is None:
+            self.grad = torch.zeros_like(self)
+        ops.masked_grad_(self.grad, dense_grad, self.entries)
+
+    def __deepcopy__(self, memo):
+        if id(self) in memo:
+            return memo[id(self)]
+        dense = copy.deepcopy(self.dense, memo)
+        copied = memo[id(self)] = type(self)(dense, self._entries, self.detach().clone(), self.requires_grad)
+        if self._hook is not None:
+            copied.take_dense_gradient()
+        return copied
+
+    def __reduce_ex__(self, protocol):
+        return _rebuild, (self.dense, self._entries, self.detach(), self.requires_grad, self._hook is not None)
+
+
+def _rebuild(dense: Tensor, entries: Entries, data: Tensor, requires_grad: bool, hooked: bool) -> Values:
+    values = Values(dense, entries, data, requires_grad)
+    if hooked:
+        values.take_dense_gradient()
+    return values

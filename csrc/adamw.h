@@ -1,0 +1,59 @@
+// One AdamW update (Loshchilov & Hutter, arXiv 1711.05101, algorithm 2), for C++ and CUDA alike.
+#pragma once
+
+#include <cmath>
+
+#if defined(__CUDACC__)
+#define CLM_HOST_DEVICE __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define CLM_HOST_DEVICE inline __attribute__((always_inline))
+#else
+#define CLM_HOST_DEVICE inline
+#endif
+
+namespace clm {
+
+// What is the same for all entries of a parameter, computed in double and then rounded once.
+template <typename T>
+struct AdamWScalars {
+  T decay;  // lr * weight_decay
+  T beta1, one_minus_beta1;
+  T beta2, one_minus_beta2;
+  T step_size;              // lr / (1 - beta1^step)
+  T correction2_sqrt;       // sqrt(1 - beta2^step)
+  T eps;
+  T sign;                   // -1 to maximize
+
+  static AdamWScalars of(double lr, double beta1, double beta2, double eps, double weight_decay, double step, bool maximize) {
+    return {
+        T(lr * weight_decay),
+        T(beta1), T(1 - beta1),
+        T(beta2), T(1 - beta2),
+        T(lr / (1 - std::pow(beta1, step))),
+        T(std::sqrt(1 - std::pow(beta2, step))),
+        T(eps),
+        T(maximize ? -1 : 1),
+    };
+  }
+};
+
+CLM_HOST_DEVICE float square_root(float x) { return sqrtf(x); }
+CLM_HOST_DEVICE double square_root(double x) { return sqrt(x); }
+
+// Returns the new weight and updates the moments. `anchor` is what weight decay pulls toward, 0 for AdamW as published.
+template <bool amsgrad, typename T>
+CLM_HOST_DEVICE T adamw_update(const AdamWScalars<T>& s, T weight, T grad, T anchor, T& exp_avg, T& exp_avg_sq, T& max_exp_avg_sq) {
+  const T g = s.sign * grad;
+  weight = weight - s.decay * (weight - anchor);
+  exp_avg = s.beta1 * exp_avg + s.one_minus_beta1 * g;
+  exp_avg_sq = s.beta2 * exp_avg_sq + s.one_minus_beta2 * g * g;
+  T v = exp_avg_sq;
+  if (amsgrad) {
+    v = v <= max_exp_avg_sq || max_exp_avg_sq != max_exp_avg_sq ? max_exp_avg_sq : v;  // NaN stays, as in torch.maximum
+    max_exp_avg_sq = v;
+  }
+  const T denominator = square_root(v) / s.correction2_sqrt + s.eps;
+  return weight - s.step_size * exp_avg / denominator;
+}
+
+}  // namespace clm

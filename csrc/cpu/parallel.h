@@ -1,0 +1,92 @@
+// One way to run in parallel: items are numbered, each writes its own output, and sums are never split. So the result
+// has the same bits for any number of threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <new>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace clm {
+
+// Work below this many operations or bytes runs on one thread: some 20 us, a few times what starting a team costs.
+constexpr int64_t kGrain = int64_t(1) << 18;
+
+inline int threads_for(int64_t work, int threads) {
+  return int(std::max<int64_t>(1, std::min<int64_t>(threads, work / kGrain)));
+}
+
+// body(begin, end) on each thread, for a contiguous share of the items.
+template <typename Body>
+void parallel_ranges(int64_t items, int threads, const Body& body) {
+  threads = int(std::min<int64_t>(threads, items));
+#if defined(_OPENMP)
+  if (threads > 1) {
+#pragma omp parallel num_threads(threads)
+    {
+      const int64_t thread = omp_get_thread_num(), team = omp_get_num_threads();
+      const int64_t begin = items * thread / team, end = items * (thread + 1) / team;
+      if (begin < end) body(begin, end);
+    }
+    return;
+  }
+#endif
+  if (items > 0) body(int64_t(0), items);
+}
+
+// body(item) for every item, dealt out in turn: for items of unequal cost.
+template <typename Body>
+void parallel_dealt(int64_t items, int threads, const Body& body) {
+  threads = int(std::min<int64_t>(threads, items));
+#if defined(_OPENMP)
+  if (threads > 1) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int64_t item = 0; item < items; ++item) body(item);
+    return;
+  }
+#endif
+  for (int64_t item = 0; item < items; ++item) body(item);
+}
+
+// Aligned memory that lives as long as the object. Up to kKept bytes come from a buffer that the thread keeps, because
+// fresh pages cost more than the work on them; one buffer per Slot, so that two uses on one thread do not collide.
+enum class Slot { shared, own };
+
+template <Slot slot>
+class Scratch {
+ public:
+  static constexpr int64_t kKept = int64_t(32) << 20;
+
+  explicit Scratch(int64_t bytes) {
+    if (bytes > kKept) {
+      owned_ = allocate(bytes);
+      data_ = owned_.get();
+      return;
+    }
+    thread_local Buffer kept;
+    thread_local int64_t size = 0;
+    if (bytes > size) {
+      kept.reset();
+      size = 0;
+      kept = allocate(bytes);
+      size = bytes;
+    }
+    data_ = kept.get();
+  }
+
+  template <typename T> T* as(int64_t offset = 0) const { return reinterpret_cast<T*>(data_ + offset); }
+
+ private:
+  struct Free { void operator()(char* p) const { ::operator delete(p, std::align_val_t(64)); } };
+  using Buffer = std::unique_ptr<char, Free>;
+  static Buffer allocate(int64_t bytes) { return Buffer(static_cast<char*>(::operator new(size_t(bytes), std::align_val_t(64)))); }
+
+  Buffer owned_;
+  char* data_ = nullptr;
+};
+
+}  // namespace clm
