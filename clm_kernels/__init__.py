@@ -5,10 +5,11 @@ from .choose import budget, choose, sensitivity, warm_up_head
 from .delta import Delta
 from .optim import SparseAdamW
 from .patch import Handle, patch
+from .pooling import set_pooling
 from .selection import Entries, Selection
 from .values import Values
 
 __all__ = [
     "Delta", "Entries", "Handle", "Selection", "SparseAdamW", "Values",
-    "budget", "choose", "patch", "sensitivity", "warm_up_head",
+    "budget", "choose", "patch", "sensitivity", "set_pooling", "warm_up_head",
 ]  # fmt: skip

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from . import ops
 from .files import write_atomically
-from .fingerprint import fingerprint
+from .fingerprint import checksum, fingerprint
 from .patch.layers import Compact
 from .selection import Selection
 from .structure import weights
@@ -53,10 +52,14 @@ class Delta:
     ):
         self.selection, self.values, self.whole = selection, dict(values), dict(whole)
         self.originals, self.labels, self.made = dict(originals), list(labels), made or {}
-        self._applied: tuple[nn.Module, dict[str, Tensor]] | None = None
+        self._applied: tuple[ref[nn.Module], dict[str, Tensor]] | None = None  # not to keep the model alive
+        if unknown := (self.values.keys() - selection.keys()) | (self.originals.keys() - selection.keys() - self.whole.keys()):
+            raise ValueError(f"Delta: {min(unknown)!r} must be in the selection, but is only in values or originals")
         for name, entries in selection.items():
             if name not in self.values or self.values[name].shape != entries.compact_shape or name not in self.originals:
                 raise ValueError(f"Delta: the values of {name!r} must be there, of shape {entries.compact_shape}, with a fingerprint")
+            if name in self.whole:
+                raise ValueError(f"Delta: {name!r} must be trained whole or at selected entries, got both")
 
     @classmethod
     def from_handle(cls, handle: Handle, labels: Iterable[str] | None = None, made: dict | None = None) -> Delta:
@@ -66,7 +69,7 @@ class Delta:
             labels = [id2label[i] for i in sorted(id2label)]
         named = weights(handle.model)
         selection = Selection((name, entries.to("cpu")) for name, entries in handle.selection.items())
-        values = {name: handle.values[name].detach().cpu().clone() for name in selection}
+        values = {name: _read(named[name], entries).cpu() for name, entries in selection.items()}
         whole = {name: named[name].detach().cpu().clone() for name in handle.whole}
         marks = {name: mark for name, mark in handle.whole.items() if name not in handle.head}
         marks |= {name: handle.originals[name] for name in selection}
@@ -92,13 +95,15 @@ class Delta:
         for name, tensor in self.whole.items():
             _write(named[name], None, tensor)
         _stacks.setdefault(model, []).append(self)
-        self._applied = model, replaced
+        self._applied = ref(model), replaced
 
     def revert(self) -> None:
         """Gives the model its former values back, bit for bit."""
         if self._applied is None:
             raise RuntimeError("Delta.revert: this delta is not applied to any model")
-        model, replaced = self._applied
+        model, replaced = self._applied[0](), self._applied[1]
+        if model is None:
+            raise RuntimeError("Delta.revert: the model that this delta was applied to is gone")
         _refuse_patched(model)
         if _stacks[model][-1] is not self:
             raise RuntimeError("Delta.revert: another delta was applied after this one; revert that one first")
@@ -148,7 +153,7 @@ class Delta:
         tensors |= {f"whole.{name}": tensor.contiguous() for name, tensor in self.whole.items()}
         metadata |= {"format": FORMAT, "originals": json.dumps(self.originals), "labels": json.dumps(self.labels)}
         metadata |= {"made": json.dumps(self.made)}
-        metadata["checksum"] = _checksum(tensors, metadata)
+        metadata["checksum"] = checksum(tensors, metadata)
         write_atomically(path, save(tensors, metadata))
 
     @classmethod
@@ -166,15 +171,17 @@ class Delta:
             raise ValueError(f"Delta.load: {os.fspath(path)!r} is truncated or no safetensors file: {error}") from error
         if metadata.get("format") != FORMAT:
             raise ValueError(f"Delta.load: {os.fspath(path)!r} must have format {FORMAT}, got {metadata.get('format')}")
-        checksum = metadata.pop("checksum", None)
-        if checksum != _checksum(tensors, metadata):
+        if metadata.pop("checksum", None) != checksum(tensors, metadata):
             raise ValueError(f"Delta.load: {os.fspath(path)!r} has been altered since it was saved: its checksum does not match")
         selection = Selection.from_tensors(tensors, metadata, "index.")
         parts = {
             part: {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)} for part in ("values.", "whole.")
         }
-        loaded = (json.loads(metadata[key]) for key in ("originals", "labels", "made"))
-        return cls(selection, parts["values."], parts["whole."], *loaded)
+        try:
+            originals, labels, made = (json.loads(metadata[key]) for key in ("originals", "labels", "made"))
+            return cls(selection, parts["values."], parts["whole."], originals, labels, made)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"Delta.load: {os.fspath(path)!r} is incomplete or altered, {error!r}") from error
 
     def __repr__(self) -> str:
         return f"Delta({self.selection.count:,} entries of {len(self.selection)} weights, {len(self.whole)} whole, {len(self.labels)} labels)"
@@ -193,11 +200,3 @@ def _write(weight: Tensor, entries, values: Tensor) -> None:
 def _refuse_patched(model: nn.Module) -> None:
     if any(isinstance(module, Compact) for module in model.modules()):
         raise RuntimeError("Delta: the model is patched for training; call restore() on its handle first")
-
-
-def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Over everything in the file but itself."""
-    digest = hashlib.blake2b(json.dumps(sorted(metadata.items())).encode(), digest_size=16)
-    for name in sorted(tensors):
-        digest.update(f"{name} {fingerprint(tensors[name])} ".encode())
-    return digest.hexdigest()

@@ -11,7 +11,7 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Writes `content` beside `path` and moves it there in one step; a failure leaves the old file alone."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -13,4 +15,12 @@ def fingerprint(tensor: Tensor) -> str:
     tensor = tensor.detach().cpu().contiguous()
     digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), digest_size=16)
     digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """32 hex digits over everything that a safetensors file holds but this checksum itself."""
+    digest = hashlib.blake2b(json.dumps(sorted(metadata.items())).encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(f"{name} {fingerprint(tensors[name])} ".encode())
     return digest.hexdigest()

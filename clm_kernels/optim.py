@@ -34,7 +34,8 @@ class SparseAdamW(Optimizer):
         decay_to: what weight decay pulls toward: ``"zero"``, or ``"pretrained"``, the value at the first step.
         selection: for an unpatched model: what to train of the weights named in it. Their dense gradients are
             gathered from and freed as soon as autograd has made them. `params` must then be named. Other parameters
-            are trained whole. Clip over the optimizer's own ``param_groups``: they hold the compact gradients.
+            are trained whole. Clip and clear over the optimizer's own ``param_groups``: they hold the compact
+            gradients, which ``model.parameters()`` does not (so patch the model for transformers' Trainer).
 
     Raises:
         ValueError: for arguments out of range, or a selection that does not fit the parameters.
@@ -109,6 +110,13 @@ class SparseAdamW(Optimizer):
         batches: dict[tuple, _Batch] = defaultdict(_Batch)
         for group in self.param_groups:
             for parameter in group["params"]:
+                if isinstance(parameter, Values) and parameter.hooked:
+                    if parameter.dense.grad is not None:
+                        raise RuntimeError(
+                            "SparseAdamW: a selected weight must not have a dense gradient when its compact one is used; "
+                            "DDP puts it back: patch the model before wrapping it, and select weights of patched layers only"
+                        )
+                    parameter.spent = True
                 if parameter.grad is not None:
                     batch = batches[parameter.device, group["amsgrad"], group["maximize"]]
                     batch.add(parameter, self._state(parameter, group), group)
@@ -119,17 +127,17 @@ class SparseAdamW(Optimizer):
 
     def _state(self, parameter: nn.Parameter, group: dict) -> dict:
         state = self.state[parameter]
+        wide = torch.float32 if parameter.dtype in LOW_PRECISION else parameter.dtype
         if not state:
-            wide = torch.float32 if parameter.dtype in LOW_PRECISION else parameter.dtype
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = torch.zeros_like(parameter, dtype=wide, memory_format=torch.contiguous_format)
             state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
             if group["amsgrad"]:
                 state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
-            if wide != parameter.dtype:
-                state["master"] = parameter.detach().to(wide)
-            if group["decay_to"] == "pretrained":
-                state["pretrained"] = parameter.detach().clone()
+        if wide != parameter.dtype and "master" not in state:  # also after a state without one, of torch's AdamW, has been loaded
+            state["master"] = parameter.detach().to(wide)
+        if group["decay_to"] == "pretrained" and "pretrained" not in state:
+            state["pretrained"] = parameter.detach().clone()
         if "master" in state and self._versions.get(parameter) != parameter._version:
             if not torch.equal(state["master"].to(parameter.dtype), parameter):
                 state["master"].copy_(parameter)  # somebody else has written into the parameter

@@ -16,11 +16,12 @@ CONFIG_KEY = "clm_pooling"
 
 
 def pooling_of(checkpoint: str | os.PathLike) -> str:
-    """``"mean"`` for a checkpoint whose sentence-transformers files say that it was pretrained so, else ``"native"``."""
-    described = Path(checkpoint) / "1_Pooling" / "config.json"
-    if not described.is_file():
-        return "native"
-    return "mean" if json.loads(described.read_text(encoding="utf-8")).get("pooling_mode_mean_tokens") else "native"
+    """How a checkpoint was trained to pool: as its config records it, or its sentence-transformers files say."""
+    for file, key, mean in (("config.json", CONFIG_KEY, "mean"), ("1_Pooling/config.json", "pooling_mode_mean_tokens", True)):
+        described = Path(checkpoint) / file
+        if described.is_file() and json.loads(described.read_text(encoding="utf-8")).get(key) == mean:
+            return "mean"
+    return "native"
 
 
 def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
@@ -47,7 +48,7 @@ def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
         base = base_model(model)
         if base is model or getattr(model.config, "is_decoder", False) or not hasattr(base, "encoder") and not hasattr(base, "transformer"):
             raise ValueError(f"set_pooling: mean needs an encoder with a classification head, got {type(model).__name__}")
-        model._clm_pooling_hook = base.register_forward_hook(_mean_hook, with_kwargs=True)
+        model._clm_pooling_hook = base.register_forward_hook(mean_hook, with_kwargs=True)
     return model
 
 
@@ -59,7 +60,8 @@ def mean_pool(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
     return (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)
 
 
-def _mean_hook(module: nn.Module, args: tuple, kwargs: dict, output):
+def mean_hook(module: nn.Module, args: tuple, kwargs: dict, output):
+    """Forward hook: puts the mean where a classification head looks, into ``pooler_output`` and the first position."""
     pooled = mean_pool(output.last_hidden_state, kwargs.get("attention_mask"))
     output = copy.copy(output)
     output.last_hidden_state = output.last_hidden_state.index_copy(1, pooled.new_zeros(1).long(), pooled[:, None])

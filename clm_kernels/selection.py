@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .files import write_atomically
+from .fingerprint import checksum
 from .ops.layout import KINDS, Layout
 
 FORMAT = "clm_kernels.selection/1"
@@ -45,32 +47,28 @@ class Entries:
     block: tuple[int, int] | None = None
 
     def __post_init__(self):
-        if self.kind not in SELECTABLE:
-            raise ValueError(f"Entries: kind must be one of {', '.join(SELECTABLE)}, got {self.kind!r}")
-        object.__setattr__(self, "shape", _pair("shape", self.shape))
-        if (self.kind == "blocks") != (self.block is not None):
-            raise ValueError(f"Entries: block must be given for blocks and only for them, got {self.block} for {self.kind}")
+        layout = _checked_layout(self.kind, self.shape, self.block)
+        object.__setattr__(self, "shape", (layout.rows, layout.columns))
         if self.block is not None:
-            object.__setattr__(self, "block", _pair("block", self.block))
-            if any(b < 1 or s % b for s, b in zip(self.shape, self.block, strict=True)):
-                raise ValueError(f"Entries: block must divide the weight's shape {self.shape}, got {self.block}")
-        _check_index(self.index, self.units, self.kind)
+            object.__setattr__(self, "block", (layout.block_rows, layout.block_columns))
+        _check_index(self.index, layout.units, self.kind)
 
     @classmethod
     def of(cls, kind: str, index: Tensor | Iterable[int], shape: tuple[int, int], block: tuple[int, int] | None = None) -> Entries:
         """Entries from numbers in any order, with repeats, of any integer type."""
-        index = torch.as_tensor(index if isinstance(index, Tensor) else list(index))
-        if index.numel() == 0:
-            index = index.long()
-        if index.is_floating_point() or index.dtype == torch.bool:
+        layout = _checked_layout(kind, shape, block)
+        try:
+            index = torch.as_tensor(index if isinstance(index, Tensor) else list(index))
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"Entries.of: index must be integers, got {type(index).__name__}: {error}") from error
+        if index.numel() and (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool):
             raise ValueError(f"Entries.of: index must be integers, got {index.dtype}")
-        units = Layout.of(kind, shape, block).units if kind in SELECTABLE else 0
-        return cls(kind, torch.unique(index.flatten().long()).to(_index_dtype(units)), shape, block)
+        return cls(kind, torch.unique(index.flatten().long()).to(_index_dtype(layout.units)), shape, block)
 
     @classmethod
     def everything(cls, kind: str, shape: tuple[int, int], block: tuple[int, int] | None = None) -> Entries:
         """Every entry of a weight of this shape."""
-        return cls.of(kind, torch.arange(Layout.of(kind, shape, block).units), shape, block)
+        return cls.of(kind, torch.arange(_checked_layout(kind, shape, block).units), shape, block)
 
     @property
     def layout(self) -> Layout:
@@ -206,13 +204,14 @@ class Selection(Mapping[str, Entries]):
                 )
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes a safetensors file: an index tensor a weight, kinds and shapes in the metadata."""
-        write_atomically(path, save(*self.to_tensors()))
+        """Writes a safetensors file: an index tensor a weight, kinds, shapes and a checksum in the metadata."""
+        tensors, metadata = self.to_tensors()
+        write_atomically(path, save(tensors, metadata | {"checksum": checksum(tensors, metadata)}))
 
     def to_tensors(self, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
         """Index tensors by weight name, and the metadata that `from_tensors` needs beside them."""
         described = {name: {"kind": e.kind, "shape": e.shape, "block": e.block} for name, e in self.items()}
-        tensors = {prefix + name: e.index.cpu().contiguous() for name, e in self.items()}
+        tensors = {prefix + name: e.index.cpu().clone() for name, e in self.items()}
         return tensors, {"format": FORMAT, "entries": json.dumps(described)}
 
     @classmethod
@@ -236,20 +235,38 @@ class Selection(Mapping[str, Entries]):
         """
         try:
             with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
+                metadata = dict(file.metadata() or {})
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except SafetensorError as error:
             raise ValueError(f"Selection.load: {os.fspath(path)!r} is not a readable safetensors file: {error}") from error
         if metadata.get("format") != FORMAT:
             raise ValueError(f"Selection.load: {os.fspath(path)!r} must have format {FORMAT}, got {metadata.get('format')}")
+        if metadata.pop("checksum", None) != checksum(tensors, metadata):
+            raise ValueError(f"Selection.load: {os.fspath(path)!r} has been altered since it was saved: its checksum does not match")
         return cls.from_tensors(tensors, metadata)
 
 
-def _pair(name: str, value) -> tuple[int, int]:
-    value = tuple(int(v) for v in value)
-    if len(value) != 2 or min(value) < 0:
-        raise ValueError(f"Entries: {name} must be two sizes (only 2-D weights can be selected from), got {value}")
-    return value
+def _checked_layout(kind: str, shape: tuple[int, int], block: tuple[int, int] | None) -> Layout:
+    if kind not in SELECTABLE:
+        raise ValueError(f"Entries: kind must be one of {', '.join(SELECTABLE)}, got {kind!r}")
+    shape = _pair("shape", shape, "two sizes (only 2-D weights can be selected from)")
+    if (kind == "blocks") != (block is not None):
+        raise ValueError(f"Entries: block must be given for blocks and only for them, got {block} for {kind}")
+    if block is not None:
+        block = _pair("block", block, "two sizes")
+        if any(b < 1 or s % b for s, b in zip(shape, block, strict=True)):
+            raise ValueError(f"Entries: block must divide the weight's shape {shape}, got {block}")
+    return Layout.of(kind, shape, block)
+
+
+def _pair(name: str, value, expected: str) -> tuple[int, int]:
+    try:
+        pair = tuple(map(operator.index, value))
+    except TypeError:
+        pair = ()
+    if len(pair) != 2 or min(pair) < 0:
+        raise ValueError(f"Entries: {name} must be {expected}, got {value}")
+    return pair
 
 
 def _index_dtype(units: int) -> torch.dtype:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+READ_BY_LAYERS = ("rel_embeddings", "relative_attention_bias")  # relative positions: registered after the layers that read them
 
 
 def base_model(model: nn.Module) -> nn.Module:
@@ -26,11 +27,23 @@ def head_names(model: nn.Module) -> list[str]:
 
 
 def depths(model: nn.Module) -> dict[str, float]:
-    """How deep each parameter sits: its layer's number, -1 below the layers, inf above them."""
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    numbers = {name: int(match[1]) for name in names if (match := _LAYER.search(name))}
-    first = next((i for i, name in enumerate(names) if name in numbers), len(names))
-    return {name: numbers.get(name, -1 if i < first else math.inf) for i, name in enumerate(names)}
+    """How deep each parameter sits: its layer's number, -1 below the layers, inf above them; if tied, the lowest of these."""
+    named = weights(model)
+    numbers = {name: int(match[1]) for name in named if (match := _LAYER.search(name))}
+    first = next((i for i, name in enumerate(named) if name in numbers), len(named))
+    encoders = tuple(
+        f"{prefix}." if prefix else ""
+        for prefix, module in model.named_modules()
+        if any(getattr(module, child, None) is not None for child in READ_BY_LAYERS)
+    )
+    own = {
+        name: numbers.get(name, -1 if i < first or name.startswith(encoders) else math.inf)  # its layers read what such an encoder has
+        for i, name in enumerate(named)
+    }
+    lowest: dict[int, float] = {}
+    for name, parameter in named.items():
+        lowest[id(parameter)] = min(own[name], lowest.get(id(parameter), math.inf))
+    return {name: lowest[id(parameter)] for name, parameter in named.items()}
 
 
 def number_of_layers(model: nn.Module) -> int:

@@ -20,15 +20,17 @@ class Values(nn.Parameter):
     Attributes:
         dense: the weight that is updated in place at the selected entries.
         entries: which entries those are.
+        spent: whether an optimizer has used `grad`; only kept up to date where the gradient is taken from a dense one.
     """
 
     dense: Tensor
+    spent: bool
 
     def __new__(cls, dense: Tensor, entries: Entries, data: Tensor | None = None, requires_grad: bool = True):
         if data is None:
             data = ops.gather(dense.detach(), entries.to(dense.device))
         values = super().__new__(cls, data, requires_grad)
-        values.dense, values._entries, values._hook = dense, entries, None
+        values.dense, values._entries, values._hook, values.spent = dense, entries, None, False
         return values
 
     @property
@@ -38,10 +40,24 @@ class Values(nn.Parameter):
             self._entries = self._entries.to(self.device)
         return self._entries
 
+    @property
+    def hooked(self) -> bool:
+        """Whether the compact gradient is taken from the dense one, see `take_dense_gradient`."""
+        return self._hook is not None
+
     @torch.no_grad()
     def refresh(self) -> None:
         """Reads the values anew from the dense weight, after somebody else has written there."""
         self.copy_(ops.gather(self.dense.detach(), self.entries))
+
+    def follow(self, dense: Tensor) -> None:
+        """Takes `dense` for the weight from now on; a hook on the former one goes along."""
+        if dense is not self.dense:
+            hooked = self.hooked
+            self.leave_dense_gradient()
+            self.dense = dense
+            if hooked:
+                self.take_dense_gradient()
 
     def take_dense_gradient(self) -> None:
         """Turns every dense gradient of the weight into compact `grad` as soon as autograd has made it.
@@ -55,7 +71,7 @@ class Values(nn.Parameter):
                 values._accumulate(dense.grad)
                 dense.grad = None
 
-        self.dense.requires_grad_(True)
+        self.dense.requires_grad_(True).grad = None
         self._hook = self.dense.register_post_accumulate_grad_hook(hook)
 
     def leave_dense_gradient(self) -> None:
@@ -68,6 +84,9 @@ class Values(nn.Parameter):
     def _accumulate(self, dense_grad: Tensor) -> None:
         if self.grad is None:
             self.grad = torch.zeros_like(self)
+        elif self.spent and self.grad.any():
+            raise RuntimeError("Values: clear gradients by optimizer.zero_grad() after a step; model.zero_grad() does not reach this one")
+        self.spent = False
         ops.masked_grad_(self.grad, dense_grad, self.entries)
 
     def __deepcopy__(self, memo):
@@ -75,12 +94,12 @@ class Values(nn.Parameter):
             return memo[id(self)]
         dense = copy.deepcopy(self.dense, memo)
         copied = memo[id(self)] = type(self)(dense, self._entries, self.detach().clone(), self.requires_grad)
-        if self._hook is not None:
+        if self.hooked:
             copied.take_dense_gradient()
         return copied
 
     def __reduce_ex__(self, protocol):
-        return _rebuild, (self.dense, self._entries, self.detach(), self.requires_grad, self._hook is not None)
+        return _rebuild, (self.dense, self._entries, self.detach(), self.requires_grad, self.hooked)
 
 
 def _rebuild(dense: Tensor, entries: Entries, data: Tensor, requires_grad: bool, hooked: bool) -> Values:

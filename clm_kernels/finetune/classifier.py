@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..delta import Delta
-from .data import Split
+from ..pooling import pooling_of
+from ..portable import read_config, save_portable
+from .data import TASKS, Split
 from .encode import Encoded, collator, encode, spread
 from .errors import listed, require
 from .models import check_directory, load, longest
@@ -41,47 +43,44 @@ class Classifier:
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
 
     @classmethod
-    def load(cls, folder: str | Path = "", model: str | Path = "", delta: str | Path = "") -> Classifier:
-        """Reads what `train` or `export` left, or a base model and a delta file.
+    def load(cls, model: str | Path, delta: str | Path = "") -> Classifier:
+        """Reads what `train` or an export left, or a base model and a delta file.
 
         Args:
-            folder: output of `train` or `export`.
-            model: base model's directory; for the output of `train`, if the base is not where it was.
-            delta: delta file, for the base in `model`.
+            model: output of `train` or of an export; with `delta`, the base model's directory.
+            delta: delta file for that base.
 
         Raises:
             ValueError: if something is missing, broken, or does not belong together.
         """
-        require(bool(folder) != bool(delta), "Classifier.load", "folder or delta", "given, one of them", "both" if folder else "none")
-        if folder:
-            require(Path(folder).is_dir(), "Classifier.load", "folder", "the output of train or export", repr(str(folder)))
-        if delta or (Path(folder) / DELTA).is_file():
-            return cls._from_delta(model, delta or Path(folder) / DELTA, folder)
-        require(not model, "Classifier.load", "model", "left out for a folder that has its own weights", repr(str(model)))
-        return cls._from_checkpoint(folder)
+        own_delta = Path(model) / DELTA
+        if delta:
+            require(Path(delta).is_file(), "Classifier.load", "delta", "an existing file", repr(str(delta)))
+            return cls._from_delta(Delta.load(delta), model)
+        if own_delta.is_file():
+            read = Delta.load(own_delta)
+            base = read.made.get("model", "")
+            require(Path(base).is_dir(), "Classifier.load", "the base model", f"where it was, {base!r} (else give model and delta)", "gone")
+            return cls._from_delta(read, base, tokenizer=model)
+        return cls._from_checkpoint(model)
 
     @classmethod
-    def _from_delta(cls, model: str | Path, path: str | Path, tokenizer: str | Path) -> Classifier:
-        require(Path(path).is_file(), "Classifier.load", "delta", "an existing file", repr(str(path)))
-        delta = Delta.load(path)
+    def _from_delta(cls, delta: Delta, base: str | Path, tokenizer: str | Path = "") -> Classifier:
         made = delta.made
-        require("task" in made and len(delta.labels) > 1, "Classifier.load", "delta", "one that `train` made", repr(str(path)))
-        base = model or made["model"]
-        if not model:
-            require(Path(base).is_dir(), "Classifier.load", "model", "given, as the base is no longer where it was", repr(base))
+        require(made.get("task") in TASKS and len(delta.labels) > 1, "Classifier.load", "delta", "one that `train` made", repr(delta))
         loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer)
-        delta.apply(loaded.model)
+        delta.merge(loaded.model)
         return cls(loaded.model, loaded.tokenizer, made["task"], made["max_length"])
 
     @classmethod
     def _from_checkpoint(cls, folder: str | Path) -> Classifier:
         check_directory("Classifier.load", folder)
-        config = AutoConfig.from_pretrained(folder)
+        config = read_config(folder)
         name = (config.architectures or [""])[0]
-        task = next((task for task in ("sequence", "token") if name.endswith(f"For{task.title()}Classification")), None)
+        task = next((task for task in TASKS if name.endswith(f"For{task.title()}Classification")), None)
         require(task is not None, "Classifier.load", "folder", "a fine-tuned classifier", f"{name or 'a model'} in {str(folder)!r}")
         labels = [config.id2label[i] for i in range(config.num_labels)]
-        loaded = load(folder, task, labels)
+        loaded = load(folder, task, labels, pooling_of(folder) if task == "sequence" else "native")
         missing = listed(loaded.missing, 3)
         require(not missing, "Classifier.load", "folder", "a whole checkpoint", f"{str(folder)!r} without {missing}")
         return cls(loaded.model, loaded.tokenizer, task, longest(loaded, loaded.tokenizer.model_max_length))
@@ -121,4 +120,4 @@ class Classifier:
         folder = Path(folder)
         require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
         self.tokenizer.model_max_length = self.max_length
-        write_folder(folder, lambda beside: (self.model.save_pretrained(beside), self.tokenizer.save_pretrained(beside)))
+        write_folder(folder, lambda beside: (save_portable(self.model, beside), self.tokenizer.save_pretrained(beside)))

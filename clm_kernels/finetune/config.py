@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from .errors import listed, require
@@ -14,8 +15,11 @@ LEARNING_RATE = {"sparse": 1e-3, "full": 1e-4, "head": 1e-3}
 WEIGHT_DECAY = {"sparse": 0.0, "full": 0.01, "head": 0.0}
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
-    return field(default=default, metadata={"help": help, "choices": choices})
+def option(group: str, default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    return field(default=default, metadata={"group": group, "help": help, "choices": choices})
+
+
+files, selecting, training, running = (partial(option, group) for group in ("Data and model", "Selection", "Training", "Run"))
 
 
 @dataclass
@@ -25,48 +29,48 @@ class TrainConfig:
     Paths are strings; an empty string means "not given". Every other field is explained by its own help text.
     """
 
-    model: str = option("", "Directory of the model to start from (config.json, weights, tokenizer).")
-    train: str = option("", "Training data: .jsonl, .csv, .tsv or .parquet.")
-    validation: str = option("", "Validation data, which picks the best checkpoint; a part of train if not given.")
-    test: str = option("", "Test data, scored once, at the end.")
-    output: str = option("", "Folder for the result; must be new or empty.")
+    model: str = files("", "Directory of the model to start from (config.json, weights, tokenizer).")
+    train: str = files("", "Training data: .jsonl, .csv, .tsv or .parquet.")
+    validation: str = files("", "Validation data, which picks the best checkpoint; a part of train if not given.")
+    test: str = files("", "Test data, scored once, at the end.")
+    output: str = files("", "Folder for the result; must be new or empty.")
 
-    task: str = option("auto", "What to learn; auto: from the columns of the training data.", ("auto", "sequence", "token"))
-    text_column: str = option("text", "Column of the text.")
-    label_column: str = option("label", "Column of the label.")
-    tokens_column: str = option("tokens", "Column of the words (token classification).")
-    tags_column: str = option("tags", "Column of the words' tags (token classification).")
-    validation_fraction: float = option(0.1, "Part of train that validates if no validation data is given.")
+    task: str = files("auto", "What to learn; auto: from the columns of the training data.", ("auto", "sequence", "token"))
+    text_column: str = files("text", "Column of the text.")
+    label_column: str = files("label", "Column of the label.")
+    tokens_column: str = files("tokens", "Column of the words (token classification).")
+    tags_column: str = files("tags", "Column of the words' tags (token classification).")
+    validation_fraction: float = files(0.1, "Part of train that validates if no validation data is given.")
 
-    method: str = option("sparse", "Train a selection of the weights, all of them, or the head alone.", METHODS)
-    density: float = option(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
-    kind: str = option("columns", "What a selected unit is.", ("rows", "columns"))
-    layers: str = option("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
-    per: str = option("model", "Whether units compete within the model, or each weight gives the same part.", ("model", "weight"))
-    biases: bool = option(True, "Train the biases too.")
-    norms: bool = option(True, "Train the normalisation weights too.")
-    sensitivity_examples: int = option(512, "Examples that the sensitivity is measured on.")
-    selection: str = option("", "Selection file to train, instead of measuring a sensitivity.")
-    pooling: str = option("native", "How a text becomes one vector: as the model does it, or the mean.", ("native", "mean"))
+    method: str = selecting("sparse", "Train a selection of the weights, all of them, or the head alone.", METHODS)
+    density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
+    kind: str = selecting("columns", "What a selected unit is.", ("rows", "columns"))
+    layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
+    per: str = selecting("model", "Whether units compete within the model, or each weight gives the same part.", ("model", "weight"))
+    biases: bool = selecting(True, "Train the biases too.")
+    norms: bool = selecting(True, "Train the normalisation weights too.")
+    sensitivity_examples: int = selecting(512, "Examples that warm up the head and measure the sensitivity.")
+    selection: str = selecting("", "Selection file to train, instead of measuring a sensitivity.")
+    pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", "native", "mean"))
 
-    epochs: float = option(5, "Passes over the training data.")
-    batch_size: int = option(32, "Examples in a batch.")
-    learning_rate: float | None = option(None, "Peak learning rate. [default: sparse 1e-3, full 1e-4, head 1e-3]")
-    weight_decay: float | None = option(None, "AdamW's weight decay. [default: sparse 0, full 0.01, head 0]")
-    warmup: float = option(0.1, "Part of the steps in which the learning rate rises.")
-    scheduler: str = option("linear", "Learning rate schedule, by the name transformers gives it.")
-    max_length: int = option(256, "Tokens after which a text is cut off.")
-    gradient_accumulation: int = option(1, "Batches whose gradients make one step.")
-    max_grad_norm: float = option(1.0, "Gradients are clipped to this norm; 0: not at all.")
-    precision: str = option("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
-    dtype: str = option("auto", "Type of the weights; auto: as stored, and float32 for full.", ("auto", "float32", "bfloat16"))
-    eval_steps: int | None = option(None, "Validate and save every so many steps. [default: every epoch]")
-    patience: int | None = option(None, "Stop after so many validations without a better score. [default: never]")
-    seed: int = option(42, "Seed of everything that is random.")
-    report_to: str = option("none", "Where the Trainer logs to: tensorboard, wandb, … ; none.")
+    epochs: float = training(5, "Passes over the training data.")
+    batch_size: int = training(32, "Examples in a batch.")
+    learning_rate: float | None = training(None, "Peak learning rate. (default: sparse 1e-3, full 1e-4, head 1e-3)")
+    weight_decay: float | None = training(None, "AdamW's weight decay. (default: sparse 0, full 0.01, head 0)")
+    warmup: float = training(0.1, "Part of the steps in which the learning rate rises.")
+    scheduler: str = training("linear", "Learning rate schedule, by the name transformers gives it.")
+    max_length: int = training(256, "Tokens after which a text is cut off.")
+    gradient_accumulation: int = training(1, "Batches whose gradients make one step.")
+    max_grad_norm: float = training(1.0, "Gradients are clipped to this norm; 0: not at all.")
+    precision: str = training("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
+    dtype: str = training("auto", "Type of the weights; auto: as stored, and float32 for full.", ("auto", "float32", "bfloat16"))
+    eval_steps: int | None = training(None, "Validate and save every so many steps. (default: every epoch)")
+    patience: int | None = training(None, "Stop after so many validations without a better score. (default: never)")
+    seed: int = running(42, "Seed of everything that is random.")
+    report_to: str = running("none", "Where the Trainer logs to: tensorboard, wandb, … ; none.")
 
-    resume: bool = option(False, "Go on from the last checkpoint in the output folder.")
-    overwrite: bool = option(False, "Replace the run that stands in the output folder.")
+    resume: bool = running(False, "Go on from the last checkpoint in the output folder.")
+    overwrite: bool = running(False, "Replace the run that stands in the output folder.")
 
     @property
     def peak_learning_rate(self) -> float:

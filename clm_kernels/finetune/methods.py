@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..choose import choose
+from ..choose import budget, sensitivity, warm_up_head
+from ..choose.batches import batches_of
 from ..optim import SparseAdamW
 from ..patch import Handle, patch
 from ..selection import Selection
@@ -26,17 +27,23 @@ class Method:
 
 
 def select(config: TrainConfig, loaded: Loaded, train: Encoded) -> Selection:
-    """The selection to train: read from a file if the config names one, or measured on the training data."""
+    """The selection to train: read from a file if the config names one, or measured on the training data.
+
+    The head is warmed up on the way, for every method alike, and stays so.
+    """
+    named = Selection.load(config.selection) if config.selection else None
+    if named is not None:
+        named.check(weights(loaded.model))
+    batches = batches_of(
+        loaded.model, loaded.tokenizer, train.dataset, config.sensitivity_examples, config.batch_size, config.max_length, config.seed
+    )
+    warm_up_head(loaded.model, batches)
     if config.method != "sparse":
         return Selection()
-    if config.selection:
-        selection = Selection.load(config.selection)
-        selection.check(weights(loaded.model))
-        return selection
-    return choose(
-        loaded.model, loaded.tokenizer, train.dataset, density=config.density, kind=config.kind, layers=config.layers, per=config.per,
-        examples=config.sensitivity_examples, batch_size=config.batch_size, seed=config.seed,
-    )  # fmt: skip
+    if named is not None:
+        return named
+    scores = sensitivity(loaded.model, batches, kind=config.kind, layers=config.layers)
+    return budget(scores, loaded.model, density=config.density, kind=config.kind, per=config.per)
 
 
 def prepare(config: TrainConfig, loaded: Loaded, selection: Selection) -> Method:

@@ -10,7 +10,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -18,7 +17,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..pooling import pooling_of, set_pooling
+from ..portable import read_config
 from ..structure import depths, head_names
+from .config import TrainConfig
 from .errors import listed, require
 
 AUTO_CLASSES = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
@@ -58,7 +60,7 @@ def load(
     check_directory("load", path)
     ids = dict(enumerate(label_names))
     try:
-        config = AutoConfig.from_pretrained(path, id2label=ids, label2id={name: i for i, name in ids.items()})
+        config = read_config(path, id2label=ids, label2id={name: i for i, name in ids.items()})
         config.problem_type = "single_label_classification" if task == "sequence" else None
         model, info = AUTO_CLASSES[task].from_pretrained(
             path, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True
@@ -71,7 +73,7 @@ def load(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
-    pool(model, pooling)
+    set_pooling(model, pooling)
     depth = depths(model)
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(depth))
     below = [name for name in missing if depth[name] < math.inf]
@@ -79,12 +81,12 @@ def load(
     return Loaded(model, tokenizer, [name for name in depth if name in {*head_names(model), *missing}], missing)
 
 
-def pool(model: PreTrainedModel, pooling: str) -> None:
-    """Makes the model pool as asked: the one place where that happens."""
-    if pooling != "native":
-        from .. import pooling as poolings
-
-        poolings.apply(model, pooling)
+def pooling_for(config: TrainConfig, task: str) -> str:
+    """What ``pooling="auto"`` means for this base model; nothing is pooled where every token has a label."""
+    if task == "token":
+        return "native"
+    check_directory("load", config.model)
+    return pooling_of(config.model) if config.pooling == "auto" else config.pooling
 
 
 def check_directory(function: str, path: str | Path) -> None:

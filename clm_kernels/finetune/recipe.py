@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
+from ..portable import save_portable
 from ..selection import Selection
 from .config import TrainConfig
 from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
+from .errors import require
 from .methods import Method, prepare, select
-from .models import Loaded, load, longest
+from .models import Loaded, load, longest, pooling_for
 from .outputs import CHECKPOINTS, DELTA, REPORT, SELECTION, check_output, run_folder, write_folder
 from .report import Report, machine, selection_lines, validations
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
@@ -46,9 +50,47 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     """
     config.check(("output",) if config.resume else ("model", "train", "output"))
     config = check_output(config)
+    with advice_when_out_of_memory(config):
+        return _train(config, say)
+
+
+def choose_selection(config: TrainConfig) -> Selection:
+    """The selection that `train` would make with this config; nothing is trained or written.
+
+    Raises:
+        ValueError: as `train`.
+    """
+    config.check(("model", "train"))
+    require(config.method == "sparse", "choose_selection", "method", "'sparse'", repr(config.method))
+    with advice_when_out_of_memory(config):
+        data = load_data(config)
+        loaded = _load(config, data)
+        loaded.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        train = encode(data.train, data.task, data.label_names, loaded.tokenizer, longest(loaded, config.max_length), sort=False)
+        return select(config, loaded, train)
+
+
+@contextmanager
+def advice_when_out_of_memory(config: TrainConfig) -> Iterator[None]:
+    """Turns the many errors that mean "out of memory" into one line that helps.
+
+    Raises:
+        RuntimeError: in their place.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
+            raise
+        raise RuntimeError(
+            f"train: out of memory; try a batch_size below {config.batch_size} with more gradient_accumulation, "
+            f"a max_length below {config.max_length}, layers 'upper half', or precision bf16"
+        ) from error
+
+
+def _train(config: TrainConfig, say: Say) -> Report:
     data = load_data(config)
-    set_seed(config.seed)
-    loaded = load(config.model, data.task, data.label_names, config.pooling, config.weights_dtype)
+    loaded = _load(config, data)
     limit = longest(loaded, config.max_length)
     splits = {
         name: encode(split, data.task, data.label_names, loaded.tokenizer, limit, sort=name != "train")
@@ -75,6 +117,11 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
         _fit(config, args, loaded, method, splits, data, report, say)
         _save(config, output, loaded, method, report, limit)
     return report
+
+
+def _load(config: TrainConfig, data: Data) -> Loaded:
+    set_seed(config.seed)  # the head is made at random
+    return load(config.model, data.task, data.label_names, pooling_for(config, data.task), config.weights_dtype)
 
 
 def _fit(
@@ -109,7 +156,8 @@ def _save(config: TrainConfig, output: Path, loaded: Loaded, method: Method, rep
     model, tokenizer = loaded.model, loaded.tokenizer
     tokenizer.model_max_length = limit
     task = report.data["task"]
-    made = {"task": task, "max_length": limit, "pooling": config.pooling, "dtype": config.weights_dtype, "model": config.model}
+    made = {"task": task, "max_length": limit, "pooling": pooling_for(config, task), "model": config.model}
+    made["dtype"] = str(model.dtype).removeprefix("torch.")
     made |= {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
     if method.handle is not None:
         delta = method.handle.delta(labels=report.labels, made=made)
@@ -118,7 +166,7 @@ def _save(config: TrainConfig, output: Path, loaded: Loaded, method: Method, rep
         delta.save(output / DELTA)
         report.sizes["delta"] = (output / DELTA).stat().st_size
     else:
-        write_folder(output, lambda folder: (model.save_pretrained(folder), tokenizer.save_pretrained(folder)))
+        write_folder(output, lambda folder: (save_portable(model, folder), tokenizer.save_pretrained(folder)))
     report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
     report.save(output / REPORT)
 

@@ -31,6 +31,7 @@ def arguments(config: TrainConfig, folder: Path, best: str) -> TrainingArguments
         seed=config.seed, bf16=config.precision == "bf16", fp16=config.precision == "fp16",
         restore_callback_states_from_checkpoint=True,
         report_to=config.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=torch.accelerator.is_available(),
     )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ class RunTrainer(Trainer):
     """
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
-        lengths = list((self.train_dataset if train_dataset is None else train_dataset)["length"])
+        lengths = list(self.train_dataset["length"])  # the dataset given here has lost that column already
         return EpochSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.seed)
 
     def _get_eval_sampler(self, eval_dataset) -> Sampler:

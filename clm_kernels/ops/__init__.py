@@ -37,8 +37,10 @@ def weight_grad(dy: Tensor, x: Tensor, entries: Entries, dtype: torch.dtype | No
     Raises:
         ValueError: if shapes, dtypes or devices do not fit.
     """
+    dtype = dtype or dy.dtype
     checks.check_weight_grad(dy, x, entries.index, entries.layout)
-    return _ops.weight_grad(dy, x, entries.index, entries.layout, dtype or dy.dtype)
+    checks.check_float_dtype("weight_grad", "dtype", dtype)
+    return _ops.weight_grad(dy, x, entries.index, entries.layout, dtype)
 
 
 def embedding_grad(dy: Tensor, ids: Tensor, entries: Entries, dtype: torch.dtype | None = None) -> Tensor:
@@ -56,8 +58,10 @@ def embedding_grad(dy: Tensor, ids: Tensor, entries: Entries, dtype: torch.dtype
     Raises:
         ValueError: if the entries are not rows, or shapes, dtypes or devices do not fit.
     """
+    dtype = dtype or dy.dtype
     checks.check_embedding_grad(dy, ids, entries.index, entries.layout)
-    return _ops.embedding_grad(dy, ids, entries.index, entries.layout, dtype or dy.dtype)
+    checks.check_float_dtype("embedding_grad", "dtype", dtype)
+    return _ops.embedding_grad(dy, ids, entries.index, entries.layout, dtype)
 
 
 def gather(dense: Tensor, entries: Entries) -> Tensor:
@@ -135,7 +139,7 @@ def adamw_step_(
         "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
         "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
     }  # fmt: skip
-    checks.check_adamw_step(values, lists, denses, indices, layouts, settings, amsgrad)
+    checks.check_adamw_step(values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf)
     if values:
         _ops.adamw_step_(
             values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,

@@ -1,62 +1,87 @@
-"""What each op asks of its arguments; called by the public functions and by the fakes, and nowhere else."""
+"""What each op asks of its arguments; called by the public functions and by the fakes, and nowhere else.
+
+A message is put together only when it is raised: it costs more than the check, and `torch.compile` cannot format a
+size that it traces as a symbol.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-from .layout import COLUMNS, DENSE, ROWS, Layout
+from .layout import COLUMNS, DENSE, KINDS, ROWS, Layout
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTS = (torch.int32, torch.int64)
 SETTINGS = ("lr", "beta1", "beta2", "eps", "weight_decay", "step")
+
+
+def refuse(op: str, argument: str, expected: str, actual: object) -> NoReturn:
+    raise ValueError(f"{op}: {argument} must be {expected}, got {actual}")
 
 
 def require(condition: bool, op: str, argument: str, expected: str, actual: object) -> None:
     if not condition:
-        raise ValueError(f"{op}: {argument} must be {expected}, got {actual}")
+        refuse(op, argument, expected, actual)
 
 
 def check_float(op: str, argument: str, tensor: Tensor) -> None:
-    require(tensor.dtype in FLOATS, op, argument, "float32, float64, bfloat16 or float16", tensor.dtype)
+    check_float_dtype(op, argument, tensor.dtype)
+
+
+def check_float_dtype(op: str, argument: str, dtype: torch.dtype) -> None:
+    require(dtype in FLOATS, op, argument, "float32, float64, bfloat16 or float16", dtype)
 
 
 def check_same(op: str, argument: str, tensor: Tensor, other: str, like: Tensor, dtype: bool = True) -> None:
-    if dtype:
-        require(tensor.dtype == like.dtype, op, argument, f"{like.dtype} as {other}", tensor.dtype)
-    require(tensor.device == like.device, op, argument, f"on {like.device} as {other}", tensor.device)
+    if dtype and tensor.dtype != like.dtype:
+        refuse(op, argument, f"{like.dtype} as {other}", tensor.dtype)
+    if tensor.device != like.device:
+        refuse(op, argument, f"on {like.device} as {other}", tensor.device)
 
 
 def check_shape(op: str, argument: str, tensor: Tensor, shape: Sequence[int]) -> None:
-    require(tensor.shape == tuple(shape), op, argument, f"of shape {tuple(shape)}", f"{tuple(tensor.shape)}")
+    if tensor.shape != tuple(shape):
+        refuse(op, argument, f"of shape {tuple(shape)}", tuple(tensor.shape))
+
+
+def check_contiguous(op: str, argument: str, tensor: Tensor) -> None:
+    if not tensor.is_contiguous():
+        refuse(op, argument, "contiguous", f"strides {tensor.stride()}")
 
 
 def check_index(op: str, index: Tensor, like: Tensor) -> None:
-    ints = (torch.int32, torch.int64)
-    require(index.dim() == 1 and index.dtype in ints, op, "index", "1-D, int32 or int64", f"{index.dtype} of {tuple(index.shape)}")
-    require(index.is_contiguous(), op, "index", "contiguous", f"strides {index.stride()}")
-    require(index.device == like.device, op, "index", f"on {like.device}", index.device)
+    if index.dim() != 1 or index.dtype not in INTS:
+        refuse(op, "index", "1-D, int32 or int64", f"{index.dtype} of shape {tuple(index.shape)}")
+    check_contiguous(op, "index", index)
+    if index.device != like.device:
+        refuse(op, "index", f"on {like.device}", index.device)
 
 
 def check_weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Layout, op: str = "weight_grad") -> None:
     check_float(op, "dy", dy)
     check_same(op, "x", x, "dy", dy)
     check_index(op, index, dy)
-    count = index.numel()
+    count = index.shape[0]
     for name, tensor, size, selected in (("dy", dy, layout.rows, ROWS), ("x", x, layout.columns, COLUMNS)):
         sizes = (size, count) if layout.kind == selected else (size,)
-        expected = " or ".join(f"(T, {s})" for s in sizes)
-        require(tensor.dim() == 2 and tensor.shape[1] in sizes, op, name, f"of shape {expected}", tuple(tensor.shape))
-    require(x.shape[0] == dy.shape[0], op, "x", f"of {dy.shape[0]} tokens as dy", x.shape[0])
+        if tensor.dim() != 2 or tensor.shape[1] not in sizes:
+            refuse(op, name, "of shape " + " or ".join(f"(T, {s})" for s in sizes), tuple(tensor.shape))
+    if x.shape[0] != dy.shape[0]:
+        refuse(op, "x", f"of {dy.shape[0]} tokens as dy", x.shape[0])
 
 
 def check_embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Layout, op: str = "embedding_grad") -> None:
     check_float(op, "dy", dy)
     check_index(op, index, dy)
-    require(layout.kind == ROWS, op, "entries", "rows", f"layout {tuple(layout)}")
-    require(dy.dim() == 2 and dy.shape[1] == layout.columns, op, "dy", f"of shape (T, {layout.columns})", tuple(dy.shape))
-    require(ids.dtype in (torch.int32, torch.int64), op, "ids", "int32 or int64", ids.dtype)
+    if layout.kind != ROWS:
+        refuse(op, "entries", "rows", KINDS[layout.kind])
+    if dy.dim() != 2 or dy.shape[1] != layout.columns:
+        refuse(op, "dy", f"of shape (T, {layout.columns})", tuple(dy.shape))
+    require(ids.dtype in INTS, op, "ids", "int32 or int64", ids.dtype)
     check_shape(op, "ids", ids, (dy.shape[0],))
     check_same(op, "ids", ids, "dy", dy, dtype=False)
 
@@ -65,13 +90,13 @@ def check_dense(op: str, argument: str, dense: Tensor, layout: Layout, contiguou
     check_shape(op, argument, dense, (layout.rows, layout.columns))
     check_float(op, argument, dense)
     if contiguous:
-        require(dense.is_contiguous(), op, argument, "contiguous", f"strides {dense.stride()}")
+        check_contiguous(op, argument, dense)
 
 
 def check_scatter(dense: Tensor, index: Tensor, layout: Layout, values: Tensor, op: str = "scatter_") -> None:
     check_dense(op, "dense", dense, layout)
     check_index(op, index, dense)
-    check_shape(op, "values", values, layout.compact_shape(index.numel()))
+    check_shape(op, "values", values, layout.compact_shape(index.shape[0]))
     check_same(op, "values", values, "dense", dense)
 
 
@@ -84,9 +109,9 @@ def check_masked_grad(grad: Tensor, dense_grad: Tensor, index: Tensor, layout: L
     check_dense(op, "dense_grad", dense_grad, layout, contiguous=False)
     check_index(op, index, dense_grad)
     check_float(op, "grad", grad)
-    check_shape(op, "grad", grad, layout.compact_shape(index.numel()))
+    check_shape(op, "grad", grad, layout.compact_shape(index.shape[0]))
     check_same(op, "grad", grad, "dense_grad", dense_grad, dtype=False)
-    require(grad.is_contiguous(), op, "grad", "contiguous", f"strides {grad.stride()}")
+    check_contiguous(op, "grad", grad)
 
 
 def check_adamw_step(
@@ -98,24 +123,35 @@ def check_adamw_step(
     settings: Tensor,
     amsgrad: bool,
     op: str = "adamw_step_",
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
 ) -> None:
     for name, tensors in lists.items():
-        require(len(tensors) == len(values), op, name, f"a list of {len(values)} as values", len(tensors))
-    require(len(layouts) == 5 * len(values), op, "layouts", f"{5 * len(values)} ints", len(layouts))
-    require(
-        settings.dtype == torch.float64 and settings.shape == (len(values), len(SETTINGS)),
-        op, "settings", f"float64 of shape ({len(values)}, {len(SETTINGS)})", f"{settings.dtype} {tuple(settings.shape)}",
-    )  # fmt: skip
+        if len(tensors) != len(values):
+            refuse(op, name, f"a list of {len(values)} as values", len(tensors))
+    if len(layouts) != 5 * len(values):
+        refuse(op, "layouts", f"{5 * len(values)} ints", len(layouts))
+    if settings.dtype != torch.float64 or settings.shape != (len(values), len(SETTINGS)) or settings.device.type != "cpu":
+        expected = f"float64 of shape ({len(values)}, {len(SETTINGS)}) on cpu"
+        refuse(op, "settings", expected, f"{settings.dtype} of shape {tuple(settings.shape)} on {settings.device}")
+    for name, tensor in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+        if tensor is not None and tensor.numel() != 1:
+            refuse(op, name, "a tensor of one element", f"shape {tuple(tensor.shape)}")
     optional = {"max_exp_avg_sqs": not amsgrad, "masters": True, "anchors": True}
     for i, value in enumerate(values):
         check_float(op, f"values[{i}]", value)
+        check_contiguous(op, f"values[{i}]", value)
         for name in ("grads", "exp_avgs", "exp_avg_sqs", *optional):
             tensor = lists[name][i]
-            if not (optional.get(name) and tensor.numel() == 0):
-                check_shape(op, f"{name}[{i}]", tensor, value.shape)
-                require(tensor.device == value.device, op, f"{name}[{i}]", f"on {value.device} as values", tensor.device)
-            require(tensor.is_contiguous(), op, f"{name}[{i}]", "contiguous", f"strides {tensor.stride()}")
-        require(value.is_contiguous(), op, f"values[{i}]", "contiguous", f"strides {value.stride()}")
+            if optional.get(name) and tensor.numel() == 0:
+                continue
+            argument = f"{name}[{i}]"
+            check_shape(op, argument, tensor, value.shape)
+            check_float(op, argument, tensor)
+            check_same(op, argument, tensor, "values", value, dtype=False)
+            check_contiguous(op, argument, tensor)
+        if lists["masters"][i].numel() and (lists["masters"][i].dtype != torch.float32 or value.dtype.itemsize != 2):
+            refuse(op, f"masters[{i}]", "float32 beside 16-bit values", f"{lists['masters'][i].dtype} beside {value.dtype}")
         layout = Layout(*layouts[5 * i : 5 * i + 5])
         if layout.kind != DENSE:
             check_scatter(denses[i], indices[i], layout, value, op=f"{op}[{i}]")

@@ -44,12 +44,14 @@ def _compact(like: Tensor, index: Tensor, layout: list[int], dtype: torch.dtype)
 @torch.library.register_fake("clm_kernels::weight_grad", lib=library)
 def _(dy, x, index, layout, dtype):
     checks.check_weight_grad(dy, x, index, Layout(*layout))
+    checks.check_float_dtype("weight_grad", "dtype", dtype)
     return _compact(dy, index, layout, dtype)
 
 
 @torch.library.register_fake("clm_kernels::embedding_grad", lib=library)
 def _(dy, ids, index, layout, dtype):
     checks.check_embedding_grad(dy, ids, index, Layout(*layout))
+    checks.check_float_dtype("embedding_grad", "dtype", dtype)
     return _compact(dy, index, layout, dtype)
 
 
@@ -77,4 +79,4 @@ def _(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, d
         "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
         "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
     }  # fmt: skip
-    checks.check_adamw_step(values, lists, denses, indices, layouts, settings, amsgrad)
+    checks.check_adamw_step(values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf)

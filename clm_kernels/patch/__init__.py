@@ -39,7 +39,7 @@ def patch(
     autograd has made it, and freed. Names, shapes, checkpoints and outputs stay the model's own.
 
     Args:
-        model: changed in place; on the device where it will be trained, before DDP or ``fully_shard``.
+        model: changed in place, gradients cleared; on the device where it will be trained, before DDP or ``fully_shard``.
         selection: what to train, by parameter name.
         biases: also train the biases, whole, from the lowest selected layer up.
         norms: also train the normalisation weights, whole, from the lowest selected layer up.
@@ -68,7 +68,7 @@ def patch(
     whole = (bias_names(model) if biases else set()) | (norm_names(model) if norms else set())
     trained_whole = [name for name in named if name in head or (name in whole and depth[name] >= lowest)]
     for parameter in model.parameters():
-        parameter.requires_grad_(False)
+        parameter.requires_grad_(False).grad = None
     for name in trained_whole:
         if id(named[name]) not in entries_by_id:
             named[name].requires_grad_(True)
@@ -96,10 +96,20 @@ class Handle:
         self.whole: dict[str, str] = {}
         self.originals: dict[str, str] = {}
         self._classes: list[tuple[nn.Module, type]] = []
-        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        self._requires_grad = {name: parameter.requires_grad for name, parameter in weights(model).items()}
 
     def restore(self) -> None:
-        """Gives every module its own class back and removes all hooks; the trained weights stay in place."""
+        """Gives every module its own class back and removes all hooks; the trained weights stay in place.
+
+        Raises:
+            RuntimeError: if a module's forward has been replaced on the instance since, as accelerate's hooks do.
+        """
+        for module, original in self._classes:
+            forward = module.__dict__.get("forward")
+            if getattr(forward, "__func__", None) is type(module).forward:
+                del module.forward  # what such a hook leaves behind
+            elif forward is not None:
+                raise RuntimeError(f"restore: the forward of a {original.__name__} has been replaced on the instance; remove that hook first")
         for module, original in self._classes:
             for name in module.compact.values():
                 module._parameters.pop(name).leave_dense_gradient()
@@ -107,8 +117,8 @@ class Handle:
             del module.compact
             module.__class__ = original
         self._classes.clear()
-        for parameter, requires_grad in self._requires_grad:
-            parameter.requires_grad_(requires_grad)
+        for name, parameter in weights(self.model).items():
+            parameter.requires_grad_(self._requires_grad.get(name, parameter.requires_grad))
 
     def delta(self, labels: Iterable[str] | None = None, made: dict | None = None) -> Delta:
         """Everything that was trained, as a `Delta`.
@@ -163,6 +173,10 @@ def _refuse(name: str, module: nn.Module) -> None:
         raise ValueError(f"patch: the forward of {original.__name__} at {name!r} has been replaced on the instance; patch before adding such hooks")
     if getattr(module, "max_norm", None) is not None:
         raise ValueError(f"patch: {name!r} must not renormalise its weight in the forward, got {original.__name__} with max_norm")
+    if isinstance(module, nn.Embedding) and module.sparse:
+        raise ValueError(f"patch: {name!r} must have dense gradients, got {original.__name__} with sparse=True")
+    if taken := [attribute for attribute in ("compact", "entries", "values") if hasattr(module, attribute)]:
+        raise ValueError(f"patch: {name!r} must belong to a module without an attribute {taken[0]!r}, got {original.__name__}")
 
 
 def _swap(handle: Handle, places: list[tuple[str, nn.Module, str, type | None]], entries: Entries) -> None:

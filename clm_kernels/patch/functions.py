@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ..ops.layout import COLUMNS, ROWS, Layout
 
@@ -26,6 +27,7 @@ class LinearFunction(torch.autograd.Function):
         return F.linear(x, weight, bias)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor):
         kept, weight, index = ctx.saved_tensors
         dy = dy.reshape(-1, dy.shape[-1])  # (T, out)
@@ -50,6 +52,7 @@ class Conv1DFunction(torch.autograd.Function):
         return torch.addmm(bias, tokens, weight).view(*x.shape[:-1], weight.shape[1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor):
         kept, weight, index = ctx.saved_tensors
         dy = dy.reshape(-1, dy.shape[-1])  # (T, out)
@@ -70,6 +73,7 @@ class EmbeddingFunction(torch.autograd.Function):
         return F.embedding(ids, weight)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy: Tensor):
         ids, index = ctx.saved_tensors
         dy = dy.reshape(-1, dy.shape[-1])  # (T, H)

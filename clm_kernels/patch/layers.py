@@ -21,9 +21,15 @@ class Compact:
 
     Attributes:
         compact: name of each selected parameter of this module -> name of its `Values`.
+        replaces: the module's own class.
     """
 
     compact: dict[str, str]
+    replaces: type[nn.Module]
+
+    def __reduce_ex__(self, protocol):
+        known = next((known for known, core in compact_classes().items() if isinstance(self, core)), None)
+        return _blank, (self.replaces, known), *super().__reduce_ex__(protocol)[2:]  # classes made here have no name to pickle
 
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -31,19 +37,29 @@ class Compact:
             del destination[prefix + name]
 
     def _load_from_state_dict(self, *args):
+        before = {name: self._parameters[name] for name in self.compact}
         hidden = {name: self._parameters.pop(name) for name in self.compact.values()}
         try:
             super()._load_from_state_dict(*args)
         finally:
             self._parameters.update(hidden)
-        for name, values in self.compact.items():
-            self._parameters[values].dense = self._parameters[name]
-            self._parameters[values].refresh()
+        self._follow(before)
+        for values in hidden.values():
+            values.refresh()
+
+    def _follow(self, before: dict[str, nn.Parameter]) -> None:
+        """Keeps values and tied weights together where parameters have been replaced, as ``assign=True`` does."""
+        for name, compact in self.compact.items():
+            values = self._parameters[compact]
+            if values.dense is before[name]:
+                values.follow(self._parameters[name])
+            else:  # the module that it is tied to came first
+                self._parameters[name] = values.dense
 
     def _apply(self, fn, recurse=True):
+        before = {name: self._parameters[name] for name in self.compact}
         super()._apply(fn, recurse)
-        for name, values in self.compact.items():
-            self._parameters[values].dense = self._parameters[name]
+        self._follow(before)
         if "entries" in self.__dict__:
             self.entries = self._parameters["values"].entries
         return self
@@ -75,6 +91,8 @@ class CompactLayer(Compact):
 class CompactLinear(CompactLayer, nn.Linear):
     """`nn.Linear` with compact gradients."""
 
+    replaces = nn.Linear
+
     def forward(self, input: Tensor) -> Tensor:
         if not self._trains():
             return super().forward(input)
@@ -84,6 +102,8 @@ class CompactLinear(CompactLayer, nn.Linear):
 
 class CompactEmbedding(CompactLayer, nn.Embedding):
     """`nn.Embedding` with compact gradients of its selected rows."""
+
+    replaces = nn.Embedding
 
     def forward(self, input: Tensor) -> Tensor:
         if not self._trains():
@@ -104,6 +124,8 @@ def compact_classes() -> dict[type, type]:
     class CompactConv1D(CompactLayer, Conv1D):
         """transformers' ``Conv1D`` with compact gradients."""
 
+        replaces = Conv1D
+
         def forward(self, x: Tensor) -> Tensor:
             if not self._trains():
                 return super().forward(x)
@@ -122,7 +144,13 @@ def swapped_class(original: type, core: type) -> type:
     if compact_classes().get(original) is core:
         return core
     bases = (Compact, original) if core is Compact else (original, core)
-    return type(f"Compact{original.__name__}", bases, {"__module__": original.__module__})
+    return type(f"Compact{original.__name__}", bases, {"__module__": original.__module__, "replaces": original})
+
+
+def _blank(original: type, known: type | None) -> nn.Module:
+    """An empty module of the class that `original` is swapped for, to be filled with a pickled or copied state."""
+    swapped = swapped_class(original, compact_classes().get(known, Compact))
+    return swapped.__new__(swapped)
 
 
 def layer_for(module: nn.Module, parameter: str, entries: Entries) -> type | None:

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <cstring>
-#include <stdexcept>
 
 #if defined(__GNUC__)
 #define CLM_INLINE inline __attribute__((always_inline))
@@ -18,7 +17,7 @@
 
 namespace clm {
 
-enum class Dtype : int { float32, float64, bfloat16, float16 };  // the codes of ops/cpu/tensors.py
+enum class Dtype : int { float32, float64, bfloat16, float16 };  // the codes of ops/cpu/arguments.py
 
 struct Bfloat16 { uint16_t bits; };
 struct Float16 { uint16_t bits; };
@@ -67,17 +66,5 @@ CLM_INLINE void from_float(float value, Float16& out) {
 
 CLM_INLINE void from_float(double value, Bfloat16& out) { from_float(float(value), out); }
 CLM_INLINE void from_float(double value, Float16& out) { from_float(float(value), out); }
-
-// Calls function(T*) with a null pointer of the C++ type that a code stands for.
-template <typename Function>
-CLM_INLINE void with_type(Dtype dtype, Function&& function) {
-  switch (dtype) {
-    case Dtype::float32: return function(static_cast<float*>(nullptr));
-    case Dtype::float64: return function(static_cast<double*>(nullptr));
-    case Dtype::bfloat16: return function(static_cast<Bfloat16*>(nullptr));
-    case Dtype::float16: return function(static_cast<Float16*>(nullptr));
-  }
-  throw std::invalid_argument("clm_kernels: unknown dtype code");
-}
 
 }  // namespace clm

@@ -2,12 +2,8 @@
 
 constexpr int kTileVectors = 3;  // a tile is CLM_TILE_ROWS x 3 vectors of sums: all in registers, with room for operands
 
-// Height of the next tile when `left` columns of a group are left: CLM_TILE_ROWS, then smaller powers of two.
-inline int tile_rows(int64_t left) {
-  int rows = CLM_TILE_ROWS;
-  while (rows > left) rows /= 2;
-  return rows;
-}
+// Height of the next tile when `left` columns of a group are left.
+inline int tile_rows(int64_t left) { return left < CLM_TILE_ROWS ? int(left) : CLM_TILE_ROWS; }
 
 template <typename W, typename T>
 void pack_group(const T* from, int64_t stride, int64_t tokens, const int64_t* positions, int64_t size, W* to) {
@@ -45,31 +41,21 @@ CLM_INLINE int64_t tile_columns(int64_t left) {
 
 // Packs a panel of `large` over one block of tokens: per tile of columns, [token][column], converted, zeros at the end.
 template <typename W>
-void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64_t tokens, int64_t padded, W* to) {
+void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64_t tokens, int64_t padded, const W* direct, W* to) {
   constexpr int64_t lanes = VectorOf<W>::lanes;
   W staged[kPanel + lanes];
   for (int64_t j = task.width; j < padded; ++j) staged[j] = 0;
-  const bool direct = p.large.dtype == (sizeof(W) == 8 ? Dtype::float64 : Dtype::float32) && task.segments == 1 && padded == task.width;
   for (int64_t t = 0; t < tokens; ++t) {
-    const int64_t row = (token + t) * p.large.stride;
-    const W* from = staged;
-    if (direct) {
-      from = static_cast<const W*>(p.large.data) + row + p.segments[task.segment].column;
-    } else {
-      W* end = staged;
-      for (int64_t s = task.segment; s < task.segment + task.segments; ++s) {
-        widen(p.large.dtype, p.large.data, row + p.segments[s].column, p.segments[s].width, end);
-        end += p.segments[s].width;
-      }
+    const W* from = direct ? direct + t * p.large.stride : staged;
+    W* end = staged;
+    for (int64_t s = task.segment; !direct && s < task.segment + task.segments; ++s) {
+      widen(p.large.dtype, p.large.data, (token + t) * p.large.stride + p.segments[s].column, p.segments[s].width, end);
+      end += p.segments[s].width;
     }
     for (int64_t done = 0; done < padded;) {
       const int64_t columns = tile_columns<W>(padded - done);
       W* tile = to + done * tokens + t * columns;
-      if (columns == kTileVectors * lanes) {
-        for (int v = 0; v < kTileVectors; ++v) store(tile + v * lanes, load(from + done + v * lanes));
-      } else {
-        store(tile, load(from + done));
-      }
+      for (int64_t j = 0; j < columns; j += lanes) store(tile + j, load(from + done + j));
       done += columns;
     }
   }
@@ -77,10 +63,10 @@ void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64
 
 // sums (rows x vectors) = or += small (tokens, rows).T @ large (tokens, vectors)
 template <int rows, int vectors, typename W>
-void multiply_tile(const W* small, const W* large, int64_t tokens, W* sums, int64_t stride, bool first) {
+void multiply_tile(const W* small, const W* large, int64_t large_stride, int64_t tokens, W* sums, int64_t stride, bool first) {
   constexpr int lanes = VectorOf<W>::lanes;
   Vector<W> sum[rows][vectors] = {};
-  for (int64_t t = 0; t < tokens; ++t, small += rows, large += vectors * lanes) {
+  for (int64_t t = 0; t < tokens; ++t, small += rows, large += large_stride) {
     Vector<W> v[vectors];
     CLM_UNROLL(4)
     for (int j = 0; j < vectors; ++j) v[j] = load(large + j * lanes);
@@ -101,14 +87,18 @@ void multiply_tile(const W* small, const W* large, int64_t tokens, W* sums, int6
 }
 
 template <int vectors, typename W>
-void multiply_tile(int rows, const W* small, const W* large, int64_t tokens, W* sums, int64_t stride, bool first) {
+void multiply_tile(int rows, const W* small, const W* large, int64_t large_stride, int64_t tokens, W* sums, int64_t stride, bool first) {
   switch (rows) {
 #if CLM_TILE_ROWS == 8
-    case 8: return multiply_tile<8, vectors>(small, large, tokens, sums, stride, first);
+    case 8: return multiply_tile<8, vectors>(small, large, large_stride, tokens, sums, stride, first);
+    case 7: return multiply_tile<7, vectors>(small, large, large_stride, tokens, sums, stride, first);
+    case 6: return multiply_tile<6, vectors>(small, large, large_stride, tokens, sums, stride, first);
+    case 5: return multiply_tile<5, vectors>(small, large, large_stride, tokens, sums, stride, first);
 #endif
-    case 4: return multiply_tile<4, vectors>(small, large, tokens, sums, stride, first);
-    case 2: return multiply_tile<2, vectors>(small, large, tokens, sums, stride, first);
-    default: return multiply_tile<1, vectors>(small, large, tokens, sums, stride, first);
+    case 4: return multiply_tile<4, vectors>(small, large, large_stride, tokens, sums, stride, first);
+    case 3: return multiply_tile<3, vectors>(small, large, large_stride, tokens, sums, stride, first);
+    case 2: return multiply_tile<2, vectors>(small, large, large_stride, tokens, sums, stride, first);
+    default: return multiply_tile<1, vectors>(small, large, large_stride, tokens, sums, stride, first);
   }
 }
 
@@ -134,19 +124,27 @@ void write_task(const OuterProduct<W>& p, const Task& task, const W* sums, int64
 template <typename W>
 void run_task(const OuterProduct<W>& p, const Task& task, W* scratch) {
   constexpr int64_t lanes = VectorOf<W>::lanes;
+  constexpr Dtype same = sizeof(W) == 8 ? Dtype::float64 : Dtype::float32;
   const int64_t padded = (task.width + lanes - 1) / lanes * lanes;
-  W* panel = scratch;                       // kTokenBlock x padded
+  W* panel = scratch;                        // kTokenBlock x padded
   W* sums = scratch + kTokenBlock * padded;  // task.size x padded
   for (int64_t token = 0; token < p.tokens; token += kTokenBlock) {
     const int64_t tokens = p.tokens - token < kTokenBlock ? p.tokens - token : kTokenBlock;
-    pack_panel(p, task, token, tokens, padded, panel);
+    const W* direct = nullptr;  // the panel where it lies, if it needs neither conversion nor padding
+    if (p.large.dtype == same && task.segments == 1 && padded == task.width) {
+      direct = static_cast<const W*>(p.large.data) + token * p.large.stride + p.segments[task.segment].column;
+    }
+    const bool packed = !direct || task.size > CLM_TILE_ROWS;
+    if (packed) pack_panel(p, task, token, tokens, padded, direct, panel);
     const W* small = p.packed + token * p.size() + tokens * task.first;
     for (int64_t j = 0; j < padded;) {
       const int64_t columns = tile_columns<W>(padded - j);
+      const W* large = packed ? panel + j * tokens : direct + j;
+      const int64_t stride = packed ? columns : p.large.stride;
       for (int64_t i = 0; i < task.size;) {
         const int rows = tile_rows(task.size - i);
         const auto multiply = columns == lanes ? &multiply_tile<1, W> : &multiply_tile<kTileVectors, W>;
-        multiply(rows, small + i * tokens, panel + j * tokens, tokens, sums + i * padded + j, padded, token == 0);
+        multiply(rows, small + i * tokens, large, stride, tokens, sums + i * padded + j, padded, token == 0);
         i += rows;
       }
       j += columns;

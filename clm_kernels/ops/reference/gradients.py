@@ -40,7 +40,10 @@ def embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Sequence[int]
     compact = torch.zeros(index.numel(), dy.shape[1], dtype=accumulator(dy.dtype), device=dy.device)
     selected = torch.isin(ids, index)
     position = torch.searchsorted(index.long(), ids[selected].long())
-    return compact.index_put_((position,), dy[selected].to(compact.dtype), accumulate=True).to(dtype)
+    dy = dy[selected].to(compact.dtype)
+    # The one that adds in a fixed order on each device: index_put_ is atomic on the CPU, index_add_ on a GPU.
+    compact = compact.index_add_(0, position, dy) if dy.device.type == "cpu" else compact.index_put_((position,), dy, accumulate=True)
+    return compact.to(dtype)
 
 
 def masked_grad_(grad: Tensor, dense_grad: Tensor, index: Tensor, layout: Sequence[int], scale: float) -> Tensor:

@@ -1,0 +1,1 @@
+"""Benchmarks on a CPU: each measures interleaved variants, checks them first, and keeps JSON; `python -m benchmarks`."""

@@ -1,0 +1,76 @@
+"""Interleaved timing, what the machine is, and results as JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parent.parent
+
+
+def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 5) -> dict[str, list[float]]:
+    """Seconds of each variant in each round. Every round runs all of them, starting with another one each time."""
+    names = list(variants)
+    for name in names:
+        for _ in range(warm_up):
+            variants[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for i in track(range(rounds), description=f"{len(names)} variants", transient=True):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            start = time.perf_counter()
+            variants[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
+    """Median over the rounds of how many times longer `slow` took than `fast`."""
+    return statistics.median(s / f for s, f in zip(seconds[slow], seconds[fast], strict=True))
+
+
+def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """Median milliseconds of each variant."""
+    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> dict[str, object]:
+    """Processor, versions and commit that a result belongs to."""
+    packages = ("torch", "transformers", "peft", "numpy")
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return {
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+        "commit": commit,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def keep(name: str, rows: list[dict[str, object]]) -> None:
+    """Writes ``results/cpu/<name>.json``: the machine, and a row for each number with what it should reach."""
+    path = RESULTS / "cpu" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+
+
+def row(what: str, measured: float, reach: str, met: bool, **details: object) -> dict[str, object]:
+    """One line of the table of numbers."""
+    return {"what": what, "measured": round(float(measured), 3), "reach": reach, "met": bool(met), **details}

@@ -1,0 +1,87 @@
+"""`adamw_step_` on 110 M entries and `weight_grad` on 768 x 3072, beside what torch has for them."""
+
+from __future__ import annotations
+
+import torch
+
+import clm_kernels as clm
+from clm_kernels import ops
+
+from .common import interleaved, keep, medians, ratio, row
+
+SHAPES = [(768, 768)] * 48 + [(3072, 768)] * 12 + [(768, 3072)] * 12 + [(32000, 768)]  # 110 M entries, BERT-base like
+
+
+def adamw(rounds: int) -> list[dict[str, object]]:
+    torch.manual_seed(0)
+    dense = [torch.nn.Parameter(torch.randn(shape) * 0.02) for shape in SHAPES]
+    for parameter in dense:
+        parameter.grad = torch.randn_like(parameter) * 1e-3
+    variants = {"torch fused, all entries": torch.optim.AdamW(dense, lr=1e-5, fused=True).step}
+    for kind in ("rows", "columns", "elements"):
+        values = []
+        for weight in dense:
+            shape = tuple(weight.shape)
+            units = clm.Entries.everything(kind, shape).units if kind != "elements" else weight.numel()
+            chosen = torch.randint(0, units, (max(1, round(0.0101 * units)),)) if kind == "elements" else torch.randperm(units)[: max(1, round(0.01 * units))]
+            values.append(clm.Values(weight.detach().clone(), clm.Entries.of(kind, chosen, shape)))
+            values[-1].grad = torch.randn_like(values[-1]) * 1e-3
+        variants[kind] = clm.SparseAdamW(values, lr=1e-5).step
+    _check_adamw()
+    seconds = interleaved(variants, rounds)
+    reach = {"rows": 60.0, "elements": 7.0}
+    rows = []
+    for kind in ("rows", "columns", "elements"):
+        faster = ratio(seconds, "torch fused, all entries", kind)
+        wanted = f">= {reach[kind]:g}" if kind in reach else "not set"
+        what = f"adamw_step_, 1 % {kind} of 110 M fp32: torch fused over all / ours"
+        rows.append(row(what, faster, wanted, faster >= reach.get(kind, 0.0), milliseconds=medians(seconds)))
+    return rows
+
+
+def _check_adamw() -> None:
+    weight = torch.nn.Parameter(torch.randn(64, 64))
+    ours = clm.Values(weight.detach().clone(), clm.Entries.everything("rows", (64, 64)))
+    weight.grad = torch.randn(64, 64)
+    ours.grad = weight.grad.clone()
+    torch.optim.AdamW([weight], fused=True).step()
+    clm.SparseAdamW([ours]).step()
+    torch.testing.assert_close(ours.dense, weight.detach())
+
+
+def weight_grad(rounds: int) -> list[dict[str, object]]:
+    torch.manual_seed(0)
+    out, inner, tokens = 768, 3072, 1024
+    dy, x = torch.randn(tokens, out), torch.randn(tokens, inner)
+    chosen = {
+        "rows": clm.Entries.of("rows", torch.randperm(out)[: round(0.02 * out)], (out, inner)),
+        "columns": clm.Entries.of("columns", torch.randperm(inner)[: round(0.02 * inner)], (out, inner)),
+        "blocks": clm.Entries.of("blocks", torch.randperm(12 * 48)[: round(0.02 * 12 * 48)], (out, inner), (64, 64)),
+        "elements": clm.Entries.of("elements", torch.randperm(out * inner)[: round(0.01 * out * inner)], (out, inner)),
+    }
+    variants = {"dense product": lambda: dy.T @ x}
+    for kind, entries in chosen.items():
+        torch.testing.assert_close(ops.weight_grad(dy, x, entries), ops.gather(dy.T @ x, entries), rtol=1e-3, atol=1e-3)
+        variants[kind] = lambda entries=entries: ops.weight_grad(dy, x, entries)
+    rows_index, columns_index = chosen["rows"].index, chosen["columns"].index
+    variants["torch, sliced rows"] = lambda: dy.index_select(1, rows_index).T @ x
+    variants["torch, sliced columns"] = lambda: dy.T @ x.index_select(1, columns_index)
+    seconds = interleaved(variants, rounds, warm_up=10)
+    reach = {"rows": 20.0, "columns": 20.0, "elements": 5.0}
+    lines = []
+    for kind, entries in chosen.items():
+        faster = ratio(seconds, "dense product", kind)
+        wanted = f">= {reach[kind]:g}" if kind in reach else "not set"
+        what = f"weight_grad 768x3072, T=1024, {entries.density:.0%} {kind}: dense product / ours"
+        lines.append(row(what, faster, wanted, faster >= reach.get(kind, 0.0), milliseconds=medians(seconds)))
+    return lines
+
+
+def main(rounds: int = 60) -> list[dict[str, object]]:
+    rows = adamw(max(15, rounds // 3)) + weight_grad(2 * rounds)
+    keep("kernels", rows)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

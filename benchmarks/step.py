@@ -1,0 +1,95 @@
+"""Training steps of MiniLM's shape: full, biases only, PEFT's LoRA, and rows or columns, all in one rotation."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+import clm_kernels as clm
+from clm_kernels.choose import eligible_weights
+
+from .common import interleaved, keep, medians, ratio, row
+
+BATCH, LENGTH, LABELS = 32, 24, 77
+LINEARS = ["query", "key", "value", "dense"]
+
+
+def minilm() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=LABELS)
+    return BertForSequenceClassification(config).train()
+
+
+def random_selection(model: nn.Module, kind: str, density: float, layers: str = "all") -> clm.Selection:
+    """The same share of each eligible weight's units, drawn at random."""
+    generator = torch.Generator().manual_seed(0)
+    selection = {}
+    for name, module in eligible_weights(model, layers).items():
+        shape, block = tuple(module.weight.shape), (32, 32) if kind == "blocks" else None
+        units = clm.Entries.of(kind, [], shape, block).units
+        chosen = torch.randperm(units, generator=generator)[: max(1, round(density * units))]
+        selection[name] = clm.Entries.of(kind, chosen, shape, block)
+    return clm.Selection(selection)
+
+
+def full():
+    model = minilm()
+    return model, torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+
+def biases():
+    model = minilm()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.endswith("bias") or name.startswith("classifier"))
+    return model, torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+
+
+def lora():
+    model = get_peft_model(minilm(), LoraConfig(r=8, lora_alpha=16, target_modules=LINEARS, modules_to_save=["classifier"]))
+    return model.train(), torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+
+
+def sparse(kind: str, layers: str):
+    model = minilm()
+    clm.patch(model, random_selection(model, kind, 0.03, layers))
+    return model, clm.SparseAdamW(model.parameters(), lr=1e-5)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer):
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(1000, 30000, (BATCH, LENGTH), generator=generator)
+    labels = torch.randint(0, LABELS, (BATCH,), generator=generator)
+
+    def run() -> None:
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return run
+
+
+def main(rounds: int = 60) -> list[dict[str, object]]:
+    made = {"full": full(), "biases": biases(), "LoRA r=8": lora()}
+    made |= {f"{kind}, {layers}": sparse(kind, layers) for kind in ("rows", "columns") for layers in ("all", "upper half")}
+    seconds = interleaved({name: step(*pair) for name, pair in made.items()}, rounds)
+    rows = []
+    for kind in ("rows", "columns"):
+        everywhere, upper = f"{kind}, all", f"{kind}, upper half"
+        floor = ratio(seconds, everywhere, "biases")
+        rows.append(row(f"step, 3 % {kind}, all layers: time / biases only", floor, "<= 1.05", floor <= 1.05))
+        faster = ratio(seconds, "full", everywhere)
+        rows.append(row(f"step, 3 % {kind}, all layers: full / ours", faster, ">= 1.4", faster >= 1.4))
+        faster = ratio(seconds, "full", upper)
+        rows.append(row(f"step, 3 % {kind}, upper half: full / ours", faster, ">= 1.9", faster >= 1.9))
+        faster = ratio(seconds, "LoRA r=8", upper)
+        rows.append(row(f"step, 3 % {kind}, upper half: LoRA r=8 on all linears / ours", faster, ">= 1.5", faster >= 1.5))
+    for line in rows:
+        line["milliseconds"] = medians(seconds)
+    keep("step", rows)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""The command line: ``clm-kernels train | predict | export | select | doctor | demo``."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from .._version import __version__
+from . import demo, doctor, predict, train
+from .errors import guarded, wanted
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+for command in (train.train, predict.predict, predict.export, train.select, doctor.doctor, demo.demo):
+    app.command()(guarded(command))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _clm_kernels(
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show the whole traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Fine-tune small language models into classifiers by training a small selection of their weights in place."""
+    wanted["traceback"] = traceback
+
+
+def main() -> None:
+    """Entry point of the program `clm-kernels`."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # no warning about forks; nothing here forks
+    app()

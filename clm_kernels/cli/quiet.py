@@ -1,0 +1,15 @@
+"""Keeps transformers and datasets from talking over the command line's own output."""
+
+from __future__ import annotations
+
+import warnings
+
+
+def quiet() -> None:
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", module="transformers|torch.utils.data|accelerate")

@@ -1,0 +1,74 @@
+"""``clm-kernels train`` and ``clm-kernels select``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ..finetune.config import TrainConfig
+from ..ops.checks import require
+from .errors import INTERRUPTED, fail
+from .options import config_options
+from .quiet import quiet
+
+SELECTING = (
+    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "validation", "validation_fraction",
+    "density", "kind", "layers", "per", "sensitivity_examples", "pooling", "batch_size", "max_length", "dtype", "seed",
+)  # fmt: skip
+
+
+@config_options()
+def train(config: TrainConfig) -> None:
+    """Fine-tune a model on a labelled file: columns text and label, or tokens and tags.
+
+    The best checkpoint is chosen by validation; the test data is scored once, at the end.
+
+    Leaves a small delta (a whole checkpoint with --method full), the tokenizer and report.json in the output folder.
+    """
+    quiet()
+    from .. import finetune
+    from . import show
+
+    try:
+        report = finetune.train(config)
+    except KeyboardInterrupt:
+        raise fail(_after_interruption(config), INTERRUPTED) from None
+    console = Console()
+    for part in (show.selection(report.selection), show.scores(report), show.summary(report)):
+        console.print(part)
+    console.print(f"try it: clm-kernels predict --model {shlex.quote(config.output)} FILE", markup=False, soft_wrap=True)
+
+
+def _after_interruption(config: TrainConfig) -> str:
+    from ..finetune.outputs import CHECKPOINTS
+    from ..finetune.trainer import last_checkpoint
+
+    checkpoint = last_checkpoint(Path(config.output) / CHECKPOINTS)
+    if checkpoint is None:
+        return "stopped before the first checkpoint; nothing is kept"
+    return f"stopped; {checkpoint.name} is kept; to go on: clm-kernels train --resume --output {shlex.quote(config.output)}"
+
+
+@config_options(SELECTING)
+def select(
+    config: TrainConfig,
+    output: Annotated[Path, typer.Option(help="File for the selection, for `train --selection`; only printed if not given.")] = Path(),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
+) -> None:
+    """Choose what `train` would train, print it and save it, and train nothing."""
+    wanted = output != Path()
+    require(not wanted or overwrite or not output.exists(), "select", "output", "a new file (or give --overwrite)", f"'{output}'")
+    quiet()
+    from ..finetune.recipe import choose_selection
+    from ..finetune.report import selection_lines
+    from . import show
+
+    selection = choose_selection(config)
+    Console().print(show.selection(selection_lines(selection)))
+    if wanted:
+        selection.save(output)
+        print(f"saved: {output}")

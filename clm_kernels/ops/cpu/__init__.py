@@ -1,0 +1,15 @@
+"""The C++ kernels for tensors on the CPU: same functions, same arguments as `ops.reference`."""
+
+try:
+    from clm_kernels import _cpu
+except ImportError as error:
+    raise ImportError(
+        "the C++ kernels are not built: install a C++ compiler and run `pip install --force-reinstall clm-kernels`, "
+        f"or, in a source tree, `pip install -e .` ({error})"
+    ) from error
+
+from .adamw import adamw_step_
+from .gradients import embedding_grad, masked_grad_, weight_grad
+from .movement import gather, scatter_
+
+__all__ = ["adamw_step_", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad"]

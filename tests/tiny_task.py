@@ -1,0 +1,72 @@
+"""A tiny model on disk with its tokenizer, and labelled files that it can learn."""
+
+import json
+import random
+from pathlib import Path
+
+from models import build
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+TOPICS = {"billing": ["refund", "invoice"], "delivery": ["parcel", "courier"], "access": ["login", "password"]}
+FILLERS = ["my", "the", "please", "where", "is", "a", "with", "about", "it", "now"]
+PIECES = ["##s", "##ing", "paris", "rome", "anna", "bob", "lives", "in", "meets", "smith"]
+
+
+def tokenizer(length=512):
+    """Lower-casing WordPiece over the words of this file."""
+    vocabulary = SPECIAL + sum(TOPICS.values(), []) + FILLERS + PIECES
+    made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=length, **names)
+
+
+def save_model(folder: Path, family="bert", seed=0, **changes) -> str:
+    """A base model without a head, as pretrained checkpoints are."""
+    model = build(family, seed=seed, dropout=0.1, **changes)
+    model.base_model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def texts(count: int, seed: int) -> list[dict]:
+    """Texts whose label is the topic of the one word that is no filler."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(count):
+        label = sorted(TOPICS)[i % 3]
+        words = draw.choices(FILLERS, k=draw.randrange(2, 7)) + [draw.choice(TOPICS[label])]
+        draw.shuffle(words)
+        rows.append({"text": " ".join(words), "label": label})
+    return rows
+
+
+def sentences(count: int, seed: int) -> list[dict]:
+    """Words with IOB2 tags of people and places."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        person = draw.choice([["Anna"], ["Bob"], ["Anna", "Smith"]])
+        place = draw.choice(["Paris", "Rome"])
+        rows.append({
+            "tokens": [*person, "lives", "in", place],
+            "tags": ["B-PER", "I-PER"][: len(person)] + ["O", "O", "B-LOC"],
+        })  # fmt: skip
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def write_data(folder: Path, make=texts, count=48) -> dict[str, str]:
+    """train, validation and test files, by the names of TrainConfig's fields."""
+    sizes = {"train": count, "validation": 18, "test": 18}
+    return {part: write_jsonl(folder / f"{part}.jsonl", make(size, seed)) for seed, (part, size) in enumerate(sizes.items())}
