@@ -19,20 +19,20 @@ struct AdamWScalars {
   T decay;  // lr * weight_decay
   T beta1, one_minus_beta1;
   T beta2, one_minus_beta2;
-  T step_size;         // lr / (1 - beta1^step)
-  T correction2_sqrt;  // sqrt(1 - beta2^step)
+  T step_size;    // lr / (1 - beta1^step)
+  T correction2;  // 1 / sqrt(1 - beta2^step)
   T eps;
   T sign;  // -1 to maximize
 
   template <typename U>
   CLM_HOST_DEVICE AdamWScalars<U> as() const {
-    return {U(decay), U(beta1), U(one_minus_beta1), U(beta2), U(one_minus_beta2), U(step_size), U(correction2_sqrt), U(eps), U(sign)};
+    return {U(decay), U(beta1), U(one_minus_beta1), U(beta2), U(one_minus_beta2), U(step_size), U(correction2), U(eps), U(sign)};
   }
 
   static AdamWScalars of(double lr, double beta1, double beta2, double eps, double weight_decay, double step, bool maximize) {
     const double correction1 = 1 - std::pow(beta1, step), correction2 = 1 - std::pow(beta2, step);
     return {T(lr * weight_decay), T(beta1), T(1 - beta1), T(beta2), T(1 - beta2),
-            T(lr / correction1), T(std::sqrt(correction2)), T(eps), T(maximize ? -1 : 1)};
+            T(lr / correction1), T(1 / std::sqrt(correction2)), T(eps), T(maximize ? -1 : 1)};
   }
 };
 
@@ -51,7 +51,7 @@ CLM_HOST_DEVICE T adamw_update(const AdamWScalars<T>& s, T weight, T grad, T anc
     v = v <= max_exp_avg_sq || max_exp_avg_sq != max_exp_avg_sq ? max_exp_avg_sq : v;  // NaN stays, as in torch.maximum
     max_exp_avg_sq = v;
   }
-  const T denominator = square_root(v) / s.correction2_sqrt + s.eps;
+  const T denominator = square_root(v) * s.correction2 + s.eps;
   return weight - s.step_size * exp_avg / denominator;
 }
 

@@ -15,6 +15,8 @@ warnings.filterwarnings("error", message=TWICE)
 from clm_kernels import ops  # noqa: E402
 from clm_kernels.ops.registry import DEVICES, MODULES  # noqa: E402
 
+torch.set_num_threads(1)  # tests run side by side; those about threads ask for `two_threads`
+
 settings.register_profile(
     "tests", max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -46,6 +48,13 @@ def backend(request: pytest.FixtureRequest):
         pytest.skip("needs a CUDA GPU")
     with ops.backend(name), torch.device(device) if device != "cpu" else nullcontext():
         yield name
+
+
+@pytest.fixture
+def two_threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -1,12 +1,8 @@
 """The ten guarantees of DESIGN.md ("Semantics that must hold"), in its order."""
 
-import copy
-import io
-import itertools
-
 import pytest
 import torch
-from models import batch, bits, build, everything, frozen, same, select, train
+from models import batch, bits, build, everything, frozen, one_thread, same, select, train  # noqa: F401
 from test_ddp import STEPS, two_ranks
 from torch import nn
 from transformers import AutoModelForSequenceClassification
@@ -70,8 +66,8 @@ def test_3_everything_selected_equals_adamw_on_the_dense_model(family, task, kin
     arguments = {"lr": 3e-3, "weight_decay": 0.1}
     dense, model = (build(family, task, torch.float64) for _ in range(2))
     clm.patch(model, everything(model, kind), **PATCHED_IN_FULL)
-    expected = train(dense, torch.optim.AdamW(dense.parameters(), **arguments), 100, task=task)
-    losses = train(model, clm.SparseAdamW(model.parameters(), **arguments), 100, task=task)
+    expected = train(dense, torch.optim.AdamW(dense.parameters(), **arguments), 200, task=task)
+    losses = train(model, clm.SparseAdamW(model.parameters(), **arguments), 200, task=task)
     torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(bits(model), bits(dense), rtol=1e-7, atol=1e-9)
 
@@ -93,7 +89,7 @@ def test_4_float32_masters_of_the_selected_entries_alone(dtype, lr):
             weight(torch.ones(1, 64, dtype=dtype)).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-        moved[how] = ops.gather(weight.weight.detach() != before, entries) if False else (weight.weight.detach() != before)[::4]
+        moved[how] = (weight.weight.detach() != before)[::4]
         if how == "compact":
             (state,) = optimizer.state.values()
             assert state["master"].dtype == torch.float32 and state["master"].shape == entries.compact_shape
@@ -153,10 +149,10 @@ def test_6_a_delta_applies_and_reverts_bit_for_bit_and_refuses_another_base(kind
 @pytest.mark.parametrize("family", ["bert", "deberta", "gpt2", "gemma3"])
 def test_7_restore_leaves_nothing_behind(family):
     def look(model):
-        modules = [(name, type(module), sorted(module.__dict__), sorted(module._parameters)) for name, module in model.named_modules()]
-        hooks = [{key: list(value) for key, value in module.__dict__.items() if "hooks" in key} for module in model.modules()]
-        flags = [(name, p.requires_grad, p._post_accumulate_grad_hooks, p._backward_hooks) for name, p in model.named_parameters()]
-        return modules, hooks, flags
+        modules = [(name, type(m), sorted(m.__dict__), list(m._parameters), list(m._buffers)) for name, m in model.named_modules()]
+        hooks = [{key: list(value) for key, value in m.__dict__.items() if "hooks" in key and value} for m in model.modules()]
+        hooks += [bool(p._post_accumulate_grad_hooks or p._backward_hooks) for p in model.parameters()]
+        return modules, hooks, [p.requires_grad for p in model.parameters()]
 
     model = build(family)
     model.base_model.get_input_embeddings().weight.requires_grad_(False)
@@ -165,10 +161,7 @@ def test_7_restore_leaves_nothing_behind(family):
     train(model, clm.SparseAdamW(model.parameters()), 1)
     assert look(model) != before
     handle.restore()
-    model.zero_grad()
-    after = look(model)
-    assert after[:2] == before[:2]
-    assert [[bool(x) for x in flags[1:]] for flags in after[2]] == [[bool(x) for x in flags[1:]] for flags in before[2]]
+    assert look(model) == before
 
 
 def accumulated(model, optimizer, seed):
@@ -228,7 +221,7 @@ def two_groups(model):
 
 
 @pytest.mark.parametrize("groups", [one_group, two_groups])
-@pytest.mark.parametrize("lr", [1e-3, torch.tensor(1e-3)], ids=["float", "tensor"])
+@pytest.mark.parametrize("lr", [1e-3, torch.tensor(1e-3, dtype=torch.float64)], ids=["float", "tensor"])
 @pytest.mark.parametrize("step", [accumulated, clipped, scaled, closed, compiled, scheduled])
 def test_8_training_loops_work_as_with_torchs_adamw(step, lr, groups):
     dense, model = build(dtype=torch.float64), build(dtype=torch.float64)
@@ -256,4 +249,4 @@ def test_10_ranks_hold_one_selection_and_exchange_compact_gradients_only():
     """More in test_ddp."""
     first, second = two_ranks("plain")
     assert first["selection"] == second["selection"] and same(first["weights"], second["weights"])
-    assert sum(itertools.chain(first["exchanged"])) == STEPS * first["compact"]
+    assert sum(first["exchanged"]) == STEPS * first["compact"]

@@ -260,7 +260,7 @@ def test_compiles_with_inductor(backend):
 
 @pytest.mark.parametrize("op", ["weight_grad", "embedding_grad", "masked_grad_"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_bits_at_every_run(backend, op, dtype):
+def test_the_same_bits_at_every_run(backend, two_threads, op, dtype):
     """Large enough that torch and the kernels share the work among threads."""
     entries = entries_of("rows", (64, 96), "some")
     dy, x, ids = torch.randn(8192, 96).to(dtype), torch.randn(8192, 96).to(dtype), torch.randint(0, 64, (8192,))
@@ -274,14 +274,9 @@ def test_the_same_bits_at_every_run(backend, op, dtype):
         ops.masked_grad_(grad, x[:64], entries)
         return grad
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(2, threads))
-    try:
-        first = run()
-        for _ in range(8):
-            assert_same_bits(run(), first)
-    finally:
-        torch.set_num_threads(threads)
+    first = run()
+    for _ in range(8):
+        assert_same_bits(run(), first)
 
 
 def test_a_write_between_forward_and_backward_is_refused(backend):

@@ -28,8 +28,9 @@ def tokenizer(length=512):
 
 
 def save_model(folder: Path, family="bert", seed=0, **changes) -> str:
-    """A base model without a head, as pretrained checkpoints are."""
+    """A base model without a head, as pretrained checkpoints are; it tells words well apart."""
     model = build(family, seed=seed, dropout=0.1, **changes)
+    model.get_input_embeddings().weight.data.mul_(20)
     model.base_model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return str(folder)
@@ -41,7 +42,7 @@ def texts(count: int, seed: int) -> list[dict]:
     rows = []
     for i in range(count):
         label = sorted(TOPICS)[i % 3]
-        words = draw.choices(FILLERS, k=draw.randrange(2, 7)) + [draw.choice(TOPICS[label])]
+        words = draw.choices(FILLERS, k=draw.randrange(1, 4)) + [draw.choice(TOPICS[label])]
         draw.shuffle(words)
         rows.append({"text": " ".join(words), "label": label})
     return rows

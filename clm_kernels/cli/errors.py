@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -26,8 +27,8 @@ def guarded(command: Callable) -> Callable:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
             raise fail("stopped", INTERRUPTED) from None
-        except BrokenPipeError:  # whoever read our output has seen enough
-            sys.stderr.close()
+        except BrokenPipeError:  # whoever reads our output has seen enough; let the last flush go nowhere
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(OTHER) from None
         except typer.Exit:
             raise

@@ -51,9 +51,7 @@ def model_directory() -> Path:
 
 def demo_config(output: str) -> TrainConfig:
     files = {part: str(INTENTS / f"{part}.jsonl") for part in ("train", "validation", "test")}
-    return TrainConfig(
-        model=str(model_directory()), **files, output=output, overwrite=True, max_length=64, epochs=5, learning_rate=3e-3
-    )
+    return TrainConfig(model=str(model_directory()), **files, output=output, overwrite=True, max_length=64)
 
 
 def run(output: str, say: Callable[[str], None]) -> Outcome:
@@ -73,7 +71,7 @@ def run(output: str, say: Callable[[str], None]) -> Outcome:
     seconds = epoch_seconds(config)
     say("full fine-tuning, to compare")
     with tempfile.TemporaryDirectory() as folder:
-        full = train(replace(config, output=folder, method="full", learning_rate=None), say)
+        full = train(replace(config, output=folder, method="full"), say)
     test = read_split(config.test, "sequence", config)
     predictions = Classifier.load(output).predict(test.texts[:6])
     return Outcome(sparse, full, *seconds, list(zip(predictions, test.labels, strict=False)))

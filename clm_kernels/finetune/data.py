@@ -85,7 +85,7 @@ def find_task(config: TrainConfig) -> str:
     sequence, token = [config.text_column, config.label_column], [config.tokens_column, config.tags_column]
     found = [set(columns) <= set(row) for columns in (sequence, token)]
     require(not all(found), "load_data", "task", "sequence or token, for the data has columns for both", "auto")
-    require(any(found), "load_data", config.train, f"a table with columns {listed(sequence)} or {listed(token)}", listed(row))
+    require(any(found), "load_data", config.train, "a table with columns " + " or ".join(f"{a!r} and {b!r}" for a, b in (sequence, token)), listed(row))
     return TASKS[found.index(True)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,7 @@ from ..selection import Selection
 from ..structure import weights
 from .config import TrainConfig
 from .encode import Encoded
+from .errors import require
 from .models import Loaded
 
 
@@ -31,8 +33,10 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded) -> Selection:
 
     The head is warmed up on the way, for every method alike, and stays so.
     """
-    named = Selection.load(config.selection) if config.selection else None
-    if named is not None:
+    named = None
+    if config.selection:
+        require(Path(config.selection).is_file(), "train", "selection", "an existing file", repr(config.selection))
+        named = Selection.load(config.selection)
         named.check(weights(loaded.model))
     batches = batches_of(
         loaded.model, loaded.tokenizer, train.dataset, config.sensitivity_examples, config.batch_size, config.max_length, config.seed

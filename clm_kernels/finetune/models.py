@@ -63,10 +63,10 @@ def load(
         config = read_config(path, id2label=ids, label2id={name: i for i, name in ids.items()})
         config.problem_type = "single_label_classification" if task == "sequence" else None
         model, info = AUTO_CLASSES[task].from_pretrained(
-            path, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True
+            path, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
         )
         words = {"add_prefix_space": True} if task == "token" else {}  # byte-level tokenizers need it to take words
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, **words)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, config=config, trust_remote_code=False, **words)
     except (OSError, ValueError, SafetensorError) as error:
         raise ValueError(f"load: {str(path)!r} must be a model for {task} classification, got: {_first_line(error)}") from error
     require(tokenizer.is_fast, "load", "the tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)

@@ -9,6 +9,7 @@ namespace clm {
 namespace {
 
 constexpr int64_t kBlock = 256;  // entries; the cache lines of one block are asked for while the one before is written
+constexpr int64_t kLine = 64;    // bytes of a cache line
 
 // Calls run(offset in the dense weight, length) for neighbouring entries among the compact ones [begin, end).
 template <typename Index, typename Run>
@@ -90,8 +91,10 @@ void write_entries(void* dense, const Entries& e, int64_t item_size, int64_t beg
 
 void prefetch_entries(const void* dense, const Entries& e, int64_t item_size, int64_t begin, int64_t end) {
 #if defined(__GNUC__)
-  return;
-  const auto prefetch = [&](int64_t offset, int64_t) { __builtin_prefetch(static_cast<const char*>(dense) + offset * item_size, 1); };
+  const auto prefetch = [&](int64_t offset, int64_t length) {
+    const char* line = static_cast<const char*>(dense) + offset * item_size;
+    for (const char* stop = line + length * item_size; line < stop; line += kLine) __builtin_prefetch(line, 1, 2);  // to L2: half the time of L1
+  };
   e.wide ? for_each_run<int64_t>(e, begin, end, prefetch) : for_each_run<int32_t>(e, begin, end, prefetch);
 #endif
 }

@@ -1,0 +1,91 @@
+"""Token ids, labels at first tokens, and words that do not fit."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import EvalPrediction, GPT2Config, RobertaConfig
+
+from clm_kernels.finetune.data import Split
+from clm_kernels.finetune.encode import IGNORED, best_by, encode, scorer
+from clm_kernels.finetune.models import Loaded, longest
+from models import build
+from tiny_task import tokenizer
+
+TAGS = ["B-PER", "I-PER", "O"]
+
+
+def split_of(texts, labels):
+    return Split("file", texts, labels, [f"line {i + 1}" for i in range(len(texts))])
+
+
+def test_labels_stand_at_first_tokens_only():
+    split = split_of([["Anna", "refunds", "Paris"]], [["B-PER", "O", "O"]])
+    encoded = encode(split, "token", TAGS, tokenizer(), 16, sort=False)
+    row = encoded.dataset[0]
+    assert tokenizer().convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "anna", "refund", "##s", "paris", "[SEP]"]
+    assert row["labels"] == [IGNORED, 0, 2, IGNORED, 2, IGNORED]
+    assert encoded.first_tokens == [{0: 1, 1: 2, 2: 4}]
+
+
+def test_cut_off_words_count_as_missed():
+    split = split_of([["Anna", "Smith", "meets", "Bob", "Smith"], ["Bob"]], [["B-PER", "I-PER", "O", "B-PER", "I-PER"], ["B-PER"]])
+    encoded = encode(split, "token", TAGS, tokenizer(), 6, sort=False)  # [CLS], four words, [SEP]
+    assert encoded.cut == 1
+    labels = np.full((2, 6), IGNORED)
+    for i, row in enumerate(encoded.dataset["labels"]):
+        labels[i, : len(row)] = row
+    perfect = scorer(encoded, "token", TAGS)(EvalPrediction(np.where(labels == IGNORED, 2, labels), labels))
+    assert perfect["accuracy"] == 5 / 6
+    assert (perfect["recall"], perfect["precision"]) == (2 / 3, 2 / 3)  # "Bob Smith" found as "Bob" is neither
+
+
+def test_words_without_a_token_count_as_missed():
+    split = split_of([["Bob", "\u200b\u0301", "meets"]], [["B-PER", "O", "O"]])
+    made = tokenizer()
+    encoded = encode(split, "token", TAGS, made, 16, sort=False)
+    seen = list(encoded.first_tokens[0])
+    assert encoded.cut == 3 - len(seen)
+    labels = np.array(encoded.dataset["labels"])
+    scores = scorer(encoded, "token", TAGS)(EvalPrediction(labels, labels))
+    assert scores["accuracy"] == len(seen) / 3
+
+
+def test_cut_texts_are_counted():
+    encoded = encode(split_of(["my refund now", "parcel"], ["a", "b"]), "sequence", ["a", "b"], tokenizer(), 4, sort=False)
+    assert encoded.cut == 1
+    assert [len(ids) for ids in encoded.dataset["input_ids"]] == [4, 3] == encoded.dataset["length"][:]
+
+
+def test_sorting_keeps_examples_together():
+    split = split_of(["a", "the invoice please", "my refund"], ["x", "y", "x"])
+    encoded = encode(split, "sequence", ["x", "y"], tokenizer(), 16, sort=True)
+    assert encoded.split.where == ["line 2", "line 3", "line 1"]
+    assert encoded.dataset["labels"][:] == [1, 0, 0]
+    assert scorer(encoded, "sequence", ["x", "y"])(EvalPrediction(np.array([1, 0, 1]), None)) == pytest.approx(
+        {"accuracy": 2 / 3, "macro_f1": 2 / 3}
+    )
+
+
+def test_without_spans_tokens_are_scored():
+    split = split_of([["Anna", "lives"]], [["NOUN", "VERB"]])
+    encoded = encode(split, "token", ["NOUN", "VERB"], tokenizer(), 16, sort=False)
+    labels = np.array(encoded.dataset["labels"])
+    assert scorer(encoded, "token", ["NOUN", "VERB"])(EvalPrediction(labels * 0, labels)) == {"accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
+    assert best_by("token", ["NOUN", "VERB"]) == "accuracy"
+    assert best_by("token", TAGS) == "f1"
+
+
+@pytest.mark.parametrize(("family", "limit"), [("bert", 32), ("roberta", 30), ("distilbert", 32), ("gpt2", 32), ("llama", 32)])
+def test_no_text_is_longer_than_the_model_can_take(family, limit):
+    model = build(family).eval()
+    assert isinstance(model.config, (RobertaConfig, GPT2Config)) or limit == 32
+    found = longest(Loaded(model, tokenizer(), [], []), 1000)
+    assert found == limit
+    with torch.no_grad():
+        ids = torch.full((1, found), 5)
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+def test_the_tokenizers_limit_holds_too():
+    assert longest(Loaded(build("bert"), tokenizer(20), [], []), 1000) == 20
+    assert longest(Loaded(build("bert"), tokenizer(20), [], []), 10) == 10

@@ -1,0 +1,172 @@
+"""What may import what (DESIGN.md, "Layers"), and that the package imports without what is optional."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from clm_kernels.ops.registry import MODULES
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "clm_kernels"
+LAYERS = (  # a part imports from the layers below its own
+    {"cli"},
+    {"demo"},
+    {"finetune"},
+    {"portable"},
+    {"choose", "patch", "optim", "delta", "pooling", "tokenizer", "decoder"},
+    {"values", "structure"},
+    {"selection"},
+    {"ops"},
+    {"files", "fingerprint", "_version"},
+)
+SIDEWAYS = {
+    ("delta", "patch"),  # a Delta refuses a model that is patched
+    ("patch", "delta"),  # inside Handle.delta and for types: what training leaves behind
+}
+IMPLEMENTATIONS = set(MODULES) | {"cuda", "triton"}
+
+
+def _modules():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        yield name, path
+
+
+def _imported(name, path, skip_types=False):
+    """Absolute names of everything that a module imports, inside functions too; optionally without those for types."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if skip_types:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+                node.body = []
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+
+
+def _part(name):
+    """The part of the package that a module belongs to, or None for the package itself and for others."""
+    pieces = name.split(".")
+    return pieces[1] if pieces[0] == "clm_kernels" and len(pieces) > 1 and (PACKAGE / pieces[1]).with_suffix("").name else None
+
+
+def _parts(name, path):
+    return {part for imported in _imported(name, path, skip_types=True) if (part := _part(imported))}
+
+
+INSIDE = [pytest.param(name, path, id=name) for name, path in _modules() if _part(name)]
+LAYER = {part: number for number, layer in enumerate(LAYERS) for part in layer}
+
+
+@pytest.mark.parametrize(("name", "path"), INSIDE)
+def test_imports_run_downward(name, path):
+    own = _part(name)
+    assert own in LAYER, f"{name}: name its layer here and in DESIGN.md"
+    for other in _parts(name, path) - {own}:
+        if other in LAYER:  # else something that the package's __init__ defines
+            assert LAYER[other] > LAYER[own] or (own, other) in SIDEWAYS, f"{name} imports {other}, which does not lie below it"
+        else:
+            assert other in ("_cpu",) and own == "ops", f"{name} imports {other} from the package's top"
+
+
+def test_the_checker_sees_the_imports_that_there_are():
+    """Else the test above would pass on nothing."""
+    seen = {name: _parts(name, path) for name, path in _modules()}
+    assert {"files", "fingerprint", "ops"} <= seen["clm_kernels.selection"]
+    assert "delta" in seen["clm_kernels.patch"]  # inside a function
+    assert "selection" not in seen["clm_kernels.ops"]  # for types only
+    assert {"choose", "delta", "optim", "patch", "selection", "values"} <= seen["clm_kernels"]
+
+
+@pytest.mark.parametrize(("name", "path"), INSIDE)
+def test_implementations_are_reached_through_the_registry_alone(name, path):
+    own = name.split(".")[2] if name.startswith("clm_kernels.ops.") else None
+    for imported in _imported(name, path):
+        pieces = imported.split(".")
+        if pieces[:2] == ["clm_kernels", "ops"] and len(pieces) > 2 and pieces[2] in IMPLEMENTATIONS:
+            assert own == pieces[2], f"{name} imports {imported}"
+        if pieces[:2] == ["clm_kernels", "_cpu"]:
+            assert own == "cpu", f"{name} imports {imported}"
+        if own in IMPLEMENTATIONS and pieces[:2] == ["clm_kernels", "ops"]:
+            assert pieces[2] in (own, "layout"), f"{name} imports {imported}: an implementation knows layouts and itself"
+
+
+SOURCES = [
+    path
+    for folder, patterns in (("clm_kernels", ("*.py",)), ("csrc", ("*.h", "*.cpp", "*.cu", "*.cuh")), ("tests", ("*.py",)), ("benchmarks", ("*.py",)))
+    for pattern in patterns
+    for path in sorted((ROOT / folder).rglob(pattern))
+]
+
+
+def test_no_file_is_over_400_lines():
+    long = {str(path.relative_to(ROOT)): lines for path in SOURCES if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400}
+    assert not long
+
+
+def test_csrc_knows_no_torch():
+    sources = [path for path in SOURCES if ROOT / "csrc" in path.parents]
+    assert sources
+    for path in sources:
+        assert not re.search(r'#\s*include\s*[<"](torch|ATen|c10|aten)\b', path.read_text(encoding="utf-8")), path
+
+
+BLOCKED = ("transformers", "triton", "clm_kernels._cpu", "accelerate", "datasets", "typer", "rich")
+WITHOUT_OPTIONAL = f"""
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if any(name == blocked or name.startswith(blocked + ".") for blocked in {BLOCKED!r}):
+            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
+
+sys.meta_path.insert(0, Blocked())
+import clm_kernels as clm
+import torch
+
+assert not any(name in sys.modules for name in {BLOCKED!r})
+from clm_kernels import ops
+print(ops.why_not("cpu"))
+assert ops.chosen(torch.device("cpu")) == "reference"
+
+model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 2))
+selection = clm.Selection({{"0.weight": clm.Entries.of("rows", [1], (4, 6))}})
+frozen = model[0].weight[[0, 2, 3]].clone()
+handle = clm.patch(model, selection)
+optimizer = clm.SparseAdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+before = model[0].weight[1].clone()
+model(torch.ones(3, 6)).sum().backward()
+optimizer.step()
+handle.restore()
+assert not torch.equal(model[0].weight[1], before) and torch.equal(model[0].weight[[0, 2, 3]], frozen)
+print("trained")
+"""
+
+
+def _python(script, **environment):
+    environment = {name: value for name, value in os.environ.items() if name != "CLM_KERNELS_BACKEND"} | environment
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_imports_and_trains_without_what_is_optional():
+    run = _python(WITHOUT_OPTIONAL)
+    assert run.returncode == 0, run.stderr
+    why, trained = run.stdout.splitlines()
+    assert "the C++ kernels are not built" in why and "pip install" in why and trained == "trained"
+
+
+def test_an_implementation_that_cannot_run_is_refused_by_name():
+    script = WITHOUT_OPTIONAL.partition("model = ")[0] + "clm.ops.gather(torch.zeros(4, 6), clm.Entries.of('rows', [1], (4, 6)))"
+    run = _python(script.replace('assert ops.chosen(torch.device("cpu")) == "reference"', ""), CLM_KERNELS_BACKEND="cpu")
+    assert run.returncode != 0
+    assert "RuntimeError: clm_kernels: the implementation 'cpu' cannot run here: the C++ kernels are not built" in run.stderr
