@@ -68,6 +68,9 @@ class Delta:
             id2label = getattr(getattr(handle.model, "config", None), "id2label", None) or {}
             labels = [id2label[i] for i in sorted(id2label)]
         named = weights(handle.model)
+        for name, values in handle.values.items():
+            if handle.patched and fingerprint(values) != fingerprint(_read(named[name], values.entries)):
+                raise RuntimeError(f"Handle.delta: the values of {name!r} are not what the model holds; train with SparseAdamW, or refresh() them")
         selection = Selection((name, entries.to("cpu")) for name, entries in handle.selection.items())
         values = {name: _read(named[name], entries).cpu() for name, entries in selection.items()}
         whole = {name: named[name].detach().cpu().clone() for name in handle.whole}

@@ -32,37 +32,47 @@ def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
     ``pooler_output``, and into the first position.
 
     Raises:
-        ValueError: for another pooling, or a model whose head reads neither place.
+        ValueError: for another pooling, or a model whose head reads neither place; it is left as it was.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"set_pooling: pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+    if pooling == "mean" and not _reads_first_position(model):
+        raise ValueError(f"set_pooling: mean needs an encoder with a sequence classification head, got {type(model).__name__}")
     if hasattr(model.config, "classifier_pooling"):
-        if pooling == "mean":
-            model.config.classifier_pooling = "mean"
+        native = model.__dict__.setdefault("_clm_native_pooling", model.config.classifier_pooling)
+        model.config.classifier_pooling = native if pooling == "native" else pooling
         return model
-    if getattr(model.config, CONFIG_KEY, "native") == "mean" and hasattr(model, "_clm_pooling_hook"):
+    if hasattr(model, "_clm_pooling_hook"):
         model._clm_pooling_hook.remove()
         del model._clm_pooling_hook
     setattr(model.config, CONFIG_KEY, pooling)
     if pooling == "mean":
-        base = base_model(model)
-        if base is model or getattr(model.config, "is_decoder", False) or not hasattr(base, "encoder") and not hasattr(base, "transformer"):
-            raise ValueError(f"set_pooling: mean needs an encoder with a classification head, got {type(model).__name__}")
-        model._clm_pooling_hook = base.register_forward_hook(mean_hook, with_kwargs=True)
+        model._clm_pooling_hook = base_model(model).register_forward_hook(mean_hook, with_kwargs=True)
     return model
+
+
+def _reads_first_position(model: nn.Module) -> bool:
+    """Whether this is an encoder whose classifier reads ``pooler_output`` or the first position."""
+    base, config = base_model(model), model.config
+    if base is model or not type(model).__name__.endswith("ForSequenceClassification"):
+        return False
+    if getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
+        return False
+    return hasattr(config, "classifier_pooling") or hasattr(base, "encoder") or hasattr(base, "transformer")
 
 
 def mean_pool(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Mean of ``(B, T, H)`` over the positions that `attention_mask` ``(B, T)`` holds to be real: ``(B, H)``."""
     if attention_mask is None:
         return hidden.mean(1)
-    mask = attention_mask[..., None].to(hidden.dtype)
-    return (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)
+    real = attention_mask[..., None] != 0
+    wide = hidden.float() if hidden.dtype.itemsize < 4 else hidden  # bf16 cannot count beyond 256
+    return (wide.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)).to(hidden.dtype)
 
 
 def mean_hook(module: nn.Module, args: tuple, kwargs: dict, output):
     """Forward hook: puts the mean where a classification head looks, into ``pooler_output`` and the first position."""
-    pooled = mean_pool(output.last_hidden_state, kwargs.get("attention_mask"))
+    pooled = mean_pool(output.last_hidden_state, kwargs.get("attention_mask", args[1] if len(args) > 1 else None))
     output = copy.copy(output)
     output.last_hidden_state = output.last_hidden_state.index_copy(1, pooled.new_zeros(1).long(), pooled[:, None])
     if getattr(output, "pooler_output", None) is not None:

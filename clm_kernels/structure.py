@@ -28,8 +28,8 @@ def head_names(model: nn.Module) -> list[str]:
 
 def depths(model: nn.Module) -> dict[str, float]:
     """How deep each parameter sits: its layer's number, -1 below the layers, inf above them; if tied, the lowest of these."""
-    named = weights(model)
-    numbers = {name: int(match[1]) for name in named if (match := _LAYER.search(name))}
+    named, head = weights(model), set(head_names(model))
+    numbers = {name: int(match[1]) for name in named if name not in head and (match := _LAYER.search(name))}
     first = next((i for i, name in enumerate(named) if name in numbers), len(named))
     encoders = tuple(
         f"{prefix}." if prefix else ""

@@ -27,10 +27,15 @@ CONFIGS = {
     "qwen3": (tf.Qwen3Config, SIZES | GROUPED),
     "gemma3": (tf.Gemma3TextConfig, SIZES | GROUPED | {"sliding_window": 16}),
     "gpt2": (tf.GPT2Config, {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "bos_token_id": 1, "eos_token_id": 2}),
+    "albert": (tf.AlbertConfig, SIZES | {"embedding_size": 16}),
+    "deberta-v1": (tf.DebertaConfig, SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 8}),
+    "mpnet": (tf.MPNetConfig, SIZES),
+    "falcon": (tf.FalconConfig, SIZES | {"bos_token_id": 1, "eos_token_id": 2}),
 }  # fmt: skip
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "embd_pdrop",
-            "resid_pdrop", "attn_pdrop", "classifier_dropout", "mlp_dropout", "embedding_dropout", "pooler_dropout")  # fmt: skip
-FAMILIES = tuple(CONFIGS)
+            "resid_pdrop", "attn_pdrop", "classifier_dropout", "classifier_dropout_prob", "mlp_dropout", "embedding_dropout", "pooler_dropout")  # fmt: skip
+MORE_FAMILIES = ("albert", "deberta-v1", "mpnet", "falcon")
+FAMILIES = tuple(family for family in CONFIGS if family not in MORE_FAMILIES)
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2")
 AUTO = {
     "sequence": tf.AutoModelForSequenceClassification,
@@ -78,7 +83,7 @@ def batch(model, size=4, length=7, seed=0, task="sequence"):
 
 
 def entries(shape, kind="columns", density=0.2, seed=0):
-    """Random entries of a weight of this shape, at least one; blocks are 4×2."""
+    """Random entries of a weight of this shape, at least one; blocks are 4 by 2."""
     block = (4, 2) if kind == "blocks" else None
     units = Entries.of(kind, [], shape, block).units
     random = torch.Generator().manual_seed(seed)

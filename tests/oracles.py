@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import models
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clm_kernels import Entries
 
@@ -80,3 +81,48 @@ def spread(tensor: Tensor) -> Tensor:
     """A non-contiguous copy: every other column of a wider buffer of sentinels, from an odd offset."""
     wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1] + 1), SENTINEL).to(tensor.dtype)
     return wide[..., 1::2].copy_(tensor)
+
+
+def everything_about(model: nn.Module) -> dict:
+    """All that measuring must leave alone."""
+    return {
+        "weights": {name: tensor.clone() for name, tensor in model.state_dict().items()},
+        "flags": [parameter.requires_grad for parameter in model.parameters()],
+        "grads": [None if parameter.grad is None else parameter.grad.clone() for parameter in model.parameters()],
+        "modes": [module.training for module in model.modules()],
+        "hooks": [(len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in model.modules()],
+        "instances": [module.__dict__.get("forward") for module in model.modules()],
+    }
+
+
+def assert_as_before(model: nn.Module, before: dict) -> None:
+    after = everything_about(model)
+    weights = after.pop("weights")
+    assert weights.keys() == before["weights"].keys()
+    for name, tensor in weights.items():
+        assert_same_bits(tensor, before["weights"][name])
+    for grad, was in zip(after.pop("grads"), before["grads"], strict=True):
+        assert (grad is None) == (was is None) and (grad is None or torch.equal(grad, was))
+    for name, value in after.items():
+        assert value == before[name], name
+
+
+def lived_in(model: nn.Module) -> nn.Module:
+    """Flags, modes and gradients such as a user's model may have."""
+    torch.manual_seed(5)
+    for i, parameter in enumerate(model.parameters()):
+        parameter.requires_grad_(i % 3 > 0)
+        parameter.grad = torch.randn_like(parameter) if i % 3 == 1 else None
+    model.train()
+    for i, module in enumerate(model.modules()):
+        module.training = i % 4 != 1
+    return model
+
+
+def batches(model: nn.Module, task: str = "sequence", count: int = 2) -> list[dict]:
+    """Batches of `models.batch`; token labels with places that have none."""
+    made = [models.batch(model, seed=seed, task=task) for seed in range(count)]
+    for batch in made if task == "token" else []:
+        batch["labels"][batch["attention_mask"] == 0] = -100
+        batch["labels"][:, 0] = -100
+    return made

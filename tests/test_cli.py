@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_task import save_model, sentences, texts, write_data, write_jsonl
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from typer.testing import CliRunner
 
 from clm_kernels import Selection
 from clm_kernels.cli import app
 from clm_kernels.finetune import Classifier, TrainConfig
-from tiny_task import save_model, sentences, texts, write_data, write_jsonl
 
-FAST = ["--epochs", "2", "--batch-size", "8", "--learning-rate", "0.01", "--density", "0.1", "--per", "weight", "--sensitivity-examples", "24"]
+SELECTING = ["--batch-size", "8", "--density", "0.1", "--per", "weight", "--sensitivity-examples", "24"]
+FAST = ["--epochs", "2", "--learning-rate", "0.01", *SELECTING]
 
 
 def run(*arguments, input=None):
@@ -112,11 +113,18 @@ def test_predict_tags(tagger):
     assert row["tags"][6:] == row["probabilities"][6:] == [None] * 3
 
 
+def predicted(model, lines):
+    result = run("predict", "--model", model, "--jsonl", input=lines)
+    assert result.exit_code == 0, result.stderr
+    return result.stdout
+
+
 def test_export_is_a_plain_checkpoint_with_the_same_predictions(trained, tmp_path):
     output, _ = trained
     result = run("export", "--model", output, "--output", tmp_path / "plain")
     assert result.exit_code == 0, result.stderr
     rows = [row["text"] for row in texts(12, 5)]
+    lines = "".join(f"{row}\n" for row in rows)
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
     tokens = AutoTokenizer.from_pretrained(tmp_path / "plain")(rows, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
@@ -124,16 +132,15 @@ def test_export_is_a_plain_checkpoint_with_the_same_predictions(trained, tmp_pat
     for prediction, expected in zip(Classifier.load(output).predict(rows), probabilities, strict=True):
         assert prediction.label == plain.config.id2label[int(expected.argmax())]
         assert prediction.probability == pytest.approx(float(expected.max()), abs=1e-6)
-    lines = "".join(f"{row}\n" for row in rows)
-    assert run("predict", "--model", tmp_path / "plain", "--jsonl", input=lines).stdout == run("predict", "--model", output, "--jsonl", input=lines).stdout
+    assert predicted(tmp_path / "plain", lines) == predicted(output, lines)
 
 
 def test_export_of_mean_pooling(model, tmp_path):
-    options = ["--model", model, *data_options(tmp_path), "--output", tmp_path / "out", *FAST, "--pooling", "mean"]
-    assert run("train", *options).exit_code == 0
+    options = ["--model", model, *data_options(tmp_path), *FAST, "--pooling", "mean"]
+    assert run("train", *options, "--output", tmp_path / "out").exit_code == 0
     assert run("export", "--model", tmp_path / "out", "--output", tmp_path / "plain").exit_code == 0
     lines = "my refund\nparcel please\n"
-    assert run("predict", "--model", tmp_path / "plain", "--jsonl", input=lines).stdout == run("predict", "--model", tmp_path / "out", "--jsonl", input=lines).stdout
+    assert predicted(tmp_path / "plain", lines) == predicted(tmp_path / "out", lines)
 
 
 def test_export_does_not_overwrite(trained, tmp_path):
@@ -144,8 +151,8 @@ def test_export_does_not_overwrite(trained, tmp_path):
 
 def test_select_is_what_train_trains(trained, model, tmp_path):
     output, _ = trained
-    options = ["--model", model, "--train", output.parent / "train.jsonl", "--validation", output.parent / "validation.jsonl"]
-    options += ["--batch-size", "8", "--density", "0.1", "--per", "weight", "--sensitivity-examples", "24"]
+    files = [option for part in ("train", "validation") for option in (f"--{part}", output.parent / f"{part}.jsonl")]
+    options = ["--model", model, *files, *SELECTING]
     result = run("select", *options, "--output", tmp_path / "s.safetensors")
     assert result.exit_code == 0, result.stderr
     assert "selected:" in result.stdout
@@ -176,8 +183,8 @@ def test_every_field_is_an_option():
 def test_options_reach_the_config(monkeypatch):
     seen = []
     monkeypatch.setattr("clm_kernels.finetune.recipe.train", lambda config, *_: seen.append(config) or 1 / 0)
-    run("train", "--model", "m", "--train", "t", "--output", "o", "--no-biases", "--learning-rate", "0.5", "--layers", "upper half", "--resume")
-    assert seen == [TrainConfig(model="m", train="t", output="o", biases=False, learning_rate=0.5, layers="upper half", resume=True)]
+    run("train", "--model", "m", "--output", "o", "--no-biases", "--learning-rate", "0.5", "--layers", "upper half", "--resume")
+    assert seen == [TrainConfig(model="m", output="o", biases=False, learning_rate=0.5, layers="upper half", resume=True)]
 
 
 def test_version():
@@ -291,7 +298,7 @@ def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(model, tmp_path)
     while not list(output.glob("checkpoints/*/trainer_state.json")) and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=300)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert f"clm-kernels train --resume --output {output}" in stderr.splitlines()[-1]

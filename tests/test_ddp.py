@@ -38,8 +38,10 @@ def run(rank, kind, family="bert", task="sequence", dtype=torch.float32, micro=1
     if rank:
         model.load_state_dict(build(family, task, dtype).state_dict())
     selection = select(model, kind)
+    compact = 0
     if patched:
-        clm.patch(model, selection, **options)
+        handle = clm.patch(model, selection, **options)
+        compact = selection.count + sum(model.get_parameter(name).numel() for name in handle.whole)
         optimizer = clm.SparseAdamW(model.parameters(), **ARGUMENTS)
     else:
         optimizer = clm.SparseAdamW(model.named_parameters(), selection=selection, **ARGUMENTS)
@@ -61,7 +63,7 @@ def run(rank, kind, family="bert", task="sequence", dtype=torch.float32, micro=1
     return {
         "weights": bits(model),
         "exchanged": exchanged,
-        "compact": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "compact": compact,
         "dense": sum(p.numel() for p in model.parameters()),
         "selection": {name: (entries.kind, entries.index.tolist()) for name, entries in selection.items()},
     }

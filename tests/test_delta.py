@@ -219,7 +219,7 @@ def saved(path):
 def test_truncated(saved, keep):
     content = saved.read_bytes()
     saved.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
-    with pytest.raises(ValueError, match="is truncated or no safetensors file"):
+    with pytest.raises(ValueError, match=r"is truncated or no safetensors file"):
         clm.Delta.load(saved)
 
 
@@ -228,7 +228,7 @@ def test_altered(saved, at):
     content = bytearray(saved.read_bytes())
     content[int(at * len(content))] ^= 1
     saved.write_bytes(content)
-    with pytest.raises(ValueError, match="has been altered|truncated or no safetensors"):
+    with pytest.raises(ValueError, match=r"has been altered|truncated or no safetensors"):
         clm.Delta.load(saved)
 
 
@@ -236,10 +236,10 @@ def test_something_else(saved, tmp_path):
     with pytest.raises(FileNotFoundError):
         clm.Delta.load(tmp_path / "nothing")
     save_file({"a": torch.zeros(1)}, tmp_path / "other")
-    with pytest.raises(ValueError, match="must have format clm_kernels.delta/1, got None"):
+    with pytest.raises(ValueError, match=r"must have format clm_kernels.delta/1, got None"):
         clm.Delta.load(tmp_path / "other")
     clm.Delta.load(saved).selection.save(tmp_path / "selection")
-    with pytest.raises(ValueError, match="must have format clm_kernels.delta/1, got clm_kernels.selection/1"):
+    with pytest.raises(ValueError, match=r"must have format clm_kernels.delta/1, got clm_kernels.selection/1"):
         clm.Delta.load(tmp_path / "selection")
 
 

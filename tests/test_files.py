@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ class TestWriteAtomically:
         seen, replace = [], os.replace
 
         def look(source, target):
-            seen.append((open(source, "rb").read(), os.path.dirname(source), os.path.exists(target)))
+            seen.append((Path(source).read_bytes(), os.path.dirname(source), os.path.exists(target)))
             replace(source, target)
 
         monkeypatch.setattr(os, "replace", look)

@@ -6,11 +6,11 @@ import re
 
 import pytest
 from datasets import Dataset
+from tiny_task import sentences, texts, write_jsonl
 
 from clm_kernels.finetune.config import TrainConfig
 from clm_kernels.finetune.data import carve, load_data, read_split
 from clm_kernels.finetune.files import read_rows
-from tiny_task import sentences, texts, write_jsonl
 
 TEXTS = [{"text": 'He said "no", twice', "label": "a"}, {"text": "näive\tcafé", "label": "b"}, {"text": "a\nb", "label": "a"}]
 
@@ -158,7 +158,7 @@ def test_columns_can_be_named(tmp_path):
 
 
 def test_validation_is_carved_from_train(tmp_path):
-    rows = texts(60, 0) + [{"text": "just one", "label": "rare"}, {"text": "x", "label": "pair"}, {"text": "y", "label": "pair"}]
+    rows = [*texts(60, 0), {"text": "just one", "label": "rare"}, {"text": "x", "label": "pair"}, {"text": "y", "label": "pair"}]
     config = config_for(tmp_path, rows)
     data, again = load_data(config), load_data(config)
     assert data.validation.texts == again.validation.texts

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from models import build
+from tiny_task import tokenizer
 from transformers import EvalPrediction, GPT2Config, RobertaConfig
 
 from clm_kernels.finetune.data import Split
 from clm_kernels.finetune.encode import IGNORED, best_by, encode, scorer
 from clm_kernels.finetune.models import Loaded, longest
-from models import build
-from tiny_task import tokenizer
 
 TAGS = ["B-PER", "I-PER", "O"]
 
@@ -28,14 +28,15 @@ def test_labels_stand_at_first_tokens_only():
 
 
 def test_cut_off_words_count_as_missed():
-    split = split_of([["Anna", "Smith", "meets", "Bob", "Smith"], ["Bob"]], [["B-PER", "I-PER", "O", "B-PER", "I-PER"], ["B-PER"]])
+    words, tags = ["Anna", "Smith", "meets", "Bob", "Smith", "lives"], ["B-PER", "I-PER", "O", "B-PER", "I-PER", "O"]
+    split = split_of([words, ["Bob"]], [tags, ["B-PER"]])
     encoded = encode(split, "token", TAGS, tokenizer(), 6, sort=False)  # [CLS], four words, [SEP]
-    assert encoded.cut == 1
+    assert encoded.cut == 2
     labels = np.full((2, 6), IGNORED)
     for i, row in enumerate(encoded.dataset["labels"]):
         labels[i, : len(row)] = row
     perfect = scorer(encoded, "token", TAGS)(EvalPrediction(np.where(labels == IGNORED, 2, labels), labels))
-    assert perfect["accuracy"] == 5 / 6
+    assert perfect["accuracy"] == 5 / 7  # a word that was cut off counts as wrong whatever its tag
     assert (perfect["recall"], perfect["precision"]) == (2 / 3, 2 / 3)  # "Bob Smith" found as "Bob" is neither
 
 
@@ -70,7 +71,8 @@ def test_without_spans_tokens_are_scored():
     split = split_of([["Anna", "lives"]], [["NOUN", "VERB"]])
     encoded = encode(split, "token", ["NOUN", "VERB"], tokenizer(), 16, sort=False)
     labels = np.array(encoded.dataset["labels"])
-    assert scorer(encoded, "token", ["NOUN", "VERB"])(EvalPrediction(labels * 0, labels)) == {"accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
+    scores = scorer(encoded, "token", ["NOUN", "VERB"])(EvalPrediction(labels * 0, labels))
+    assert scores == pytest.approx({"accuracy": 1 / 2, "macro_f1": 1 / 3})
     assert best_by("token", ["NOUN", "VERB"]) == "accuracy"
     assert best_by("token", TAGS) == "f1"
 

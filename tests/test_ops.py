@@ -263,19 +263,22 @@ def test_compiles_with_inductor(backend):
 def test_the_same_bits_at_every_run(backend, two_threads, op, dtype):
     """Large enough that torch and the kernels share the work among threads."""
     entries = entries_of("rows", (64, 96), "some")
-    dy, x, ids = torch.randn(8192, 96).to(dtype), torch.randn(8192, 96).to(dtype), torch.randint(0, 64, (8192,))
+    dy, x, ids = torch.randn(16384, 96).to(dtype), torch.randn(16384, 96).to(dtype), torch.randint(0, 64, (16384,))
 
     def run():
         if op == "weight_grad":
-            return ops.weight_grad(dy[:, :64], x, entries)
+            return ops.weight_grad(dy[:, :64], x, entries, torch.float32)
         if op == "embedding_grad":
-            return ops.embedding_grad(dy, ids, entries)
+            return ops.embedding_grad(dy, ids, entries, torch.float32)
         grad = torch.ones(entries.compact_shape, dtype=dtype)
         ops.masked_grad_(grad, x[:64], entries)
         return grad
 
     first = run()
     for _ in range(8):
+        assert_same_bits(run(), first)
+    if op == "embedding_grad":  # nor does the order in which threads reach a repeated id matter
+        torch.set_num_threads(1)
         assert_same_bits(run(), first)
 
 

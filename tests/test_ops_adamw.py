@@ -262,9 +262,10 @@ def test_opcheck(backend, scaled):
     torch.library.opcheck(torch.ops.clm_kernels.adamw_step_.default, (*arguments(parameters), True, False), options)
 
 
-def test_compiles_as_one_graph(backend):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiles_as_one_graph(backend, dtype):
     torch._dynamo.reset()
-    eager, compiled = (torch.manual_seed(1) and _all_at_once() for _ in range(2))
+    eager, compiled = (torch.manual_seed(1) and _all_at_once(dtype) for _ in range(2))
     run = torch.compile(lambda *args: ops.adamw_step_(*args, amsgrad=True), fullgraph=True, backend="aot_eager")
     for _ in range(2):
         for parameters, function in ((eager, lambda *args: ops.adamw_step_(*args, amsgrad=True)), (compiled, run)):

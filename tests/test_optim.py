@@ -180,6 +180,20 @@ def test_going_back_to_a_checkpoint(dtype, order):
     assert same(bits(model), expected)
 
 
+def test_loading_the_optimizer_alone_leaves_the_weights_where_they_are():
+    """Masters of the checkpoint must not pull bf16 weights back to it."""
+    model, handle = patched("rows", torch.bfloat16)
+    optimizer = clm.SparseAdamW(model.parameters(), lr=1e-2)
+    descend(model, optimizer, 1)
+    state = copy.deepcopy(optimizer.state_dict())
+    descend(model, optimizer, 20)
+    before = {name: values.detach().clone() for name, values in handle.values.items()}
+    optimizer.load_state_dict(state)
+    optimizer.param_groups[0]["lr"] = 0.0
+    descend(model, optimizer, 1)
+    assert same(before, {name: values.detach() for name, values in handle.values.items()})
+
+
 @pytest.mark.parametrize("write", ["load", "scatter"])
 @pytest.mark.parametrize("dtype", LOW, ids=str)
 def test_masters_follow_whoever_writes_into_the_model(dtype, write):
@@ -307,9 +321,9 @@ def test_arguments_out_of_range(arguments, message):
 
 
 def test_a_selection_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="'7.weight' is not a weight of this model"):
+    with pytest.raises(ValueError, match=r"'7.weight' is not a weight of this model"):
         clm.SparseAdamW(layers().named_parameters(), selection=clm.Selection({"7.weight": entries((8, 12))}))
-    with pytest.raises(ValueError, match="'0.weight' must have shape"):
+    with pytest.raises(ValueError, match=r"'0.weight' must have shape"):
         clm.SparseAdamW(layers().named_parameters(), selection=clm.Selection({"0.weight": entries((12, 8))}))
 
 

@@ -72,9 +72,9 @@ def test_padding_row_gets_no_gradient():
     model = build("roberta")
     name = "roberta.embeddings.word_embeddings.weight"
     handle = clm.patch(model, clm.Selection({name: clm.Entries.everything("rows", (64, 32))}))
-    backward(model)
     ids = batch(model)["input_ids"]
     assert (ids == model.config.pad_token_id).any()
+    model(ids).logits.sum().backward()  # without a mask, so that padding takes part
     row_is_trained = handle.values[name].grad.any(1)
     assert row_is_trained.nonzero().flatten().tolist() == sorted(set(ids.flatten().tolist()) - {model.config.pad_token_id})
 
@@ -121,8 +121,9 @@ def test_gradient_checkpointing(family, reentrant):
 def test_autocast(family):
     dense, model, handle = pair(family)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(dense(**batch(dense)).loss, loss := model(**batch(model)).loss)
-        backward(dense), loss.backward()
+        expected, loss = dense(**batch(dense)).loss, model(**batch(model)).loss
+    assert torch.equal(loss, expected)
+    expected.backward(), loss.backward()
     assert_gradients_equal(dense, model, handle, tolerance=2e-2)  # the dense ones are rounded to bf16
     assert all(values.grad.dtype == torch.float32 for values in handle.values.values())
 
@@ -215,7 +216,6 @@ def test_load_state_dict_after_patching(family, assign):
     result = model.load_state_dict(bits(other), assign=assign)
     assert not result.missing_keys and not result.unexpected_keys
     clm.patch(other, handle.selection, **WHOLE)
-    model.tie_weights()
     for trained in (model, other):
         train(trained, clm.SparseAdamW(trained.parameters(), lr=1e-2), 2, task=task)
     assert same(bits(model), bits(other))
@@ -272,7 +272,7 @@ def test_hooks_put_on_after_patching():
         add_hook_to_module(layer, ModelHook())
     assert torch.equal(backward(dense), backward(model))
     assert_gradients_equal(dense, model, handle)
-    with pytest.raises(RuntimeError, match="restore: the forward of a .* has been replaced"):
+    with pytest.raises(RuntimeError, match=r"restore: the forward of a .* has been replaced"):
         handle.restore()
     for layer in layers:
         remove_hook_from_module(layer)
@@ -302,103 +302,3 @@ def test_gradients_from_before_are_cleared():
     backward(model)
     clm.patch(model, select(model))
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-class ThreeDimensional(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(2, 4, 4))
-
-
-class HasValues(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(4, 4))
-        self.values = 7
-
-
-def integer():
-    linear = nn.Linear(4, 4)
-    linear.weight = nn.Parameter(torch.ones(4, 4, dtype=torch.int8), requires_grad=False)
-    return linear
-
-
-def transposed():
-    linear = nn.Linear(4, 4)
-    linear.weight = nn.Parameter(torch.randn(4, 4).T)
-    return linear
-
-
-def parametrized():
-    return nn.utils.parametrize.register_parametrization(nn.Linear(4, 4), "bias", nn.Identity())
-
-
-def hooked():
-    return add_hook_to_module(nn.Linear(4, 4), ModelHook())
-
-
-REFUSED = {
-    "'weight' must not be parametrized, got ParametrizedLinear": parametrized,
-    "Embedding with max_norm": lambda: nn.Embedding(4, 4, max_norm=1.0),
-    "Embedding with sparse=True": lambda: nn.Embedding(4, 4, sparse=True),
-    r"must have shape \(4, 4\), got \(2, 4, 4\)": ThreeDimensional,
-    "floating-point parameter, got Parameter of torch.int8": integer,
-    "contiguous tensor in memory": transposed,
-    "contiguous tensor in memory, got meta": lambda: nn.Linear(4, 4, device="meta"),
-    "forward of Linear at 'weight' has been replaced": hooked,
-    "attribute 'values', got HasValues": HasValues,
-    "'weight' is not a weight of this model": nn.Identity,
-    r"must have shape \(4, 4\), got \(5, 4\)": lambda: nn.Linear(4, 5),
-}
-
-
-@pytest.mark.parametrize("message", REFUSED)
-def test_what_cannot_be_trained_in_part_is_refused_by_name(message):
-    model = REFUSED[message]()
-    before = type(model), list(model.__dict__), [(p.shape, p.requires_grad) for p in model.parameters()]
-    with pytest.raises(ValueError, match=message):
-        clm.patch(model, clm.Selection({"weight": entries((4, 4), "rows")}))
-    assert (type(model), list(model.__dict__), [(p.shape, p.requires_grad) for p in model.parameters()]) == before
-
-
-def test_patching_twice_and_an_unknown_head_are_refused():
-    _, model, _ = pair()
-    with pytest.raises(RuntimeError, match="patched already; call restore"):
-        clm.patch(model, clm.Selection())
-    with pytest.raises(ValueError, match="head must be names of the model's parameters, got 'nothing'"):
-        clm.patch(build(), clm.Selection(), head=["nothing"])
-
-
-def test_modules_that_read_the_weight_past_the_layer():
-    """MultiheadAttention reads its output layer's weight itself, as DeBERTa does its relative embeddings'."""
-    dense, model = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
-    model.load_state_dict(dense.state_dict())
-    chosen = {"out_proj.weight": entries((8, 8), "columns"), "in_proj_weight": entries((24, 8), "rows")}
-    handle = clm.patch(model, clm.Selection(chosen), head=False)
-    x = torch.randn(2, 3, 8)
-    for trained in (dense, model):
-        trained(x, x, x)[0].square().sum().backward()
-    assert_gradients_equal(dense, model, handle)
-
-
-@pytest.mark.parametrize("scale", [True, False])
-def test_embedding_that_scales_its_gradient_by_frequency(scale):
-    dense, model = (nn.Sequential(nn.Embedding(8, 4, scale_grad_by_freq=scale), nn.Linear(4, 2)) for _ in range(2))
-    model.load_state_dict(dense.state_dict())
-    handle = clm.patch(model, clm.Selection({"0.weight": entries((8, 4), "rows", 0.5)}), head=False)
-    for trained in (dense, model):
-        trained(torch.tensor([[0, 1, 1], [2, 3, 1]])).square().sum().backward()
-    assert_gradients_equal(dense, model, handle)
-
-
-def test_column_selection_keeps_only_the_selected_inputs():
-    """Of an activation (T, 512) the graph keeps 8 columns; rows keep all of it."""
-    kept = {}
-    for kind in ("columns", "rows"):
-        layer = nn.Linear(512, 16)
-        clm.patch(layer, clm.Selection({"weight": clm.Entries.of(kind, range(8), (16, 512))}), head=False)
-        saved = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-            layer(torch.randn(64, 512)).sum().backward()
-        kept[kind] = max(saved)
-    assert kept == {"columns": 64 * 8, "rows": 64 * 512}

@@ -124,6 +124,11 @@ class TestEntries:
         assert entries.to("cpu") is entries
         assert entries.to("meta").index.device.type == "meta" and entries.to("meta").layout == entries.layout
 
+    def test_shapes_are_tuples_of_ints_however_given(self):
+        given = Entries("blocks", index(0), torch.Size(SHAPE), [torch.tensor(2), 3])
+        assert given == make("blocks", [0]) == given | make("blocks", [0])
+        assert [type(number) for number in (*given.shape, *given.block)] == [int] * 4 and (given.shape, given.block) == (SHAPE, BLOCK)
+
     def test_is_equal_by_value_and_cannot_be_a_key(self):
         assert make("rows", [0]) != make("rows", [1]) and make("rows", [0]) != make("columns", [0])
         assert make("rows", [0]) != make("rows", [0], (4, 9)) and make("rows", [0]) != 0
@@ -139,7 +144,7 @@ class TestBeyondInt32:
     def test_elements_are_int64(self):
         entries = Entries.of("elements", [self.far, 0, 2**31], self.shape)
         assert entries.index.dtype == torch.int64 and entries.index.tolist() == [0, 2**31, self.far]
-        with pytest.raises(ValueError, match="must be a 1-D torch.int64 tensor, got torch.int32"):
+        with pytest.raises(ValueError, match=r"must be a 1-D torch.int64 tensor, got torch.int32"):
             Entries("elements", index(0), self.shape)
 
     def test_the_boundary(self):

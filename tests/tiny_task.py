@@ -16,7 +16,7 @@ PIECES = ["##s", "##ing", "paris", "rome", "anna", "bob", "lives", "in", "meets"
 
 def tokenizer(length=512):
     """Lower-casing WordPiece over the words of this file."""
-    vocabulary = SPECIAL + sum(TOPICS.values(), []) + FILLERS + PIECES
+    vocabulary = [*SPECIAL, *(word for words in TOPICS.values() for word in words), *FILLERS, *PIECES]
     made = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
     made.normalizer = normalizers.Lowercase()
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -42,7 +42,7 @@ def texts(count: int, seed: int) -> list[dict]:
     rows = []
     for i in range(count):
         label = sorted(TOPICS)[i % 3]
-        words = draw.choices(FILLERS, k=draw.randrange(1, 4)) + [draw.choice(TOPICS[label])]
+        words = [*draw.choices(FILLERS, k=draw.randrange(1, 4)), draw.choice(TOPICS[label])]
         draw.shuffle(words)
         rows.append({"text": " ".join(words), "label": label})
     return rows
@@ -57,7 +57,7 @@ def sentences(count: int, seed: int) -> list[dict]:
         place = draw.choice(["Paris", "Rome"])
         rows.append({
             "tokens": [*person, "lives", "in", place],
-            "tags": ["B-PER", "I-PER"][: len(person)] + ["O", "O", "B-LOC"],
+            "tags": [*["B-PER", "I-PER"][:len(person)], "O", "O", "B-LOC"],
         })  # fmt: skip
     return rows
 

@@ -10,7 +10,7 @@ from torch import nn
 from ..selection import Selection
 from ..structure import head_names, weights
 from .batches import batches_of
-from .budget import budget
+from .budget import budget, check_budget
 from .sensitivity import eligible_weights, sensitivity, unit_sensitivity
 from .warm_up import warm_up_head
 
@@ -53,6 +53,8 @@ def choose(
     Raises:
         ValueError: for arguments out of range or rows that lack what is needed.
     """
+    check_budget(density, kind, per)
+    eligible_weights(model, layers)
     batches = batches_of(model, tokenizer, dataset, examples, batch_size, max_length, seed)
     named = weights(model)
     before = {name: named[name].detach().clone() for name in head_names(model)}

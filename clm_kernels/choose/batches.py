@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 
@@ -13,6 +12,9 @@ def batches_of(
     model: nn.Module, tokenizer, dataset: Iterable[Mapping], examples: int, batch_size: int, max_length: int, seed: int
 ) -> list[dict[str, Tensor]]:
     """`examples` rows drawn without replacement, tokenised and padded; similar lengths stand together."""
+    for name, value in (("examples", examples), ("batch_size", batch_size), ("max_length", max_length)):
+        if value < 1:
+            raise ValueError(f"choose: {name} must be at least 1, got {value}")
     from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
 
     rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
@@ -39,4 +41,6 @@ def _features(model: nn.Module, tokenizer, row: Mapping, max_length: int) -> dic
         if label not in model.config.label2id:
             raise ValueError(f"choose: label must be one of the model's {len(model.config.label2id)} labels, got {label!r}")
         label = model.config.label2id[label]
+    elif isinstance(label, int) and model.config.num_labels > 1 and not 0 <= label < model.config.num_labels:
+        raise ValueError(f"choose: label must lie in [0, {model.config.num_labels}), got {label}")
     return {**tokenizer(row["text"], truncation=True, max_length=max_length), "labels": label}

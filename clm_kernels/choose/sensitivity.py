@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structure import depths, head_names, number_of_layers
+from .frozen import frozen
 
 LAYERS = {"all": 0.0, "upper half": 1 / 2, "upper third": 2 / 3}
 
@@ -34,7 +35,7 @@ def unit_sensitivity(dy: Tensor, x: Tensor, kind: str, positions: Tensor | None 
     wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
     units, others = (dy.to(wide), x.to(wide)) if kind == "rows" else (x.to(wide), dy.to(wide))
     if positions is not None:
-        others = others * positions[..., None]
+        others = others * positions[..., None].to(wide)
     gram = others @ others.transpose(1, 2)  # (B, T, T)
     return ((gram @ units) * units).sum((0, 1))
 
@@ -65,8 +66,9 @@ def sensitivity(
 ) -> dict[str, Tensor]:
     """Scores of the rows or columns (of the stored tensor) of every eligible weight, summed over all examples.
 
-    One forward and one backward pass without dropout and without a single weight gradient. Warm up the head first
-    (`warm_up_head`): gradients through a random head say little.
+    An example's loss is that of its label, or the sum over its tokens' labels. One forward and one backward pass
+    without dropout and without a single weight gradient. Warm up the head first (`warm_up_head`): gradients through
+    a random head say little.
 
     Args:
         model: a transformers classifier; left as it was.
@@ -79,23 +81,17 @@ def sensitivity(
     """
     scores: dict[str, Tensor] = {}
     eligible = eligible_weights(model, layers)
-    hooks = [module.register_forward_hook(_score_into(scores, name, kind)) for name, module in eligible.items()]
-    hooks.append(model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_()))
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    was_training = model.training
-    try:
-        model.eval()
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
+    hooks = []
+    with frozen(model), torch.enable_grad():
+        try:
+            hooks += (module.register_forward_hook(_score_into(scores, name, kind)) for name, module in eligible.items())
+            hooks.append(model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_()))
             for batch in batches:
-                (model(**batch).loss * len(batch["labels"])).backward()
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for parameter, required in flags:
-            parameter.requires_grad_(required)
-        model.train(was_training)
+                labelled = (batch["labels"] != -100).sum()  # examples, or tokens: the loss is their mean
+                (model(**batch).loss * labelled).backward()
+        finally:
+            for hook in hooks:
+                hook.remove()
     return {name: scores[name] for name in eligible if name in scores}
 
 

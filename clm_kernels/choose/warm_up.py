@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..structure import base_model, head_names, weights
+from .frozen import frozen
 
 
 def warm_up_head(
@@ -26,30 +27,27 @@ def warm_up_head(
     if not names:
         return
     named = weights(model)
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    was_training = model.training
-    model.eval()
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    for name in names:
-        named[name].requires_grad_(True)
-    optimizer = torch.optim.AdamW([named[name] for name in names], lr=lr, weight_decay=0.0)
     replayed: dict = {}
-    recording = base.register_forward_hook(lambda module, args, output: replayed.update(output=output))
-    try:
-        with torch.no_grad():
-            features = [(model(**batch), replayed.pop("output"))[1] for batch in batches]
-        recording.remove()
-        base.forward = lambda *args, **kwargs: copy.copy(replayed["output"])
-        with torch.enable_grad():
-            for _ in range(epochs):
-                for batch, replayed["output"] in zip(batches, features, strict=True):
-                    model(**batch).loss.backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
-    finally:
-        recording.remove()
-        base.__dict__.pop("forward", None)
-        for parameter, required in flags:
-            parameter.requires_grad_(required)
-        model.train(was_training)
+    own_forward = base.__dict__.get("forward")
+    # Before all other hooks: they run again at every replay.
+    recording = base.register_forward_hook(lambda module, args, output: replayed.update(output=output), prepend=True)
+    with frozen(model):
+        try:
+            for name in names:
+                named[name].requires_grad_(True)
+            optimizer = torch.optim.AdamW([named[name] for name in names], lr=lr, weight_decay=0.0)
+            with torch.no_grad():
+                features = [(model(**batch), replayed.pop("output"))[1] for batch in batches]
+            recording.remove()
+            base.forward = lambda *args, **kwargs: copy.copy(replayed["output"])
+            with torch.enable_grad():
+                for _ in range(epochs):
+                    for batch, replayed["output"] in zip(batches, features, strict=True):
+                        model(**batch).loss.backward()
+                        optimizer.step()
+                        optimizer.zero_grad()
+        finally:
+            recording.remove()
+            base.__dict__.pop("forward", None)
+            if own_forward is not None:
+                base.forward = own_forward

@@ -14,7 +14,10 @@ from .errors import guarded, wanted
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]}
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (train.train, predict.predict, predict.export, train.select, doctor.doctor, demo.demo):
     app.command()(guarded(command))

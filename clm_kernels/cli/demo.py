@@ -23,10 +23,11 @@ def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "
 
     console = Console()
     outcome = run(output, to_stderr)
-    for part in (show.selection(outcome.sparse.selection), show.scores(outcome.sparse), _comparison(outcome, show.size), _predictions(outcome)):
-        console.print(part)
-    folder = shlex.quote(output)
-    console.print("try it:", f'  echo "my parcel never came" | clm-kernels predict --model {folder}', sep="\n", markup=False, soft_wrap=True)
+    tables = [show.selection(outcome.sparse.selection), show.scores(outcome.sparse)]
+    for table in [*tables, _comparison(outcome, show.size), _predictions(outcome)]:
+        console.print(table)
+    command = f'echo "my parcel never came" | clm-kernels predict --model {shlex.quote(output)}'
+    console.print(f"try it: {command}", markup=False, soft_wrap=True)
 
 
 def _comparison(outcome, size) -> Table:
@@ -45,8 +46,8 @@ def _comparison(outcome, size) -> Table:
 
 def _predictions(outcome) -> Table:
     table = Table(title="some test messages")
-    for column in ("message", "predicted", "probability", ""):
-        table.add_column(column)
+    for column in ("message", "predicted", "", ""):
+        table.add_column(column, overflow="fold")
     for prediction, gold in outcome.predictions:
         right = "✓" if prediction.label == gold else f"✗ it is {gold}"
         table.add_row(prediction.text, prediction.label, f"{prediction.probability:.2f}", right)

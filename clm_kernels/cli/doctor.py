@@ -26,7 +26,8 @@ def doctor() -> None:
     console = Console(soft_wrap=True)
     console.print(f"clm_kernels {__version__}, Python {platform.python_version()}, {platform.platform()}", highlight=False)
     console.print(", ".join(f"{name} {_version(name)}" for name in PACKAGES), highlight=False)
-    console.print(f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}", highlight=False)
+    cpu = torch.backends.cpu.get_cpu_capability()
+    console.print(f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads, {cpu}", highlight=False)
 
     devices = [torch.device("cpu")]
     if torch.accelerator.is_available():

@@ -17,13 +17,13 @@ from .errors import stderr
 from .quiet import quiet
 
 CHUNK = 4096
-Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model's directory.", show_default=False)]
+Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model.", show_default=False)]
 DeltaFile = Annotated[str, typer.Option(help="Delta file for the base model.", show_default=False)]
 
 
 def predict(
     model: Model,
-    file: Annotated[str, typer.Argument(help="Lines of text (.txt), or .jsonl, .csv, .tsv, .parquet; - reads lines from standard input.")] = "-",
+    file: Annotated[str, typer.Argument(help="Lines of text (.txt) or a table as for train; -: lines from standard input.")] = "-",
     delta: DeltaFile = "",
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, with full precision.")] = False,
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",

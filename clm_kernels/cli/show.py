@@ -18,18 +18,25 @@ def selection(lines: list[dict[str, Any]]) -> Table:
         match = LAYER.search(line["name"])
         layer, part = match.groups() if match else ("", line["name"])
         cells[layer][part] = line
-    parts = list(dict.fromkeys(part for row in cells.values() for part in row))
+    parts = list(dict.fromkeys(part for row in sorted(cells.values(), key=len, reverse=True) for part in row))
     count = sum(line["selected_entries"] for line in lines)
-    kinds = " and ".join(dict.fromkeys(line["kind"] for line in lines)) or "nothing"
-    table = Table(title=f"selected: {count:,} entries of {len(lines)} weights, by {kinds}")
+    kinds = " and ".join(dict.fromkeys(line["kind"] for line in lines))
+    table = Table(title=f"selected: {count:,} entries of {len(lines)} weights" + (f", by {kinds}" if kinds else ""))
     table.add_column("layer", justify="right")
     for part in parts:
-        table.add_column(part.replace(".", "\n"), justify="right")
+        table.add_column(_short(part, parts).replace(".", "\n"), justify="right")
     table.add_column("entries", justify="right")
     for layer, row in sorted(cells.items(), key=lambda item: int(item[0] or -1)):
         shares = [f"{row[part]['selected_entries'] / row[part]['entries']:.1%}" if part in row else "" for part in parts]
         table.add_row(layer, *shares, f"{sum(line['selected_entries'] for line in row.values()):,}")
     return table
+
+
+def _short(part: str, parts: list[str]) -> str:
+    """The shortest end of a dotted name that no other has."""
+    words = part.split(".")
+    ends = (".".join(words[i:]) for i in range(len(words) - 1, 0, -1))
+    return next((end for end in ends if not any(f".{other}".endswith(f".{end}") for other in parts if other != part)), part)
 
 
 def scores(report: Any) -> Table:
@@ -58,7 +65,8 @@ def summary(report: Any) -> Table:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
     table.add_row("checkpoint", size(report.sizes["checkpoint"]))
     if "delta" in report.sizes:
-        table.add_row("delta", f"{size(report.sizes['delta'])}, {report.sizes['checkpoint'] / report.sizes['delta']:.0f} times smaller")
+        times = report.sizes["checkpoint"] / report.sizes["delta"]
+        table.add_row("delta", f"{size(report.sizes['delta'])}, {times:.0f} times smaller")
     return table
 
 

@@ -38,8 +38,10 @@ def train(config: TrainConfig) -> None:
     except KeyboardInterrupt:
         raise fail(_after_interruption(config), INTERRUPTED) from None
     console = Console()
-    for part in (show.selection(report.selection), show.scores(report), show.summary(report)):
-        console.print(part)
+    if report.selection:
+        console.print(show.selection(report.selection))
+    console.print(show.scores(report))
+    console.print(show.summary(report))
     console.print(f"try it: clm-kernels predict --model {shlex.quote(config.output)} FILE", markup=False, soft_wrap=True)
 
 
@@ -56,7 +58,7 @@ def _after_interruption(config: TrainConfig) -> str:
 @config_options(SELECTING)
 def select(
     config: TrainConfig,
-    output: Annotated[Path, typer.Option(help="File for the selection, for `train --selection`; only printed if not given.")] = Path(),
+    output: Annotated[Path, typer.Option(help="File to save it in, for `train --selection`.", show_default=False)] = Path(),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Choose what `train` would train, print it and save it, and train nothing."""

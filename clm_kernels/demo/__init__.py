@@ -97,7 +97,8 @@ def epoch_seconds(config: TrainConfig) -> tuple[float, float]:
         made = prepare(replace(config, method=method), loaded, selection)
         models.append(loaded.model)
         optimizers.append(made.optimizer or torch.optim.AdamW(loaded.model.parameters(), lr=1e-4, fused=True))
-    rows = encode(data.train, data.task, data.label_names, loaded.tokenizer, config.max_length, sort=True).dataset.remove_columns("length").to_list()
+    encoded = encode(data.train, data.task, data.label_names, loaded.tokenizer, config.max_length, sort=True)
+    rows = encoded.dataset.remove_columns("length").to_list()
     collate = collator(data.task, loaded.tokenizer)
     batches = [collate(rows[i : i + config.batch_size]).to(models[0].device) for i in range(0, len(rows), config.batch_size)]
     for number, batch in enumerate([batches[0], *batches]):  # the first one twice: once to warm up

@@ -60,14 +60,16 @@ class Classifier:
         if own_delta.is_file():
             read = Delta.load(own_delta)
             base = read.made.get("model", "")
-            require(Path(base).is_dir(), "Classifier.load", "the base model", f"where it was, {base!r} (else give model and delta)", "gone")
+            expected = f"where it was, {base!r} (else give model and delta)"
+            require(Path(base).is_dir(), "Classifier.load", "the base model", expected, "gone")
             return cls._from_delta(read, base, tokenizer=model)
         return cls._from_checkpoint(model)
 
     @classmethod
     def _from_delta(cls, delta: Delta, base: str | Path, tokenizer: str | Path = "") -> Classifier:
         made = delta.made
-        require(made.get("task") in TASKS and len(delta.labels) > 1, "Classifier.load", "delta", "one that `train` made", repr(delta))
+        ours = made.get("task") in TASKS and len(delta.labels) > 1
+        require(ours, "Classifier.load", "delta", "one that `train` made", repr(delta))
         loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer)
         delta.merge(loaded.model)
         return cls(loaded.model, loaded.tokenizer, made["task"], made["max_length"])
@@ -78,11 +80,12 @@ class Classifier:
         config = read_config(folder)
         name = (config.architectures or [""])[0]
         task = next((task for task in TASKS if name.endswith(f"For{task.title()}Classification")), None)
-        require(task is not None, "Classifier.load", "folder", "a fine-tuned classifier", f"{name or 'a model'} in {str(folder)!r}")
+        found = f"{name or 'a model'} in {str(folder)!r}"
+        require(task is not None, "Classifier.load", "model", "a fine-tuned classifier", found)
         labels = [config.id2label[i] for i in range(config.num_labels)]
         loaded = load(folder, task, labels, pooling_of(folder) if task == "sequence" else "native")
         missing = listed(loaded.missing, 3)
-        require(not missing, "Classifier.load", "folder", "a whole checkpoint", f"{str(folder)!r} without {missing}")
+        require(not missing, "Classifier.load", "model", "a whole checkpoint", f"{str(folder)!r} without {missing}")
         return cls(loaded.model, loaded.tokenizer, task, longest(loaded, loaded.tokenizer.model_max_length))
 
     @torch.no_grad()

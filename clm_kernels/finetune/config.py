@@ -46,7 +46,7 @@ class TrainConfig:
     density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
     kind: str = selecting("columns", "What a selected unit is.", ("rows", "columns"))
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
-    per: str = selecting("model", "Whether units compete within the model, or each weight gives the same part.", ("model", "weight"))
+    per: str = selecting("model", "Whether all units compete, or each weight gives the same part.", ("model", "weight"))
     biases: bool = selecting(True, "Train the biases too.")
     norms: bool = selecting(True, "Train the normalisation weights too.")
     sensitivity_examples: int = selecting(512, "Examples that warm up the head and measure the sensitivity.")

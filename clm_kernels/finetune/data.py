@@ -71,8 +71,11 @@ def load_data(config: TrainConfig) -> Data:
     if not config.validation:
         train, others["validation"] = carve(train, task, config.validation_fraction, config.seed)
         record["validation"] = {
-            "carved_from": config.train, "fraction": config.validation_fraction, "seed": config.seed, "rows": len(others["validation"]),
-        }  # fmt: skip
+            "carved_from": config.train,
+            "fraction": config.validation_fraction,
+            "seed": config.seed,
+            "rows": len(others["validation"]),
+        }
         record["train"]["rows"] = len(train)
     return Data(task, names, train, others["validation"], others.get("test"), record)
 
@@ -85,7 +88,8 @@ def find_task(config: TrainConfig) -> str:
     sequence, token = [config.text_column, config.label_column], [config.tokens_column, config.tags_column]
     found = [set(columns) <= set(row) for columns in (sequence, token)]
     require(not all(found), "load_data", "task", "sequence or token, for the data has columns for both", "auto")
-    require(any(found), "load_data", config.train, "a table with columns " + " or ".join(f"{a!r} and {b!r}" for a, b in (sequence, token)), listed(row))
+    wanted = " or ".join(f"{a!r} and {b!r}" for a, b in (sequence, token))
+    require(any(found), "load_data", config.train, f"a table with columns {wanted}", listed(row))
     return TASKS[found.index(True)]
 
 
@@ -102,11 +106,12 @@ def read_split(path: str, task: str, config: TrainConfig, labelled: bool = True)
             split.texts.append(_text(row[names[0]], place + names[0]))
             split.labels.append(_label(row[names[1]], place + names[1]) if labelled else None)
         else:
-            words, tags = (_words(row[name], place + name) for name in names) if labelled else (_words(row[names[0]], place + names[0]), None)
+            words, tags = [_text(word, place + names[0]) for word in _words(row[names[0]], place + names[0])], None
             if labelled:
-                tags = [_label(tag, place + names[1]) for tag in tags]
-                require(len(tags) == len(words), "read_split", place + names[1], f"{len(words)} tags, one for each word", len(tags))
-            split.texts.append([_text(word, place + names[0]) for word in words])
+                tags = [_label(tag, place + names[1]) for tag in _words(row[names[1]], place + names[1])]
+                expected = f"{len(words)} tags, one for each word"
+                require(len(tags) == len(words), "read_split", place + names[1], expected, len(tags))
+            split.texts.append(words)
             split.labels.append(tags)
         split.where.append(where)
     return split

@@ -84,7 +84,7 @@ def scorer(encoded: Encoded, task: str, label_names: Sequence[str]) -> Callable[
     def token(result: EvalPrediction) -> dict[str, float]:
         predicted = [
             spread(row[labels != IGNORED], first, len(tags), label_names)
-            for row, labels, first, tags in zip(result.predictions, result.label_ids, encoded.first_tokens, split.labels, strict=True)
+            for row, labels, first, tags in zip(result.predictions, result.label_ids, encoded.first_tokens, split.labels)
         ]
         gold, flat = ([tag for tags in column for tag in tags] for column in (split.labels, predicted))
         scores = {"accuracy": accuracy(gold, flat)}

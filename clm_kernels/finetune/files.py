@@ -41,7 +41,8 @@ def read_lines(source: Iterable[bytes], name: str) -> Iterator[str]:
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise ValueError(f"read_lines: {name}, line {number} must be UTF-8, got {error.reason} at byte {error.start}") from None
+            found = f"{error.reason} at byte {error.start}"
+            raise ValueError(f"read_lines: {name}, line {number} must be UTF-8, got {found}") from None
         yield text.removesuffix("\n").removesuffix("\r")
 
 
@@ -63,14 +64,16 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 def _csv(path: Path) -> Iterator[Row]:
-    reader = csv.reader((line + "\n" for line in _lines(path)), "excel-tab" if path.suffix.lower() == ".tsv" else "excel", strict=True)
+    dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
+    reader = csv.reader((line + "\n" for line in _lines(path)), dialect, strict=True)
     try:
         header = next(reader, [])
         for values in reader:
             if not values:
                 continue
             where = f"line {reader.line_num}"
-            require(len(values) == len(header), "read_rows", f"{path}, {where}", f"{len(header)} fields as the header", len(values))
+            expected = f"{len(header)} fields as the header"
+            require(len(values) == len(header), "read_rows", f"{path}, {where}", expected, len(values))
             yield where, dict(zip(header, values, strict=True))
     except csv.Error as error:
         raise ValueError(f"read_rows: {path}, line {reader.line_num} must be properly quoted fields, got {error}") from None

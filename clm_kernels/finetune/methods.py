@@ -39,8 +39,9 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded) -> Selection:
         named = Selection.load(config.selection)
         named.check(weights(loaded.model))
     batches = batches_of(
-        loaded.model, loaded.tokenizer, train.dataset, config.sensitivity_examples, config.batch_size, config.max_length, config.seed
-    )
+        loaded.model, loaded.tokenizer, train.dataset, config.sensitivity_examples,
+        batch_size=config.batch_size, max_length=config.max_length, seed=config.seed,
+    )  # fmt: skip
     warm_up_head(loaded.model, batches)
     if config.method != "sparse":
         return Selection()

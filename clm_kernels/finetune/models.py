@@ -43,7 +43,12 @@ class Loaded:
 
 
 def load(
-    path: str | Path, task: str, label_names: Sequence[str], pooling: str = "native", dtype: str = "auto", tokenizer: str | Path = ""
+    path: str | Path,
+    task: str,
+    label_names: Sequence[str],
+    pooling: str = "native",
+    dtype: str = "auto",
+    tokenizer: str | Path = "",
 ) -> Loaded:
     """Loads a base model and puts a head for these labels on it.
 
@@ -68,11 +73,13 @@ def load(
         words = {"add_prefix_space": True} if task == "token" else {}  # byte-level tokenizers need it to take words
         tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, config=config, trust_remote_code=False, **words)
     except (OSError, ValueError, SafetensorError) as error:
-        raise ValueError(f"load: {str(path)!r} must be a model for {task} classification, got: {_first_line(error)}") from error
+        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"load: {str(path)!r} must be a model for {task} classification, got: {message}") from error
     require(tokenizer.is_fast, "load", "the tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.architectures = [type(model).__name__]
     set_pooling(model, pooling)
     depth = depths(model)
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(depth))
@@ -97,13 +104,10 @@ def check_directory(function: str, path: str | Path) -> None:
 
 def longest(loaded: Loaded, max_length: int) -> int:
     """`max_length`, or what the model and its tokenizer can take at most if that is less."""
-    limits = [max_length, loaded.tokenizer.model_max_length, getattr(loaded.model.config, "max_position_embeddings", None) or max_length]
+    positions = getattr(loaded.model.config, "max_position_embeddings", None)
+    limits = [max_length, loaded.tokenizer.model_max_length, positions or max_length]
     for name, module in loaded.model.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             padding = module.padding_idx  # RoBERTa counts its positions from here
             limits.append(module.num_embeddings - (0 if padding is None else padding + 1))
     return min(limits)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

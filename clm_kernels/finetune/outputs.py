@@ -8,16 +8,18 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..files import write_atomically
 from .config import TrainConfig
 from .errors import require
-from .trainer import last_checkpoint
+from .trainer import drop_broken_checkpoints, last_checkpoint
 
-RUN, REPORT, DELTA, SELECTION, CHECKPOINTS = "run.json", "report.json", "delta.safetensors", "selection.safetensors", "checkpoints"
-OURS = (RUN, REPORT, DELTA, SELECTION, CHECKPOINTS, ".writing-*", "config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt")
+RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
+DELTA, SELECTION = "delta.safetensors", "selection.safetensors"
+OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "mean_pooled.py")
+OURS = (RUN, REPORT, CHECKPOINTS, DELTA, SELECTION, ".writing-*", *OF_TRANSFORMERS)
 
 
 def check_output(config: TrainConfig) -> TrainConfig:
@@ -27,6 +29,8 @@ def check_output(config: TrainConfig) -> TrainConfig:
         ValueError: if the folder holds something that would be lost, or nothing to resume from, or another run.
     """
     output = Path(config.output)
+    if not is_main() and not config.resume:  # process 0 looks, and may have made the folder by now
+        return config.absolute()
     require(not output.exists() or output.is_dir(), "train", "output", "a folder", f"the file {str(output)!r}")
     if config.resume:
         return _recorded(config, output)
@@ -38,15 +42,17 @@ def check_output(config: TrainConfig) -> TrainConfig:
 
 
 def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
-    require((output / RUN).is_file(), "train", "output", "the folder of a run to resume", f"{str(output)!r}")
-    require(not (output / REPORT).is_file(), "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
-    require(last_checkpoint(output / CHECKPOINTS) is not None, "train", "output", "a run with a checkpoint", f"{str(output)!r} without one")
+    checkpoint = last_checkpoint(output / CHECKPOINTS)
+    require((output / RUN).is_file(), "train", "output", "the folder of a run to resume", repr(str(output)))
+    finished = (output / REPORT).is_file()
+    require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
+    require(checkpoint is not None, "train", "output", "a run with a checkpoint", f"{str(output)!r} without one")
     recorded, given, default = TrainConfig(**read_json(output / RUN)["config"]), config.absolute(), TrainConfig()
-    for name in vars(recorded):
-        if name not in ("resume", "overwrite", "output") and getattr(given, name) not in (getattr(default, name), getattr(recorded, name)):
-            raise ValueError(f"train: {name} must be {getattr(recorded, name)!r} as in the run to resume, got {getattr(given, name)!r}")
-    recorded.output, recorded.resume = given.output, True
-    return recorded
+    for name, value in vars(recorded).items():
+        if name not in ("resume", "overwrite", "output"):
+            same = getattr(given, name) in (value, getattr(default, name))
+            require(same, "train", name, f"{value!r} as in the run to resume", repr(getattr(given, name)))
+    return replace(recorded, output=given.output, resume=True)
 
 
 @contextmanager
@@ -57,10 +63,13 @@ def run_folder(config: TrainConfig, data: dict) -> Iterator[Path]:
     `resume` needs stays.
     """
     output = Path(config.output)
+    if not is_main():
+        yield output
+        return
     existed = output.is_dir()
     if config.resume:
         require(read_json(output / RUN)["data"] == data, "train", "the data", "as it was when the run began", "changed files")
-        _drop_broken_checkpoints(output / CHECKPOINTS)
+        drop_broken_checkpoints(output / CHECKPOINTS)
     else:
         clear(output)
         write_atomically(output / RUN, json.dumps({"config": asdict(config), "data": data}, indent=2).encode())
@@ -74,16 +83,15 @@ def run_folder(config: TrainConfig, data: dict) -> Iterator[Path]:
         raise
 
 
+def is_main() -> bool:
+    """Whether this process is the one that writes: all but process 0 of a torchrun leave files alone."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def clear(output: Path) -> None:
     """Takes away what a run has put into the folder, and nothing else."""
     for path in (path for pattern in OURS for path in output.glob(pattern)):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-
-
-def _drop_broken_checkpoints(folder: Path) -> None:
-    for checkpoint in folder.glob("checkpoint-*"):
-        if last_checkpoint(folder) and not (checkpoint / "trainer_state.json").is_file():
-            shutil.rmtree(checkpoint)
 
 
 def read_json(path: Path) -> dict:
@@ -107,4 +115,3 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         write(Path(beside))
         for path in sorted(Path(beside).iterdir()):
             os.replace(path, folder / path.name)
-

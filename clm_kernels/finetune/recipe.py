@@ -21,8 +21,8 @@ from .encode import Encoded, best_by, collator, encode, scorer
 from .errors import require
 from .methods import Method, prepare, select
 from .models import Loaded, load, longest, pooling_for
-from .outputs import CHECKPOINTS, DELTA, REPORT, SELECTION, check_output, run_folder, write_folder
-from .report import Report, machine, selection_lines, validations
+from .outputs import CHECKPOINTS, DELTA, REPORT, SELECTION, check_output, is_main, run_folder, write_folder
+from .report import Report, machine, selection_lines, validations, without_timing
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
 
 Say = Callable[[str], None]
@@ -37,7 +37,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     """Trains a classifier as `config` says, and leaves it in the output folder.
 
     Everything is checked before a file is made. The best checkpoint is the one with the best validation score; the
-    test data is looked at once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
+    test data is scored once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
     full leaves a whole checkpoint; beside it stand the config, the tokenizer, the selection and ``report.json``.
 
     Args:
@@ -108,14 +108,18 @@ def _train(config: TrainConfig, say: Say) -> Report:
     parameters = loaded.model.num_parameters()
     method = prepare(config, loaded, selection)
     report = Report(
-        asdict(config), data.record, data.label_names, selection_lines(selection), method.trained, parameters, args.metric_for_best_model, max_length=limit, cut={name: split.cut for name, split in splits.items()},
-        seconds={"selecting": selecting}, made_on=machine(args.device),
+        config=asdict(config), data=data.record, labels=data.label_names, selection=selection_lines(selection),
+        trained=method.trained, parameters=parameters, best_by=args.metric_for_best_model, max_length=limit,
+        cut={name: split.cut for name, split in splits.items()}, seconds={"selecting": selecting}, made_on=machine(args.device),
     )  # fmt: skip
+    if config.resume:
+        say(f"resuming after {last_checkpoint(Path(args.output_dir)).name}, with the options that the run was begun with")
     with run_folder(config, data.record) as output:
-        if not config.resume:
+        if is_main() and not config.resume:
             selection.save(output / SELECTION)
         _fit(config, args, loaded, method, splits, data, report, say)
-        _save(config, output, loaded, method, report, limit)
+        if is_main():
+            _save(config, output, loaded, method, report, limit)
     return report
 
 
@@ -125,7 +129,14 @@ def _load(config: TrainConfig, data: Data) -> Loaded:
 
 
 def _fit(
-    config: TrainConfig, args: TrainingArguments, loaded: Loaded, method: Method, splits: dict[str, Encoded], data: Data, report: Report, say: Say
+    config: TrainConfig,
+    args: TrainingArguments,
+    loaded: Loaded,
+    method: Method,
+    splits: dict[str, Encoded],
+    data: Data,
+    report: Report,
+    say: Say,
 ) -> None:
     """Trains, puts the best checkpoint's weights into the model, and fills in the scores."""
     progress, interruption = Progress(report.best_by, say), Interruption(say)
@@ -147,8 +158,7 @@ def _fit(
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
     if "test" in splits:
         trainer.compute_metrics = scorer(splits["test"], data.task, data.label_names)
-        scores = trainer.predict(splits["test"].dataset).metrics
-        report.test = {key.removeprefix("test_"): value for key, value in scores.items() if not key.endswith(("runtime", "per_second"))}
+        report.test = without_timing(trainer.predict(splits["test"].dataset).metrics, "test_")
 
 
 def _save(config: TrainConfig, output: Path, loaded: Loaded, method: Method, report: Report, limit: int) -> None:

@@ -69,7 +69,12 @@ def validations(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:
     for entry in log_history:
         loss = entry.get("loss", loss)
         if "eval_loss" in entry:
-            scores = {key.removeprefix("eval_"): value for key, value in entry.items() if key.startswith("eval_")}
-            kept = {key: value for key, value in scores.items() if not key.endswith(("runtime", "per_second"))}
-            lines.append({"epoch": entry["epoch"], "step": entry["step"], "train_loss": loss, **kept})
+            scores = without_timing(entry, "eval_")
+            lines.append({"epoch": entry["epoch"], "step": entry["step"], "train_loss": loss, **scores})
     return lines
+
+
+def without_timing(metrics: dict[str, float], prefix: str) -> dict[str, float]:
+    """The Trainer's metrics that begin with `prefix`, without it, and without runtime and throughput."""
+    timing = ("runtime", "per_second")
+    return {key.removeprefix(prefix): v for key, v in metrics.items() if key.startswith(prefix) and not key.endswith(timing)}

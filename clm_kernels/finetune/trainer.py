@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import sys
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch.utils.data import Sampler, SequentialSampler
+from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -25,29 +26,27 @@ def arguments(config: TrainConfig, folder: Path, best: str) -> TrainingArguments
         every |= {f"{what}_steps": config.eval_steps for what in ("eval", "save", "logging")}
     return TrainingArguments(
         output_dir=str(folder), **every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model=best,
-        num_train_epochs=config.epochs, per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=2 * config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation, max_grad_norm=config.max_grad_norm,
-        learning_rate=config.peak_learning_rate, weight_decay=config.decay, warmup_steps=config.warmup, lr_scheduler_type=config.scheduler,
+        per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=2 * config.batch_size,
+        num_train_epochs=config.epochs, max_grad_norm=config.max_grad_norm,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        learning_rate=config.peak_learning_rate, weight_decay=config.decay,
+        warmup_steps=config.warmup, lr_scheduler_type=config.scheduler,
         seed=config.seed, bf16=config.precision == "bf16", fp16=config.precision == "fp16",
         restore_callback_states_from_checkpoint=True,
         report_to=config.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
-        dataloader_pin_memory=torch.accelerator.is_available(),
+        use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
     )  # fmt: skip
 
 
 class RunTrainer(Trainer):
-    """Trainer whose order of training examples depends on seed and epoch alone, and which evaluates in order.
+    """Trainer whose order of training examples depends on seed and epoch alone.
 
-    So a run that goes on in the middle of an epoch sees the batches that it would have seen without the break, and
-    predictions stand in the order of the split.
+    So a run that goes on in the middle of an epoch sees the batches that it would have seen without the break.
     """
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         lengths = list(self.train_dataset["length"])  # the dataset given here has lost that column already
         return EpochSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.seed)
-
-    def _get_eval_sampler(self, eval_dataset) -> Sampler:
-        return SequentialSampler(eval_dataset)
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -86,8 +85,8 @@ class Progress(TrainerCallback):
         self.validating += metrics["eval_runtime"]
         losses = [f"loss {entry['loss']:.4f}, " for entry in state.log_history if "loss" in entry]
         seconds = f", {self.seconds[-1]:.1f} s" if self.seconds else ""
-        score = metrics[f"eval_{self.best}"]
-        self.say(f"epoch {state.epoch:g} of {args.num_train_epochs:g}: {''.join(losses[-1:])}validation {self.best} {score:.4f}{seconds}")
+        score = f"validation {self.best} {metrics[f'eval_{self.best}']:.4f}"
+        self.say(f"epoch {state.epoch:g} of {args.num_train_epochs:g}: {''.join(losses[-1:])}{score}{seconds}")
 
 
 class Interruption(TrainerCallback):
@@ -130,13 +129,20 @@ def early_stopping(config: TrainConfig) -> list[TrainerCallback]:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: trainer_state.json is what the Trainer writes last."""
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if _is_json(path)]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The newest whole checkpoint."""
+    return max(filter(_is_whole, folder.glob("checkpoint-*")), key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
-def _is_json(path: Path) -> bool:
+def drop_broken_checkpoints(folder: Path) -> None:
+    """Removes checkpoints that were being written when a run was stopped."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not _is_whole(checkpoint):
+            shutil.rmtree(checkpoint)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether it has all its files: the Trainer writes trainer_state.json last."""
     try:
-        return bool(json.loads(path.read_text()))
-    except ValueError:
+        return bool(json.loads((checkpoint / "trainer_state.json").read_text()))
+    except (OSError, ValueError):
         return False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import checks, schemas
+from . import checks, schemas  # noqa: F401 - schemas registers the ops
 from .registry import backend, chosen, why_not
 
 if TYPE_CHECKING:

@@ -98,6 +98,11 @@ class Handle:
         self._classes: list[tuple[nn.Module, type]] = []
         self._requires_grad = {name: parameter.requires_grad for name, parameter in weights(model).items()}
 
+    @property
+    def patched(self) -> bool:
+        """Whether `restore` is still to come."""
+        return bool(self._classes)
+
     def restore(self) -> None:
         """Gives every module its own class back and removes all hooks; the trained weights stay in place.
 
@@ -121,11 +126,14 @@ class Handle:
             parameter.requires_grad_(self._requires_grad.get(name, parameter.requires_grad))
 
     def delta(self, labels: Iterable[str] | None = None, made: dict | None = None) -> Delta:
-        """Everything that was trained, as a `Delta`.
+        """Everything that was trained, as a `Delta`: what the model holds now, before or after `restore`.
 
         Args:
             labels: label names in order; from the model's config by default.
             made: how it was made, anything that JSON can hold.
+
+        Raises:
+            RuntimeError: if compact values have been trained that never reached the model.
         """
         from ..delta import Delta
 
@@ -155,7 +163,7 @@ def _places(model: nn.Module, wanted: dict[int, Entries]) -> dict[int, list[tupl
         if type(module).__name__ in READ_DIRECTLY
     }
     places: dict[int, list] = {key: [] for key in wanted}
-    for prefix, module in model.named_modules():
+    for prefix, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if id(parameter) in wanted:
                 full = f"{prefix}.{name}" if prefix else name

@@ -1,4 +1,8 @@
-"""Autograd of patched layers: the forward is torch's own, the backward makes compact gradients only."""
+"""Autograd of patched layers: the forward is torch's own, the backward makes compact gradients only.
+
+Outputs are ``(T, out)``, to be viewed by the caller: autograd lets nobody write in place into a view that was made
+inside a custom function, as ``nn.ReLU(inplace=True)`` after a linear layer does.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +28,12 @@ class LinearFunction(torch.autograd.Function):
         kept = tokens.index_select(1, index) if layout[0] == COLUMNS else tokens
         ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None, index)
         ctx.layout, ctx.dtype, ctx.x_shape = layout, values.dtype, x.shape
-        return F.linear(x, weight, bias)
+        return F.linear(tokens, weight, bias)  # (T, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         kept, weight, index = ctx.saved_tensors
-        dy = dy.reshape(-1, dy.shape[-1])  # (T, out)
         dx = (dy @ weight).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
         dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
         dvalues = _ops.weight_grad(dy, kept, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
@@ -49,13 +52,12 @@ class Conv1DFunction(torch.autograd.Function):
         kept = tokens.index_select(1, index) if layout[0] == ROWS else tokens
         ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None, index)
         ctx.layout, ctx.dtype, ctx.x_shape = layout, values.dtype, x.shape
-        return torch.addmm(bias, tokens, weight).view(*x.shape[:-1], weight.shape[1])
+        return torch.addmm(bias, tokens, weight)  # (T, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         kept, weight, index = ctx.saved_tensors
-        dy = dy.reshape(-1, dy.shape[-1])  # (T, out)
         dx = (dy @ weight.T).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
         dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
         dvalues = _ops.weight_grad(kept, dy, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
@@ -67,14 +69,13 @@ class EmbeddingFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, ids: Tensor, weight: Tensor, values: Tensor, index: Tensor, layout: Layout, padding_idx: int | None):
-        trained = ids.flatten() if padding_idx is None else ids.flatten().masked_fill(ids.flatten() == padding_idx, -1)
-        ctx.save_for_backward(trained, index)
+        ids = ids.flatten()  # (T,)
+        ctx.save_for_backward(ids if padding_idx is None else ids.masked_fill(ids == padding_idx, -1), index)
         ctx.layout, ctx.dtype = layout, values.dtype
-        return F.embedding(ids, weight)
+        return F.embedding(ids, weight)  # (T, H)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         ids, index = ctx.saved_tensors
-        dy = dy.reshape(-1, dy.shape[-1])  # (T, H)
         return None, None, _ops.embedding_grad(dy, ids, index, ctx.layout, ctx.dtype), None, None, None

@@ -57,9 +57,7 @@ class Compact:
                 self._parameters[name] = values.dense
 
     def _apply(self, fn, recurse=True):
-        before = {name: self._parameters[name] for name in self.compact}
         super()._apply(fn, recurse)
-        self._follow(before)
         if "entries" in self.__dict__:
             self.entries = self._parameters["values"].entries
         return self
@@ -82,7 +80,7 @@ class CompactLayer(Compact):
     def _in_compute_dtype(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x, weight and bias as autocast would cast them (it does not reach into a custom function's backward)."""
         device = x.device.type
-        if not torch.is_autocast_enabled(device):
+        if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:  # which autocast leaves alone
             return x, self.weight, self.bias
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
@@ -97,7 +95,8 @@ class CompactLinear(CompactLayer, nn.Linear):
         if not self._trains():
             return super().forward(input)
         x, weight, bias = self._in_compute_dtype(input)
-        return LinearFunction.apply(x, weight, bias, self.values, self.entries.index, self.entries.layout)
+        y = LinearFunction.apply(x, weight, bias, self.values, self.entries.index, self.entries.layout)
+        return y.view(*x.shape[:-1], self.out_features)
 
 
 class CompactEmbedding(CompactLayer, nn.Embedding):
@@ -109,7 +108,8 @@ class CompactEmbedding(CompactLayer, nn.Embedding):
         if not self._trains():
             return super().forward(input)
         entries = self.entries
-        return EmbeddingFunction.apply(input, self.weight, self.values, entries.index, entries.layout, self.padding_idx)
+        y = EmbeddingFunction.apply(input, self.weight, self.values, entries.index, entries.layout, self.padding_idx)
+        return y.view(*input.shape, self.embedding_dim)
 
 
 @functools.cache
@@ -130,7 +130,8 @@ def compact_classes() -> dict[type, type]:
             if not self._trains():
                 return super().forward(x)
             x, weight, bias = self._in_compute_dtype(x)
-            return Conv1DFunction.apply(x, weight, bias, self.values, self.entries.index, self.entries.layout)
+            y = Conv1DFunction.apply(x, weight, bias, self.values, self.entries.index, self.entries.layout)
+            return y.view(*x.shape[:-1], self.nf)
 
     return known | {Conv1D: CompactConv1D}
 

@@ -40,7 +40,7 @@ void adamw_step(const std::vector<AdamWParameter>& parameters, const AdamWOption
   }
   const auto update_float = CLM_PICK(update_chunk<float>);
   const auto update_double = CLM_PICK(update_chunk<double>);
-  parallel_dealt(chunks, threads_for(16 * entries, threads), [&](int64_t chunk) {
+  parallel_dealt(chunks, threads_for(2.0 * double(entries), threads), [&](int64_t chunk) {
     const auto after = std::upper_bound(steps.begin(), steps.end(), chunk, [](int64_t c, const Step& s) { return c < s.first_chunk; });
     const Step& step = *(after - 1);
     const int64_t begin = (chunk - step.first_chunk) * kChunk, end = std::min(step.parameter.count, begin + kChunk);

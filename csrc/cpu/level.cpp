@@ -28,6 +28,14 @@ Level level() { return current.load(std::memory_order_relaxed); }
 
 const char* level_name() { return kNames[int(level())]; }
 
+bool has_bfloat16_products() {
+#if CLM_HAS_VERSIONS
+  return best() == Level::avx512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 void set_level(const std::string& name) {
   if (name == "auto") return current.store(best());
   for (int i = 0; i <= int(best()); ++i) {

@@ -10,6 +10,7 @@ enum class Level : int { baseline, avx2, avx512 };
 Level level();
 void set_level(const std::string& name);  // "auto", "baseline", "avx2" or "avx512"
 const char* level_name();
+bool has_bfloat16_products();  // AVX512-BF16: torch's own products use it
 
 }  // namespace clm
 

@@ -21,7 +21,7 @@ bool masked_grad(const Output& grad, const void* dense_grad, Dtype dense_dtype, 
   const int64_t entries = e.entries();
   const auto add_block = grad.dtype == Dtype::float64 ? CLM_PICK(add_block<double>) : CLM_PICK(add_block<float>);
   std::atomic<bool> found{false};
-  parallel_ranges((entries + kBlock - 1) / kBlock, threads_for(entries * 4, threads), [&](int64_t begin, int64_t end) {
+  parallel_ranges((entries + kBlock - 1) / kBlock, threads_for(double(entries), threads), [&](int64_t begin, int64_t end) {
     alignas(64) char raw[kBlock * 8];
     bool finite = true;
     for (int64_t i = begin; i < end; ++i) {

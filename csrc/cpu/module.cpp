@@ -90,6 +90,7 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("adamw_step", &py_adamw_step);
   m.def("instructions", &level_name, "The instruction set in use: baseline, avx2 or avx512.");
   m.def("set_instructions", &set_level, "Uses another one, or auto; for tests.");
+  m.attr("bfloat16_products") = has_bfloat16_products();
 #if defined(_OPENMP)
   m.attr("openmp") = true;
 #else

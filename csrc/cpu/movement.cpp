@@ -75,6 +75,14 @@ void with_types(bool wide, int64_t item_size, const Function& function) {
   wide ? with_index(int64_t{}) : with_index(int32_t{});
 }
 
+// body(begin, end, stop) for blocks of entries [begin, end), each followed by the thread's next block [end, stop).
+template <typename Body>
+void parallel_blocks(int64_t entries, int threads, const Body& body) {
+  parallel_ranges(entries, threads_for(double(entries), threads), [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; at += kBlock) body(at, std::min(end, at + kBlock), std::min(end, at + 2 * kBlock));
+  });
+}
+
 }  // namespace
 
 void read_entries(const void* dense, const Entries& e, int64_t item_size, int64_t begin, int64_t end, void* compact) {
@@ -100,19 +108,16 @@ void prefetch_entries(const void* dense, const Entries& e, int64_t item_size, in
 }
 
 void gather(const void* dense, const Entries& e, int64_t item_size, void* compact, int threads) {
-  const int64_t entries = e.entries();
-  parallel_ranges(entries, threads_for(entries * 4, threads), [&](int64_t begin, int64_t end) {
+  parallel_blocks(e.entries(), threads, [&](int64_t begin, int64_t end, int64_t stop) {
+    prefetch_entries(dense, e, item_size, end, stop);
     read_entries(dense, e, item_size, begin, end, static_cast<char*>(compact) + begin * item_size);
   });
 }
 
 void scatter(void* dense, const Entries& e, int64_t item_size, const void* compact, int threads) {
-  const int64_t entries = e.entries();
-  parallel_ranges(entries, threads_for(entries * 4, threads), [&](int64_t begin, int64_t end) {
-    for (int64_t at = begin; at < end; at += kBlock) {
-      prefetch_entries(dense, e, item_size, std::min(end, at + kBlock), std::min(end, at + 2 * kBlock));
-      write_entries(dense, e, item_size, at, std::min(end, at + kBlock), static_cast<const char*>(compact) + at * item_size);
-    }
+  parallel_blocks(e.entries(), threads, [&](int64_t begin, int64_t end, int64_t stop) {
+    prefetch_entries(dense, e, item_size, end, stop);
+    write_entries(dense, e, item_size, begin, end, static_cast<const char*>(compact) + begin * item_size);
   });
 }
 

@@ -39,21 +39,8 @@ CLM_INLINE int64_t tile_columns(int64_t left) {
   return left >= kTileVectors * lanes ? kTileVectors * lanes : lanes;
 }
 
-// Asks for the panel's part of tokens [begin, end): rows lie pages apart, which the processor does not foresee.
-template <typename W>
-void prefetch_panel(const OuterProduct<W>& p, const Task& task, int64_t begin, int64_t end) {
-#if defined(__GNUC__)
-  const int64_t size = item_size(p.large.dtype);
-  for (int64_t t = begin; t < end; ++t) {
-    for (int64_t s = task.segment; s < task.segment + task.segments; ++s) {
-      const char* line = static_cast<const char*>(p.large.data) + (t * p.large.stride + p.segments[s].column) * size;
-      for (const char* stop = line + p.segments[s].width * size; line < stop; line += 64) __builtin_prefetch(line, 0, 2);
-    }
-  }
-#endif
-}
-
 // Packs a panel of `large` over one block of tokens: per tile of columns, [token][column], converted, zeros at the end.
+// `direct` is the panel where it lies, or null if it needs conversion or padding.
 template <typename W>
 void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64_t tokens, int64_t padded, const W* direct, W* to) {
   constexpr int64_t lanes = VectorOf<W>::lanes;
@@ -61,7 +48,6 @@ void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64
   for (int64_t j = task.width; j < padded; ++j) staged[j] = 0;
   for (int64_t t = 0; t < tokens; ++t) {
     const W* from = direct ? direct + t * p.large.stride : staged;
-    if (PREF & 1) { const int64_t ahead = token + t + PD; if (ahead < p.tokens) prefetch_panel(p, task, ahead, ahead + 1); }
     W* end = staged;
     for (int64_t s = task.segment; !direct && s < task.segment + task.segments; ++s) {
       widen(p.large.dtype, p.large.data, (token + t) * p.large.stride + p.segments[s].column, p.segments[s].width, end);
@@ -145,11 +131,11 @@ void run_task(const OuterProduct<W>& p, const Task& task, W* scratch) {
   W* sums = scratch + kTokenBlock * padded;  // task.size x padded
   for (int64_t token = 0; token < p.tokens; token += kTokenBlock) {
     const int64_t tokens = p.tokens - token < kTokenBlock ? p.tokens - token : kTokenBlock;
-    const W* direct = nullptr;  // the panel where it lies, if it needs neither conversion nor padding
+    const W* direct = nullptr;
     if (p.large.dtype == same && task.segments == 1 && padded == task.width) {
       direct = static_cast<const W*>(p.large.data) + token * p.large.stride + p.segments[task.segment].column;
     }
-    const bool packed = !direct || task.size > CLM_TILE_ROWS;
+    const bool packed = !direct || task.size > CLM_TILE_ROWS;  // what a single tile reads once is not worth packing
     if (packed) pack_panel(p, task, token, tokens, padded, direct, panel);
     const W* small = p.packed + token * p.size() + tokens * task.first;
     for (int64_t j = 0; j < padded;) {
@@ -162,8 +148,6 @@ void run_task(const OuterProduct<W>& p, const Task& task, W* scratch) {
         multiply(rows, small + i * tokens, large, stride, tokens, sums + i * padded + j, padded, token == 0);
         i += rows;
       }
-      const int64_t next = token + kTokenBlock, ahead = p.tokens - next < kTokenBlock ? p.tokens - next : kTokenBlock;
-      if (PREF & 2) prefetch_panel(p, task, next + ahead * j / padded, next + ahead * (j + columns) / padded);
       j += columns;
     }
   }

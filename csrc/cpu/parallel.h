@@ -13,11 +13,12 @@
 
 namespace clm {
 
-// Work below this many operations or bytes runs on one thread: some 20 us, a few times what starting a team costs.
-constexpr int64_t kGrain = int64_t(1) << 18;
+// Each thread gets at least so much work, in nanoseconds of one core as the callers estimate them: a few times what
+// starting a team of threads costs. So small work runs on one thread.
+constexpr double kGrain = 16e3;
 
-inline int threads_for(int64_t work, int threads) {
-  return int(std::max<int64_t>(1, std::min<int64_t>(threads, work / kGrain)));
+inline int threads_for(double nanoseconds, int threads) {
+  return int(std::clamp(nanoseconds / kGrain, 1.0, double(std::max(1, threads))));
 }
 
 // body(begin, end) on each thread, for a contiguous share of the items.

@@ -1,5 +1,5 @@
-// Compact gradients of rows, columns and blocks. The side along which entries are selected is packed once, the other
-// one panel by panel; elements stand in weight_grad_elements.cpp.
+// Compact gradients of rows, columns and large blocks. The side along which entries are selected is packed once, the
+// other one panel by panel; elements and small blocks stand in weight_grad_elements.cpp.
 
 #include <algorithm>
 #include <utility>
@@ -24,7 +24,9 @@ int64_t Entries::entries() const {
 
 namespace {
 
-// Groups of at most kGroup of `size` positions that begin at `first`.
+constexpr int64_t kSmallBlock = 512;  // entries; packing smaller blocks costs more than transposing both operands
+
+// Groups of at most kGroup, out of `size` positions that begin at `first`.
 template <typename W>
 void add_groups(OuterProduct<W>& p, int64_t first, int64_t size) {
   for (int64_t done = 0; done < size; done += kGroup) p.groups.push_back(first + done);
@@ -40,8 +42,8 @@ void plan_product(OuterProduct<W>& p, const Entries& e, int threads) {
   for (int64_t i = 0; i < e.count; ++i) p.positions.push_back(p.small.sliced ? i : e[i]);
   add_groups(p, 0, e.count);
   p.groups.push_back(e.count);
-  const int64_t share = (width + 4 * threads - 1) / (4 * threads);  // at least 4 panels a thread, if not too narrow
-  const int64_t panel = std::min(kPanel, std::max<int64_t>(96, (share + 47) / 48 * 48));
+  const int64_t share = (width + threads - 1) / threads;  // a panel each, if that is not too narrow
+  const int64_t panel = std::clamp<int64_t>((share + 47) / 48 * 48, 48, kPanel);
   for (int64_t column = 0; column < width; column += panel) {
     for (size_t g = 0; g + 1 < p.groups.size(); ++g) {
       const int64_t first = p.groups[g], columns = std::min(panel, width - column);
@@ -82,7 +84,7 @@ void plan_blocks(OuterProduct<W>& p, const Entries& e) {
 
 template <typename W>
 void run(OuterProduct<W>& p, const Entries& e, int threads) {
-  threads = threads_for(2 * p.tokens * e.entries(), threads);
+  threads = threads_for(double(p.tokens) * double(e.entries()) / 40, threads);
   e.kind == kBlocks ? plan_blocks(p, e) : plan_product(p, e, threads);
   Scratch<Slot::shared> packed(p.tokens * p.size() * int64_t(sizeof(W)));
   p.packed = packed.template as<W>();
@@ -106,7 +108,7 @@ void weight_grad(const Operand& dy, const Operand& x, int64_t tokens, const Entr
   if (entries.entries() == 0) return;
   if (tokens == 0) {
     std::memset(out.data, 0, size_t(entries.entries() * item_size(out.dtype)));
-  } else if (entries.kind == kElements) {
+  } else if (entries.kind == kElements || (entries.kind == kBlocks && entries.block_rows * entries.block_columns < kSmallBlock)) {
     weight_grad_elements(dy, x, tokens, entries, out, threads);
   } else {
     const bool columns = entries.kind == kColumns;

@@ -1,5 +1,5 @@
-// Compact gradient of scattered elements: both operands are transposed once, then each element is a dot product over
-// tokens that lie side by side.
+// Compact gradient of scattered elements and small blocks: both operands are transposed once, then each entry is a dot
+// product over tokens that lie side by side.
 
 #include <algorithm>
 #include <stdexcept>
@@ -45,6 +45,33 @@ void split_index(SampledProduct<W>& p, const Entries& e, int threads) {
   }
 }
 
+// In the order of the weight's rows: run(column, compact entry) at the start of each row of a block, and row_done(row).
+template <typename Run, typename Row>
+void for_each_block_row(const Entries& e, const Run& run, const Row& row_done) {
+  const int64_t grid = e.columns / e.block_columns;
+  for (int64_t begin = 0, end; begin < e.count; begin = end) {
+    const int64_t row = e[begin] / grid;
+    for (end = begin + 1; end < e.count && e[end] / grid == row;) ++end;
+    for (int64_t i = 0; i < e.block_rows; ++i) {
+      for (int64_t b = begin; b < end; ++b) run(e[b] % grid * e.block_columns, (b * e.block_rows + i) * e.block_columns);
+      row_done(row * e.block_rows + i);
+    }
+  }
+}
+
+template <typename W>
+void split_blocks(SampledProduct<W>& p, const Entries& e) {
+  for_each_block_row(
+      e,
+      [&](int64_t column, int64_t) {
+        for (int64_t j = 0; j < e.block_columns; ++j) p.columns.push_back(int32_t(column + j));
+      },
+      [&](int64_t row) {
+        p.dy.used.push_back(int32_t(row));
+        p.row_ends.push_back(int64_t(p.columns.size()));
+      });
+}
+
 // Numbers columns among those in use, unless most of them are.
 template <typename W>
 void number_columns(SampledProduct<W>& p, const Entries& e) {
@@ -65,8 +92,9 @@ void number_columns(SampledProduct<W>& p, const Entries& e) {
 template <typename W>
 void run(SampledProduct<W>& p, const Entries& e, const Output& out, int threads) {
   if (std::max(e.rows, e.columns) > INT32_MAX) throw std::invalid_argument("weight_grad: rows and columns must be below 2^31");
-  threads = threads_for(2 * p.tokens * e.count, threads);
-  split_index(p, e, threads);
+  const int64_t entries = e.entries();
+  threads = threads_for(double(p.tokens) * double(entries) / 16, threads);
+  e.kind == kBlocks ? split_blocks(p, e) : split_index(p, e, threads);
   number_columns(p, e);
   p.dy.columns = int64_t(p.row_ends.size());
   if (p.dy.columns == e.rows) p.dy.used.clear();
@@ -77,7 +105,7 @@ void run(SampledProduct<W>& p, const Entries& e, const Output& out, int threads)
   const int64_t chunk_bytes = p.chunk * (p.dy.columns + p.x.columns) * int64_t(sizeof(W));
   const int64_t all = (p.tokens + p.chunk - 1) / p.chunk;
   const int64_t panel = std::min(all, std::max<int64_t>(1, kPanelBytes / chunk_bytes));
-  const int64_t groups = (e.count + kLanes - 1) / kLanes;
+  const int64_t groups = (entries + kLanes - 1) / kLanes;
   Scratch<Slot::shared> scratch(panel * chunk_bytes + groups * kLanes * int64_t(sizeof(W)));
   p.x.data = scratch.as<W>();
   p.dy.data = p.x.data + panel * p.chunk * p.x.columns;
@@ -99,12 +127,23 @@ void run(SampledProduct<W>& p, const Entries& e, const Output& out, int threads)
       }
     });
     parallel_ranges(groups, threads, [&](int64_t begin, int64_t end) {
-      sum_entries(p, begin * kLanes, std::min(e.count, end * kLanes));
+      sum_entries(p, begin * kLanes, std::min(entries, end * kLanes));
     });
   }
   const auto narrow = CLM_PICK(narrow<W>);
+  if (e.kind == kBlocks) {
+    const W* sums = p.sums;
+    for_each_block_row(
+        e,
+        [&](int64_t, int64_t at) {
+          narrow(out.dtype, sums, e.block_columns, out.data, at);
+          sums += e.block_columns;
+        },
+        [](int64_t) {});
+    return;
+  }
   parallel_ranges(groups, threads, [&](int64_t begin, int64_t end) {
-    narrow(out.dtype, p.sums + begin * kLanes, std::min(e.count, end * kLanes) - begin * kLanes, out.data, begin * kLanes);
+    narrow(out.dtype, p.sums + begin * kLanes, std::min(entries, end * kLanes) - begin * kLanes, out.data, begin * kLanes);
   });
 }
 
