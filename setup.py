@@ -65,7 +65,10 @@ def compile_with_ninja(compiler, sources, output_dir=None, macros=None, include_
         f"  command = {' '.join(map(escape, command))} -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
-        *(f"build {escape(obj)}: compile {escape(os.path.abspath(src))}" for obj, src in zip(map(os.path.abspath, objects), sources)),
+        *(
+            f"build {escape(obj)}: compile {escape(os.path.abspath(src))}"
+            for obj, src in zip(map(os.path.abspath, objects), sources)
+        ),
     ]
     folder = Path(output_dir or ".")
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,14 @@ RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
 
 
-def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 5) -> dict[str, list[float]]:
-    """Seconds of each variant in each round. Every round runs all of them, starting with another one each time."""
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 5, twice: bool = False
+) -> dict[str, list[float]]:
+    """Seconds of each variant in each round. Every round runs all of them, starting with another one each time.
+
+    With `twice`, each is run once untimed right before it is timed, so that its data lies in the caches if it fits;
+    without, the caches hold what the variant before it has left there.
+    """
     names = list(variants)
     for name in names:
         for _ in range(warm_up):
@@ -27,6 +33,8 @@ def interleaved(variants: Mapping[str, Callable[[], object]], rounds: int, warm_
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for i in track(range(rounds), description=f"{len(names)} variants", transient=True):
         for name in names[i % len(names) :] + names[: i % len(names)]:
+            if twice:
+                variants[name]()
             start = time.perf_counter()
             variants[name]()
             seconds[name].append(time.perf_counter() - start)

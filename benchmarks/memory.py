@@ -40,7 +40,14 @@ def main() -> list[dict[str, object]]:
     rows = []
     for kind in ("rows", "columns", "blocks", "elements"):
         measured = bytes_per_entry(kind)
-        rows.append(row(f"bytes of values, gradient, state and index an entry (step counters aside), 3 % {kind}", measured, "<= 20", measured <= 20.0))
+        rows.append(
+            row(
+                f"bytes of values, gradient, state and index an entry (step counters aside), 3 % {kind}",
+                measured,
+                "<= 20",
+                measured <= 20.0,
+            )
+        )
     keep("memory", rows)
     return rows
 

@@ -32,7 +32,15 @@ def main(rounds: int = 7) -> list[dict[str, object]]:
     rows = []
     for kind in variants:
         share = ratio(seconds, kind, "training")
-        rows.append(row(f"sensitivity of {kind}, 512 examples: time / training on them", share, "<= 1", share <= 1.0, milliseconds=medians(seconds)))
+        rows.append(
+            row(
+                f"sensitivity of {kind}, 512 examples: time / training on them",
+                share,
+                "<= 1",
+                share <= 1.0,
+                milliseconds=medians(seconds),
+            )
+        )
     keep("sensitivity", rows)
     return rows
 

@@ -10,6 +10,17 @@ from .selection import Entries, Selection
 from .values import Values
 
 __all__ = [
-    "Delta", "Entries", "Handle", "Selection", "SparseAdamW", "Values",
-    "budget", "choose", "patch", "sensitivity", "set_pooling", "warm_up_head",
+    "Delta",
+    "Entries",
+    "Handle",
+    "Selection",
+    "SparseAdamW",
+    "Values",
+    "__version__",
+    "budget",
+    "choose",
+    "patch",
+    "sensitivity",
+    "set_pooling",
+    "warm_up_head",
 ]  # fmt: skip

@@ -57,7 +57,9 @@ class Delta:
             raise ValueError(f"Delta: {min(unknown)!r} must be in the selection, but is only in values or originals")
         for name, entries in selection.items():
             if name not in self.values or self.values[name].shape != entries.compact_shape or name not in self.originals:
-                raise ValueError(f"Delta: the values of {name!r} must be there, of shape {entries.compact_shape}, with a fingerprint")
+                raise ValueError(
+                    f"Delta: the values of {name!r} must be there, of shape {entries.compact_shape}, with a fingerprint"
+                )
             if name in self.whole:
                 raise ValueError(f"Delta: {name!r} must be trained whole or at selected entries, got both")
 
@@ -70,7 +72,9 @@ class Delta:
         named = weights(handle.model)
         for name, values in handle.values.items():
             if handle.patched and fingerprint(values) != fingerprint(_read(named[name], values.entries)):
-                raise RuntimeError(f"Handle.delta: the values of {name!r} are not what the model holds; train with SparseAdamW, or refresh() them")
+                raise RuntimeError(
+                    f"Handle.delta: the values of {name!r} are not what the model holds; train with SparseAdamW, or refresh() them"
+                )
         selection = Selection((name, entries.to("cpu")) for name, entries in handle.selection.items())
         values = {name: _read(named[name], entries).cpu() for name, entries in selection.items()}
         whole = {name: named[name].detach().cpu().clone() for name in handle.whole}
@@ -178,7 +182,8 @@ class Delta:
             raise ValueError(f"Delta.load: {os.fspath(path)!r} has been altered since it was saved: its checksum does not match")
         selection = Selection.from_tensors(tensors, metadata, "index.")
         parts = {
-            part: {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)} for part in ("values.", "whole.")
+            part: {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
+            for part in ("values.", "whole.")
         }
         try:
             originals, labels, made = (json.loads(metadata[key]) for key in ("originals", "labels", "made"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 import torch
@@ -67,17 +66,22 @@ class SparseAdamW(Optimizer):
         _check_range("weight_decay", weight_decay, 0.0)
         for i, beta in enumerate(betas):
             _check_range(f"betas[{i}]", beta, 0.0, 1.0)
-        defaults = dict(
-            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize, foreach=foreach,
-            capturable=capturable, differentiable=differentiable, fused=fused, decay_to=decay_to,
-        )  # fmt: skip
-        self._versions: dict[nn.Parameter, int] = {}  # of parameters with masters, as of the last step
+        defaults = {
+            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad, "maximize": maximize,
+            "foreach": foreach, "capturable": capturable, "differentiable": differentiable, "fused": fused, "decay_to": decay_to,
+        }  # fmt: skip
+        self._forget()
         super().__init__(params, defaults)
         if selection is not None:
             self._select(selection)
 
+    def _forget(self) -> None:
+        self._versions: dict[nn.Parameter, int] = {}  # of parameters with masters, as of the last step
+        self._batches: list[_Batch] = []
+        self._collected: list | None = None  # what they were collected from
+
     def __setstate__(self, state):
-        self._versions = {}
+        self._forget()
         super().__setstate__(state)
         for group in self.param_groups:
             group.setdefault("decay_to", "zero")
@@ -107,7 +111,19 @@ class SparseAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        batches: dict[tuple, _Batch] = defaultdict(_Batch)
+        active = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        self._check_hooks()
+        identity = self._identity(active)
+        if identity != self._collected:
+            self._batches = self._collect(active)
+            self._collected = self._identity(active)
+        for batch in self._batches:
+            batch.refresh_masters(self._versions)
+            batch.run()
+            batch.note_versions(self._versions)
+        return loss
+
+    def _check_hooks(self) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
                 if isinstance(parameter, Values) and parameter.hooked:
@@ -117,13 +133,22 @@ class SparseAdamW(Optimizer):
                             "DDP puts it back: patch the model before wrapping it, and select weights of patched layers only"
                         )
                     parameter.spent = True
-                if parameter.grad is not None:
-                    batch = batches[parameter.device, group["amsgrad"], group["maximize"]]
-                    batch.add(parameter, self._state(parameter, group), group)
-        for (_, amsgrad, maximize), batch in batches.items():
-            batch.run(amsgrad, maximize)
-            self._versions.update((p, p._version) for p, master in zip(batch.parameters, batch.masters, strict=True) if master.numel())
-        return loss
+
+    def _identity(self, active: list[tuple[nn.Parameter, dict]]) -> list:
+        """What the collected batches depend on: they serve as long as this stays the same."""
+        return [
+            (id(p), p.data_ptr(), p.dense.data_ptr() if isinstance(p, Values) else 0, id(self.state[p].get("exp_avg")),
+             group["amsgrad"], group["maximize"], group["decay_to"])
+            for p, group in active
+        ]  # fmt: skip
+
+    def _collect(self, active: list[tuple[nn.Parameter, dict]]) -> list[_Batch]:
+        batches: dict[tuple, _Batch] = {}
+        for parameter, group in active:
+            key = parameter.device, group["amsgrad"], group["maximize"]
+            batch = batches.setdefault(key, _Batch(*key))
+            batch.add(parameter, self._state(parameter, group), group)
+        return list(batches.values())
 
     def _state(self, parameter: nn.Parameter, group: dict) -> dict:
         state = self.state[parameter]
@@ -138,9 +163,6 @@ class SparseAdamW(Optimizer):
             state["master"] = parameter.detach().to(wide)
         if group["decay_to"] == "pretrained" and "pretrained" not in state:
             state["pretrained"] = parameter.detach().clone()
-        if "master" in state and self._versions.get(parameter) != parameter._version:
-            if not torch.equal(state["master"].to(parameter.dtype), parameter):
-                state["master"].copy_(parameter)  # somebody else has written into the parameter
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -155,54 +177,55 @@ class SparseAdamW(Optimizer):
 
 
 class _Batch:
-    """The arguments of one call of `ops.adamw_step_`, collected parameter by parameter."""
+    """The arguments of one call of `ops.adamw_step_`: collected once, and used as long as the parameters stay where they are."""
 
-    def __init__(self):
-        self.parameters, self.values, self.grads, self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], [], [], [], []
+    def __init__(self, device: torch.device, amsgrad: bool, maximize: bool):
+        self.none, self.amsgrad, self.maximize, self.checked = torch.empty(0, device=device), amsgrad, maximize, False
+        self.parameters, self.groups, self.steps, self.layouts = [], [], [], []
+        self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], []
         self.masters, self.anchors, self.denses, self.indices = [], [], [], []
-        self.layouts, self.settings, self.steps = [], [], []
 
     def add(self, parameter: nn.Parameter, state: dict, group: dict) -> None:
-        if parameter.grad.is_sparse:
-            raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
-        none = _none(parameter.device)
         self.parameters.append(parameter)
-        self.values.append(parameter.detach())
-        self.grads.append(parameter.grad.contiguous())
+        self.groups.append(group)
+        self.steps.append(state["step"])
         self.exp_avgs.append(state["exp_avg"])
         self.exp_avg_sqs.append(state["exp_avg_sq"])
-        self.max_exp_avg_sqs.append(state["max_exp_avg_sq"] if group["amsgrad"] else none)
-        self.masters.append(state.get("master", none))
-        self.anchors.append(state.get("pretrained", none))
-        if isinstance(parameter, Values):
-            self.denses.append(parameter.dense.detach())
-            self.indices.append(parameter.entries.index)
-            self.layouts += parameter.entries.layout
-        else:
-            self.denses.append(none)
-            self.indices.append(none)
-            self.layouts += DENSE_LAYOUT
-        self.steps.append(state["step"])
-        self.settings.append((float(group["lr"]), *group["betas"], group["eps"], group["weight_decay"]))
+        self.max_exp_avg_sqs.append(state["max_exp_avg_sq"] if self.amsgrad else self.none)
+        self.masters.append(state.get("master", self.none))
+        self.anchors.append(state.get("pretrained", self.none))
+        sparse = isinstance(parameter, Values)
+        self.denses.append(parameter.dense if sparse else self.none)
+        self.indices.append(parameter.entries.index if sparse else self.none)
+        self.layouts += parameter.entries.layout if sparse else DENSE_LAYOUT
 
-    def run(self, amsgrad: bool, maximize: bool) -> None:
+    def refresh_masters(self, versions: dict[nn.Parameter, int]) -> None:
+        """Reads masters anew where somebody else has written into the parameter since the last step."""
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            written = master is not self.none and versions.get(parameter) != parameter._version
+            if written and not torch.equal(master.to(parameter.dtype), parameter):
+                master.copy_(parameter)
+
+    def note_versions(self, versions: dict[nn.Parameter, int]) -> None:
+        versions.update(
+            (p, p._version) for p, master in zip(self.parameters, self.masters, strict=True) if master is not self.none
+        )
+
+    def run(self) -> None:
+        if any(parameter.grad.is_sparse for parameter in self.parameters):
+            raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
         torch._foreach_add_(self.steps, 1)
-        settings = [(*setting, step.item()) for setting, step in zip(self.settings, self.steps, strict=True)]
-        ops.adamw_step_(
-            self.values, self.grads, self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs, self.masters, self.anchors,
-            self.denses, self.indices, self.layouts, torch.tensor(settings, dtype=torch.float64),
-            amsgrad=amsgrad, maximize=maximize,
+        settings = [
+            (float(g["lr"]), *g["betas"], g["eps"], g["weight_decay"], step.item())
+            for g, step in zip(self.groups, self.steps, strict=True)
+        ]  # fmt: skip
+        step_ = torch.ops.clm_kernels.adamw_step_ if self.checked else ops.adamw_step_  # nothing that is checked has changed
+        step_(
+            self.parameters, [p.grad.contiguous() for p in self.parameters], self.exp_avgs, self.exp_avg_sqs,
+            self.max_exp_avg_sqs, self.masters, self.anchors, self.denses, self.indices, self.layouts,
+            torch.tensor(settings, dtype=torch.float64), amsgrad=self.amsgrad, maximize=self.maximize,
         )  # fmt: skip
-
-
-_nothing: dict[torch.device, Tensor] = {}
-
-
-def _none(device: torch.device) -> Tensor:
-    """The empty tensor that stands for "this parameter has none"."""
-    if device not in _nothing:
-        _nothing[device] = torch.empty(0, device=device)
-    return _nothing[device]
+        self.checked = True
 
 
 def _check_range(name: str, value: float | Tensor, low: float, high: float = float("inf")) -> None:

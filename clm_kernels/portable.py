@@ -81,4 +81,6 @@ def read_config(folder: str | os.PathLike, **changes) -> PreTrainedConfig:
 
 def _plain_source(function) -> str:
     """A function's source without annotations that need an import."""
-    return inspect.getsource(function).replace("Tensor | None", "object").replace("Tensor", "object").replace("nn.Module", "object")
+    return (
+        inspect.getsource(function).replace("Tensor | None", "object").replace("Tensor", "object").replace("nn.Module", "object")
+    )

@@ -54,7 +54,9 @@ class Entries:
         _check_index(self.index, layout.units, self.kind)
 
     @classmethod
-    def of(cls, kind: str, index: Tensor | Iterable[int], shape: tuple[int, int], block: tuple[int, int] | None = None) -> Entries:
+    def of(
+        cls, kind: str, index: Tensor | Iterable[int], shape: tuple[int, int], block: tuple[int, int] | None = None
+    ) -> Entries:
         """Entries from numbers in any order, with repeats, of any integer type."""
         layout = _checked_layout(kind, shape, block)
         try:
@@ -182,9 +184,7 @@ class Selection(Mapping[str, Entries]):
 
     def summary(self) -> list[Summary]:
         """One line a weight: what is selected and out of how much."""
-        return [
-            Summary(name, e.kind, e.index.numel(), e.units, e.count, math.prod(e.shape)) for name, e in self.items()
-        ]
+        return [Summary(name, e.kind, e.index.numel(), e.units, e.count, math.prod(e.shape)) for name, e in self.items()]
 
     def __str__(self) -> str:
         lines = [
@@ -242,7 +242,9 @@ class Selection(Mapping[str, Entries]):
         if metadata.get("format") != FORMAT:
             raise ValueError(f"Selection.load: {os.fspath(path)!r} must have format {FORMAT}, got {metadata.get('format')}")
         if metadata.pop("checksum", None) != checksum(tensors, metadata):
-            raise ValueError(f"Selection.load: {os.fspath(path)!r} has been altered since it was saved: its checksum does not match")
+            raise ValueError(
+                f"Selection.load: {os.fspath(path)!r} has been altered since it was saved: its checksum does not match"
+            )
         return cls.from_tensors(tensors, metadata)
 
 

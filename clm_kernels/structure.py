@@ -37,7 +37,9 @@ def depths(model: nn.Module) -> dict[str, float]:
         if any(getattr(module, child, None) is not None for child in READ_BY_LAYERS)
     )
     own = {
-        name: numbers.get(name, -1 if i < first or name.startswith(encoders) else math.inf)  # its layers read what such an encoder has
+        name: numbers.get(
+            name, -1 if i < first or name.startswith(encoders) else math.inf
+        )  # its layers read what such an encoder has
         for i, name in enumerate(named)
     }
     lowest: dict[int, float] = {}

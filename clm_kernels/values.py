@@ -85,7 +85,9 @@ class Values(nn.Parameter):
         if self.grad is None:
             self.grad = torch.zeros_like(self)
         elif self.spent and self.grad.any():
-            raise RuntimeError("Values: clear gradients by optimizer.zero_grad() after a step; model.zero_grad() does not reach this one")
+            raise RuntimeError(
+                "Values: clear gradients by optimizer.zero_grad() after a step; model.zero_grad() does not reach this one"
+            )
         self.spent = False
         ops.masked_grad_(self.grad, dense_grad, self.entries)
 

@@ -18,12 +18,19 @@ from clm_kernels.ops.registry import DEVICES, MODULES  # noqa: E402
 torch.set_num_threads(1)  # tests run side by side; those about threads ask for `two_threads`
 
 settings.register_profile(
-    "tests", max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    "tests",
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("tests")
 
 PLACES = [
-    pytest.param((name, device), id=name if device == "cpu" else f"{name}-{device}", marks=[pytest.mark.gpu] if device == "cuda" else [])
+    pytest.param(
+        (name, device), id=name if device == "cpu" else f"{name}-{device}", marks=[pytest.mark.gpu] if device == "cuda" else []
+    )
     for name in MODULES
     for device in ([DEVICES[name]] if DEVICES[name] else ["cpu", "cuda"])
 ]
@@ -70,3 +77,6 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
+
+
+pytest_plugins = ["tiny_runs"]

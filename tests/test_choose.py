@@ -39,7 +39,13 @@ class TestBudget:
         """b's rows score more than a's, but hold four times as much."""
         model = plain(a=(3, 2), b=(2, 8))
         scores = {"a": torch.tensor([3.0, 1.0, 2.0]), "b": torch.tensor([6.0, 4.0])}
-        for entries, expected in ((2, {"a": [0]}), (4, {"a": [0, 2]}), (8, {"a": [0, 1, 2]}), (12, {"a": [0, 2], "b": [0]}), (14, {"a": [0, 1, 2], "b": [0]})):
+        for entries, expected in (
+            (2, {"a": [0]}),
+            (4, {"a": [0, 2]}),
+            (8, {"a": [0, 1, 2]}),
+            (12, {"a": [0, 2], "b": [0]}),
+            (14, {"a": [0, 1, 2], "b": [0]}),
+        ):
             assert chosen(clm.budget(scores, model, density=entries / 22, kind="rows")) == expected
         assert chosen(clm.budget(scores, model, density=1.0, kind="rows")) == {"a": [0, 1, 2], "b": [0, 1]}
 
@@ -52,16 +58,23 @@ class TestBudget:
         shapes = data.draw(st.dictionaries(st.sampled_from("abc"), st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1))
         kind, density = data.draw(st.sampled_from(KINDS)), data.draw(st.floats(0.01, 1.0))
         count = {name: shape[0] if kind == "rows" else shape[1] for name, shape in shapes.items()}
-        scores = {name: torch.tensor(data.draw(st.lists(st.integers(0, 3).map(float), min_size=n, max_size=n))) for name, n in count.items()}
+        scores = {
+            name: torch.tensor(data.draw(st.lists(st.integers(0, 3).map(float), min_size=n, max_size=n)))
+            for name, n in count.items()
+        }
         size = {name: math.prod(shapes[name]) // n for name, n in count.items()}
-        units = sorted(((-float(scores[name][i]) / size[name], j, i, name) for j, name in enumerate(shapes) for i in range(count[name])))
+        units = sorted(
+            ((-float(scores[name][i]) / size[name], j, i, name) for j, name in enumerate(shapes) for i in range(count[name]))
+        )
         left, expected = density * sum(map(math.prod, shapes.values())) + 1e-6, set()
         for *_, i, name in units:  # the oracle: best first, equals in order, whatever still fits
             if size[name] <= left:
                 expected.add((name, i))
                 left -= size[name]
         if not expected:
-            with pytest.raises(ValueError, match=rf"^budget: density must allow at least one unit of {min(size.values())} entries, got "):
+            with pytest.raises(
+                ValueError, match=rf"^budget: density must allow at least one unit of {min(size.values())} entries, got "
+            ):
                 clm.budget(scores, plain(**shapes), density=density, kind=kind)
         else:
             selection = clm.budget(scores, plain(**shapes), density=density, kind=kind)
@@ -186,7 +199,9 @@ class TestChoose:
     @staticmethod
     def model(**changes):
         labels = sorted(tiny_task.TOPICS)
-        return build(dropout=0.3, id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)}, **changes)
+        return build(
+            dropout=0.3, id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)}, **changes
+        )
 
     @on_kinds
     @pytest.mark.parametrize("layers", LAYERS)
@@ -227,7 +242,8 @@ class TestChoose:
         numbers = [row | {"label": model.config.label2id[row["label"]]} for row in rows]
         tokenised = [{**tokenizer(row["text"]), "labels": row["label"], "extra": None} for row in numbers]
         expected, *others = (
-            clm.choose(model, tokenizer, form, density=0.1, batch_size=8) for form in (rows, numbers, tokenised, (row for row in rows))
+            clm.choose(model, tokenizer, form, density=0.1, batch_size=8)
+            for form in (rows, numbers, tokenised, (row for row in rows))
         )
         assert all(selection == expected for selection in others)
 

@@ -48,7 +48,9 @@ def trained(model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tagger(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tagger")
-    result = run("train", "--model", model, *data_options(folder, sentences), "--output", folder / "out", *FAST, "--max-length", "8")
+    result = run(
+        "train", "--model", model, *data_options(folder, sentences), "--output", folder / "out", *FAST, "--max-length", "8"
+    )
     assert result.exit_code == 0, result.stderr
     return folder / "out"
 
@@ -225,7 +227,10 @@ def test_bad_options(model, tmp_path):
     output = ["--output", tmp_path / "o"]
     assert_refused(run("train", "--model", tmp_path / "none", *data, *output), "model", "directory")
     assert_refused(run("train", "--model", model, *data, *output, "--density", "2"), "density must be in (0, 1], got 2.0")
-    assert_refused(run("train", "--model", model, *data, *output, "--method", "lora"), "method must be 'sparse', 'full' or 'head', got 'lora'")
+    assert_refused(
+        run("train", "--model", model, *data, *output, "--method", "lora"),
+        "method must be 'sparse', 'full' or 'head', got 'lora'",
+    )
     assert_refused(run("train", "--model", model, *data), "output must be given")
     assert_refused(run("train", "--output", tmp_path / "o", "--resume"), "a run to resume")
     assert run("train", "--epoch-count", "3").exit_code == 2
@@ -349,7 +354,9 @@ def test_the_demo(tmp_path, monkeypatch):
         for part in ("train", "validation", "test"):
             lines = Path(getattr(config, part)).read_text(encoding="utf-8").splitlines(keepends=True)
             path = tmp_path / f"{part}.jsonl"
-            path.write_text("".join(sorted(lines, key=lambda line: (len(line), line))[: 96 if part == "train" else 8]), encoding="utf-8")
+            path.write_text(
+                "".join(sorted(lines, key=lambda line: (len(line), line))[: 96 if part == "train" else 8]), encoding="utf-8"
+            )
             setattr(config, part, str(path))
         labels = {json.loads(line)["label"] for line in Path(config.train).read_text().splitlines()}
         for part in ("validation", "test"):

@@ -35,7 +35,9 @@ def path(tmp_path):
     return tmp_path / "task.safetensors"
 
 
-@pytest.mark.parametrize(("family", "task"), [("gpt2", "causal"), ("deberta", "sequence"), ("modernbert", "token"), ("gemma3", "causal")])
+@pytest.mark.parametrize(
+    ("family", "task"), [("gpt2", "causal"), ("deberta", "sequence"), ("modernbert", "token"), ("gemma3", "causal")]
+)
 def test_families(family, task, path):
     """Tied weights, weights read past their layer, scaled embeddings."""
     model, handle = trained(family, task=task, **WHOLE)

@@ -84,10 +84,23 @@ class TestFingerprint:
 
     def test_tells_everything_else_apart(self):
         a = self.tensor
-        others = [a.view(4), a.view(1, 4), a.T, a.double(), a.view(torch.int32), -a, a[:1], a[:0], torch.where(a == 0, -0.0, a), a.bfloat16()]
+        others = [
+            a.view(4),
+            a.view(1, 4),
+            a.T,
+            a.double(),
+            a.view(torch.int32),
+            -a,
+            a[:1],
+            a[:0],
+            torch.where(a == 0, -0.0, a),
+            a.bfloat16(),
+        ]
         assert len({fingerprint(t) for t in [a, *others]}) == len(others) + 1
 
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool])
+    @pytest.mark.parametrize(
+        "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
+    )
     @pytest.mark.parametrize("shape", [(), (0,), (1,), (0, 3), (3, 5)])
     def test_takes_any_dtype_and_shape(self, dtype, shape):
         tensor = torch.zeros(shape, dtype=dtype)

@@ -109,7 +109,9 @@ def test_5_checkpoints_are_the_unpatched_models_and_resuming_is_exact(family, dt
     first, optimizer = start()
     train(first, optimizer, 2)
     plain = build(family, dtype=dtype)
-    assert {k: (v.shape, v.dtype) for k, v in first.state_dict().items()} == {k: (v.shape, v.dtype) for k, v in plain.state_dict().items()}
+    assert {k: (v.shape, v.dtype) for k, v in first.state_dict().items()} == {
+        k: (v.shape, v.dtype) for k, v in plain.state_dict().items()
+    }
 
     first.save_pretrained(tmp_path)
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
@@ -149,7 +151,9 @@ def test_6_a_delta_applies_and_reverts_bit_for_bit_and_refuses_another_base(kind
 @pytest.mark.parametrize("family", ["bert", "deberta", "gpt2", "gemma3"])
 def test_7_restore_leaves_nothing_behind(family):
     def look(model):
-        modules = [(name, type(m), sorted(m.__dict__), list(m._parameters), list(m._buffers)) for name, m in model.named_modules()]
+        modules = [
+            (name, type(m), sorted(m.__dict__), list(m._parameters), list(m._buffers)) for name, m in model.named_modules()
+        ]
         hooks = [{key: list(value) for key, value in m.__dict__.items() if "hooks" in key and value} for m in model.modules()]
         hooks += [bool(p._post_accumulate_grad_hooks or p._backward_hooks) for p in model.parameters()]
         return modules, hooks, [p.requires_grad for p in model.parameters()]

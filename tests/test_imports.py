@@ -103,14 +103,23 @@ def test_implementations_are_reached_through_the_registry_alone(name, path):
 
 SOURCES = [
     path
-    for folder, patterns in (("clm_kernels", ("*.py",)), ("csrc", ("*.h", "*.cpp", "*.cu", "*.cuh")), ("tests", ("*.py",)), ("benchmarks", ("*.py",)))
+    for folder, patterns in (
+        ("clm_kernels", ("*.py",)),
+        ("csrc", ("*.h", "*.cpp", "*.cu", "*.cuh")),
+        ("tests", ("*.py",)),
+        ("benchmarks", ("*.py",)),
+    )
     for pattern in patterns
     for path in sorted((ROOT / folder).rglob(pattern))
 ]
 
 
 def test_no_file_is_over_400_lines():
-    long = {str(path.relative_to(ROOT)): lines for path in SOURCES if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400}
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in SOURCES
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) > 400
+    }
     assert not long
 
 

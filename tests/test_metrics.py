@@ -56,7 +56,14 @@ def test_no_examples_score_zero():
 
 @pytest.mark.parametrize(
     ("tags", "expected"),
-    [(["O", "B-X", "I-X"], True), (["B", "I", "O"], True), (["O"], False), (["NOUN", "VERB"], False), (["B-X", "NOUN"], False), (["B-"], False)],
+    [
+        (["O", "B-X", "I-X"], True),
+        (["B", "I", "O"], True),
+        (["O"], False),
+        (["NOUN", "VERB"], False),
+        (["B-X", "NOUN"], False),
+        (["B-"], False),
+    ],
 )
 def test_tags_that_mark_spans(tags, expected):
     assert are_spans(tags) is expected

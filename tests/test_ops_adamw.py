@@ -255,7 +255,10 @@ def test_the_same_bits_at_every_run(backend, two_threads, dtype):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_opcheck(backend, scaled):
-    parameters = [Parameter("columns", torch.bfloat16, amsgrad=True, master=True), Parameter("dense", amsgrad=True, anchored=True)]
+    parameters = [
+        Parameter("columns", torch.bfloat16, amsgrad=True, master=True),
+        Parameter("dense", amsgrad=True, anchored=True),
+    ]
     for parameter in parameters:
         parameter.make_grad()
     options = {"grad_scale": torch.tensor(2.0), "found_inf": torch.tensor(0.0)} if scaled else {}

@@ -52,7 +52,10 @@ REFUSED = [
         lambda: ops.weight_grad(f(5, 4), f(5, 6), with_index(torch.tensor([[0, 2]]))),
         "weight_grad: index must be 1-D, int32 or int64, got torch.int64 of shape (1, 2)",
     ),
-    (lambda: ops.weight_grad(f(5, 4), f(5, 6), with_index(torch.arange(4)[::2])), "weight_grad: index must be contiguous, got strides (2,)"),
+    (
+        lambda: ops.weight_grad(f(5, 4), f(5, 6), with_index(torch.arange(4)[::2])),
+        "weight_grad: index must be contiguous, got strides (2,)",
+    ),
     # embedding_grad
     (lambda: ops.embedding_grad(f(5, 6, **ints), f(5, **ints), ROWS), f"embedding_grad: dy must be {FLOATS}, got torch.int64"),
     (lambda: ops.embedding_grad(f(5, 6), f(5, **ints), COLUMNS), "embedding_grad: entries must be rows, got columns"),
@@ -61,9 +64,15 @@ REFUSED = [
     (lambda: ops.embedding_grad(f(5, 6), f(5), ROWS), "embedding_grad: ids must be int32 or int64, got torch.float32"),
     (lambda: ops.embedding_grad(f(5, 6), f(4, **ints), ROWS), "embedding_grad: ids must be of shape (5,), got (4,)"),
     (lambda: ops.embedding_grad(f(5, 6), f(1, 5, **ints), ROWS), "embedding_grad: ids must be of shape (5,), got (1, 5)"),
-    (lambda: ops.embedding_grad(f(5, 6), f(5, **ints, device="meta"), ROWS), "embedding_grad: ids must be on cpu as dy, got meta"),
+    (
+        lambda: ops.embedding_grad(f(5, 6), f(5, **ints, device="meta"), ROWS),
+        "embedding_grad: ids must be on cpu as dy, got meta",
+    ),
     (lambda: ops.embedding_grad(f(5, 6), f(5, **ints), ELSEWHERE), "embedding_grad: index must be on cpu, got meta"),
-    (lambda: ops.embedding_grad(f(5, 6), f(5, **ints), ROWS, torch.bool), f"embedding_grad: dtype must be {FLOATS}, got torch.bool"),
+    (
+        lambda: ops.embedding_grad(f(5, 6), f(5, **ints), ROWS, torch.bool),
+        f"embedding_grad: dtype must be {FLOATS}, got torch.bool",
+    ),
     # gather, scatter_
     (lambda: ops.gather(f(6, 4), ROWS), "gather: dense must be of shape (4, 6), got (6, 4)"),
     (lambda: ops.gather(f(4, 6, **ints), ROWS), f"gather: dense must be {FLOATS}, got torch.int64"),
@@ -73,14 +82,20 @@ REFUSED = [
     (lambda: ops.scatter_(f(4, 6), ROWS, f(6, 2)), "scatter_: values must be of shape (2, 6), got (6, 2)"),
     (lambda: ops.scatter_(f(4, 6), COLUMNS, f(2, 6)), "scatter_: values must be of shape (4, 2), got (2, 6)"),
     (lambda: ops.scatter_(f(4, 6), BLOCKS, f(2, 6)), "scatter_: values must be of shape (2, 2, 3), got (2, 6)"),
-    (lambda: ops.scatter_(f(4, 6), ROWS, f(2, 6, **double)), "scatter_: values must be torch.float32 as dense, got torch.float64"),
+    (
+        lambda: ops.scatter_(f(4, 6), ROWS, f(2, 6, **double)),
+        "scatter_: values must be torch.float32 as dense, got torch.float64",
+    ),
     (lambda: ops.scatter_(f(4, 6), ROWS, f(2, 6, device="meta")), "scatter_: values must be on cpu as dense, got meta"),
     # masked_grad_
     (lambda: ops.masked_grad_(f(2, 6), f(6, 4), ROWS), "masked_grad_: dense_grad must be of shape (4, 6), got (6, 4)"),
     (lambda: ops.masked_grad_(f(3, 6), f(4, 6), ROWS), "masked_grad_: grad must be of shape (2, 6), got (3, 6)"),
     (lambda: ops.masked_grad_(f(2, 6, **ints), f(4, 6), ROWS), f"masked_grad_: grad must be {FLOATS}, got torch.int64"),
     (lambda: ops.masked_grad_(f(6, 2).T, f(4, 6), ROWS), "masked_grad_: grad must be contiguous, got strides (1, 2)"),
-    (lambda: ops.masked_grad_(f(2, 6, device="meta"), f(4, 6), ROWS), "masked_grad_: grad must be on cpu as dense_grad, got meta"),
+    (
+        lambda: ops.masked_grad_(f(2, 6, device="meta"), f(4, 6), ROWS),
+        "masked_grad_: grad must be on cpu as dense_grad, got meta",
+    ),
 ]
 
 
@@ -105,8 +120,14 @@ REFUSED_STEPS = [
     ({"grads": []}, "adamw_step_: grads must be a list of 1 as values, got 0"),
     ({"indices": [ROWS.index] * 2}, "adamw_step_: indices must be a list of 1 as values, got 2"),
     ({"layouts": [0, 4]}, "adamw_step_: layouts must be 5 ints, got 2"),
-    ({"settings": f(1, 6)}, "adamw_step_: settings must be float64 of shape (1, 6) on cpu, got torch.float32 of shape (1, 6) on cpu"),
-    ({"settings": f(1, 5, **double)}, "adamw_step_: settings must be float64 of shape (1, 6) on cpu, got torch.float64 of shape (1, 5) on cpu"),
+    (
+        {"settings": f(1, 6)},
+        "adamw_step_: settings must be float64 of shape (1, 6) on cpu, got torch.float32 of shape (1, 6) on cpu",
+    ),
+    (
+        {"settings": f(1, 5, **double)},
+        "adamw_step_: settings must be float64 of shape (1, 6) on cpu, got torch.float64 of shape (1, 5) on cpu",
+    ),
     (
         {"settings": f(1, 6, **double, device="meta")},
         "adamw_step_: settings must be float64 of shape (1, 6) on cpu, got torch.float64 of shape (1, 6) on meta",
@@ -121,7 +142,10 @@ REFUSED_STEPS = [
     ({"exp_avgs": f(0)}, "adamw_step_: exp_avgs[0] must be of shape (2, 6), got (0,)"),
     ({"exp_avg_sqs": f(2, 6, **ints)}, f"adamw_step_: exp_avg_sqs[0] must be {FLOATS}, got torch.int64"),
     ({"amsgrad": True}, "adamw_step_: max_exp_avg_sqs[0] must be of shape (2, 6), got (0,)"),
-    ({"masters": f(2, 6)}, "adamw_step_: masters[0] must be float32 beside 16-bit values, got torch.float32 beside torch.float32"),
+    (
+        {"masters": f(2, 6)},
+        "adamw_step_: masters[0] must be float32 beside 16-bit values, got torch.float32 beside torch.float32",
+    ),
     (
         {"masters": f(2, 6, **half), "values": f(2, 6, **half), "denses": f(4, 6, **half)},
         "adamw_step_: masters[0] must be float32 beside 16-bit values, got torch.float16 beside torch.float16",
@@ -157,7 +181,9 @@ def test_the_fakes_check_too(kind):
     wrong = {
         "weight_grad: x must": lambda: run.weight_grad(f(5, 4, **there), f(4, 6, **there), index, layout, torch.float32),
         "weight_grad: dtype must": lambda: run.weight_grad(f(5, 4, **there), f(5, 6, **there), index, layout, torch.int32),
-        "embedding_grad: ids must": lambda: run.embedding_grad(f(5, 6, **there), f(5, **there), index, Layout.of("rows", (4, 6)), torch.float32),
+        "embedding_grad: ids must": lambda: run.embedding_grad(
+            f(5, 6, **there), f(5, **there), index, Layout.of("rows", (4, 6)), torch.float32
+        ),
         "gather: dense must": lambda: run.gather(f(6, 4, **there), index, layout),
         "scatter_: values must": lambda: run.scatter_(f(4, 6, **there), index, layout, f(1, **there)),
         "masked_grad_: grad must": lambda: run.masked_grad_(f(1, **there), f(4, 6, **there), index, layout, 1.0),
@@ -170,7 +196,10 @@ def test_the_fakes_check_too(kind):
 
 class TestRegistry:
     def test_an_unknown_name(self):
-        with pytest.raises(ValueError, match=r"^clm_kernels: the backend must be auto, reference or .*, got 'nope'$"), ops.backend("nope"):
+        with (
+            pytest.raises(ValueError, match=r"^clm_kernels: the backend must be auto, reference or .*, got 'nope'$"),
+            ops.backend("nope"),
+        ):
             pass
 
     def test_a_forced_implementation_ends_with_its_block(self):
@@ -212,7 +241,9 @@ class TestRegistry:
         for op in registry.OPS:
             assert callable(registry.implementation(op, torch.get_default_device()))
 
-    @pytest.mark.parametrize(("name", "expected"), [("reference", "reference"), ("auto", None), ("nope", "the backend must be auto")])
+    @pytest.mark.parametrize(
+        ("name", "expected"), [("reference", "reference"), ("auto", None), ("nope", "the backend must be auto")]
+    )
     def test_the_environment_variable(self, name, expected):
         script = "import torch\nfrom clm_kernels import ops\nprint(ops.chosen(torch.device('cpu')))"
         run = _python(script, CLM_KERNELS_BACKEND=name)

@@ -77,7 +77,10 @@ def test_everything_selected_equals_adamw(name, kind, dtype, rtol, atol):
 def test_groups_and_scheduler(lr):
     def trained(model, kind):
         inner, outer = [[p for n, p in model.named_parameters() if (n[0] == "0") == first] for first in (True, False)]
-        groups = [{"params": inner, "weight_decay": 0.5, "maximize": True}, {"params": outer, "betas": (0.8, 0.9), "amsgrad": True}]
+        groups = [
+            {"params": inner, "weight_decay": 0.5, "maximize": True},
+            {"params": outer, "betas": (0.8, 0.9), "amsgrad": True},
+        ]
         optimizer = kind(groups, lr=copy.deepcopy(lr))
         optimizer.add_param_group({"params": [extra := nn.Parameter(torch.ones(3, dtype=torch.float64))], "lr": 0.1})
         extra.grad = torch.ones_like(extra)
@@ -365,7 +368,9 @@ def trainer(folder, dtype, family="bert", stop=False, **changes):
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta"])
-@pytest.mark.parametrize(("dtype", "changes"), [(torch.float32, {}), (torch.float32, {"bf16": True}), (torch.bfloat16, {})], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "changes"), [(torch.float32, {}), (torch.float32, {"bf16": True}), (torch.bfloat16, {})], ids=str
+)
 def test_trainer_resumes_bit_for_bit(dtype, changes, family, tmp_path):
     whole = trainer(tmp_path / "whole", dtype, family, **changes)
     whole.train()
@@ -377,9 +382,13 @@ def test_trainer_resumes_bit_for_bit(dtype, changes, family, tmp_path):
 
 def test_trainer_takes_the_best_checkpoint_back(tmp_path):
     """The compact values must follow, or the next step would write the last ones over the best ones."""
-    run = trainer(tmp_path, torch.float32, eval_strategy="steps", eval_steps=2, save_steps=2, load_best_model_at_end=True, learning_rate=0.3)
+    run = trainer(
+        tmp_path, torch.float32, eval_strategy="steps", eval_steps=2, save_steps=2, load_best_model_at_end=True, learning_rate=0.3
+    )
     losses = []
-    run.add_callback(type("Note", (TrainerCallback,), {"on_evaluate": lambda self, *_, metrics, **__: losses.append(metrics["eval_loss"])}))
+    run.add_callback(
+        type("Note", (TrainerCallback,), {"on_evaluate": lambda self, *_, metrics, **__: losses.append(metrics["eval_loss"])})
+    )
     run.train()
     assert min(losses) < losses[-1]
     assert run.evaluate()["eval_loss"] == pytest.approx(min(losses))

@@ -88,7 +88,9 @@ def test_tied_weight_selected_under_both_names():
     assert_gradients_equal(dense, model, handle)
     other = build("gpt2", "causal")
     with pytest.raises(ValueError, match="tied to another selected weight"):
-        clm.patch(other, clm.Selection({"lm_head.weight": chosen, "transformer.wte.weight": entries((64, 32), "elements", seed=1)}))
+        clm.patch(
+            other, clm.Selection({"lm_head.weight": chosen, "transformer.wte.weight": entries((64, 32), "elements", seed=1)})
+        )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -128,7 +130,9 @@ def test_autocast(family):
     assert all(values.grad.dtype == torch.float32 for values in handle.values.values())
 
 
-@pytest.mark.parametrize(("family", "task", "kind"), [("bert", "sequence", "columns"), ("llama", "causal", "rows"), ("gpt2", "sequence", "elements")])
+@pytest.mark.parametrize(
+    ("family", "task", "kind"), [("bert", "sequence", "columns"), ("llama", "causal", "rows"), ("gpt2", "sequence", "elements")]
+)
 def test_compile_without_a_graph_break(family, task, kind):
     _, model, handle = pair(family, task, kind)
     loss = backward(model, task)
@@ -171,7 +175,9 @@ def test_generate(family):
     assert torch.equal(model.eval().generate(**prompt), dense.eval().generate(**prompt))
 
 
-@pytest.mark.parametrize(("family", "task"), [("bert", "sequence"), ("deberta", "sequence"), ("gpt2", "causal"), ("gemma3", "causal")])
+@pytest.mark.parametrize(
+    ("family", "task"), [("bert", "sequence"), ("deberta", "sequence"), ("gpt2", "causal"), ("gemma3", "causal")]
+)
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "handle"])
 def test_a_copy_trains_on_its_own(family, task, how):
     _, model, handle = pair(family, task)
@@ -193,7 +199,9 @@ def test_a_copy_trains_on_its_own(family, task, how):
 
 
 @pytest.mark.parametrize("family", ["bert", "deberta", "gpt2"])
-@pytest.mark.parametrize("move", [lambda m: m.to(torch.bfloat16), lambda m: m.double(), lambda m: m.to("cpu"), lambda m: m.half().float()])
+@pytest.mark.parametrize(
+    "move", [lambda m: m.to(torch.bfloat16), lambda m: m.double(), lambda m: m.to("cpu"), lambda m: m.half().float()]
+)
 def test_moved_after_patching(family, move):
     task = "causal" if family == "gpt2" else "sequence"
     _, model, handle = pair(family, task)

@@ -142,7 +142,9 @@ def test_inputs_that_are_no_plain_tensors_in_a_row():
 def test_input_gradients():
     dense, model, _ = pair()
     x = torch.randn(2, 5, 32)
-    grads = [torch.autograd.grad(m(inputs_embeds=e).logits.sum(), e)[0] for m in (dense, model) for e in [x.clone().requires_grad_()]]
+    grads = [
+        torch.autograd.grad(m(inputs_embeds=e).logits.sum(), e)[0] for m in (dense, model) for e in [x.clone().requires_grad_()]
+    ]
     assert torch.equal(*grads)
 
 
@@ -203,7 +205,12 @@ def test_families_with_peculiar_layers(family, kind):
 
 def test_depths():
     """Below the layers, in them, above them; relative positions and tied weights count as low as what reads them."""
-    bert, tied, deberta, mpnet = depths(build()), depths(build("gpt2", "causal")), depths(build("deberta")), depths(build("mpnet"))
+    bert, tied, deberta, mpnet = (
+        depths(build()),
+        depths(build("gpt2", "causal")),
+        depths(build("deberta")),
+        depths(build("mpnet")),
+    )
     assert bert["bert.embeddings.word_embeddings.weight"] == -1 and bert["bert.encoder.layer.1.output.dense.bias"] == 1
     assert bert["bert.pooler.dense.weight"] == bert["classifier.bias"] == float("inf")
     assert tied["lm_head.weight"] == tied["transformer.wte.weight"] == -1 and tied["transformer.ln_f.weight"] == float("inf")

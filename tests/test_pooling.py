@@ -114,7 +114,9 @@ def test_mean_pool(dtype, integer):
     hidden = torch.randn(3, 300, 5, dtype=torch.float64).to(dtype)
     lengths = [300, 261, 0]
     mask = torch.stack([torch.arange(300) < length for length in lengths]).to(integer)
-    expected = torch.stack([row[:length].double().mean(0) if length else torch.zeros(5) for row, length in zip(hidden, lengths, strict=True)])
+    expected = torch.stack(
+        [row[:length].double().mean(0) if length else torch.zeros(5) for row, length in zip(hidden, lengths, strict=True)]
+    )
     hidden[mask == 0] = torch.nan
     close = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
     torch.testing.assert_close(mean_pool(hidden, mask).double(), expected.double(), rtol=close, atol=1e-7)
@@ -129,7 +131,9 @@ REFUSED = {
     "GPT2LMHeadModel": lambda: build("gpt2", "causal"),
     "BertModel": lambda: build().bert,
     "ModernBertForTokenClassification": lambda: build("modernbert", "token"),
-    "T5ForSequenceClassification": lambda: T5ForSequenceClassification(T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)),
+    "T5ForSequenceClassification": lambda: T5ForSequenceClassification(
+        T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    ),
 }
 
 

@@ -26,7 +26,9 @@ def test_python_block_runs(block, tmp_path):
     assert (tmp_path / "intents.safetensors").stat().st_size < 2e6
 
 
-@pytest.mark.parametrize("line", [line for block in blocks("bash") for line in block.splitlines() if line.startswith("clm-kernels")])
+@pytest.mark.parametrize(
+    "line", [line for block in blocks("bash") for line in block.splitlines() if line.startswith("clm-kernels")]
+)
 def test_command_and_its_options_exist(line):
     from clm_kernels.cli import app
 

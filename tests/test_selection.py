@@ -28,19 +28,43 @@ def make(kind, numbers, shape=SHAPE):
 REFUSED = [
     (lambda: Entries("lines", index(0), SHAPE), "Entries: kind must be one of rows, columns, blocks, elements, got 'lines'"),
     (lambda: Entries("dense", index(0), SHAPE), "Entries: kind must be one of rows, columns, blocks, elements, got 'dense'"),
-    (lambda: Entries("rows", index(0), (4, 6, 2)), "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4, 6, 2)"),
-    (lambda: Entries("rows", index(0), (4,)), "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4,)"),
-    (lambda: Entries("rows", index(0), (4, -6)), "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4, -6)"),
-    (lambda: Entries("rows", index(0), (4, 6.5)), "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4, 6.5)"),
+    (
+        lambda: Entries("rows", index(0), (4, 6, 2)),
+        "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4, 6, 2)",
+    ),
+    (
+        lambda: Entries("rows", index(0), (4,)),
+        "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4,)",
+    ),
+    (
+        lambda: Entries("rows", index(0), (4, -6)),
+        "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4, -6)",
+    ),
+    (
+        lambda: Entries("rows", index(0), (4, 6.5)),
+        "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4, 6.5)",
+    ),
     (lambda: Entries("rows", index(0), 4), "Entries: shape must be two sizes (only 2-D weights can be selected from), got 4"),
-    (lambda: Entries("blocks", index(0), SHAPE), "Entries: block must be given for blocks and only for them, got None for blocks"),
-    (lambda: Entries("rows", index(0), SHAPE, BLOCK), "Entries: block must be given for blocks and only for them, got (2, 3) for rows"),
+    (
+        lambda: Entries("blocks", index(0), SHAPE),
+        "Entries: block must be given for blocks and only for them, got None for blocks",
+    ),
+    (
+        lambda: Entries("rows", index(0), SHAPE, BLOCK),
+        "Entries: block must be given for blocks and only for them, got (2, 3) for rows",
+    ),
     (lambda: Entries("blocks", index(0), SHAPE, (2, 4)), "Entries: block must divide the weight's shape (4, 6), got (2, 4)"),
     (lambda: Entries("blocks", index(0), SHAPE, (0, 3)), "Entries: block must divide the weight's shape (4, 6), got (0, 3)"),
     (lambda: Entries("blocks", index(0), SHAPE, (2,)), "Entries: block must be two sizes, got (2,)"),
     (lambda: Entries("rows", [0], SHAPE), "Entries: index must be a 1-D torch.int32 tensor, got list"),
-    (lambda: Entries("rows", index(0, dtype=torch.int64), SHAPE), "Entries: index must be a 1-D torch.int32 tensor, got torch.int64 of shape (1,)"),
-    (lambda: Entries("rows", index([0]), SHAPE), "Entries: index must be a 1-D torch.int32 tensor, got torch.int32 of shape (1, 1)"),
+    (
+        lambda: Entries("rows", index(0, dtype=torch.int64), SHAPE),
+        "Entries: index must be a 1-D torch.int32 tensor, got torch.int64 of shape (1,)",
+    ),
+    (
+        lambda: Entries("rows", index([0]), SHAPE),
+        "Entries: index must be a 1-D torch.int32 tensor, got torch.int32 of shape (1, 1)",
+    ),
     (lambda: Entries("rows", torch.arange(4, dtype=i32)[::2], SHAPE), "Entries: index must be contiguous"),
     (lambda: Entries("rows", index(2, 1), SHAPE), "Entries: index must be sorted and unique; Entries.of sorts for you"),
     (lambda: Entries("rows", index(1, 1), SHAPE), "Entries: index must be sorted and unique; Entries.of sorts for you"),
@@ -51,18 +75,30 @@ REFUSED = [
     (lambda: Entries("rows", index(0), (0, 6)), "Entries: index must lie in [0, 0) for rows, got 0 to 0"),
     # the same through `of` and `everything`, which come by their units before Entries itself can check
     (lambda: Entries.of("lines", [0], SHAPE), "Entries: kind must be one of rows, columns, blocks, elements, got 'lines'"),
-    (lambda: Entries.of("rows", [0], (4, 6, 2)), "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4, 6, 2)"),
+    (
+        lambda: Entries.of("rows", [0], (4, 6, 2)),
+        "Entries: shape must be two sizes (only 2-D weights can be selected from), got (4, 6, 2)",
+    ),
     (lambda: Entries.of("blocks", [0], SHAPE), "Entries: block must be given for blocks and only for them, got None for blocks"),
     (lambda: Entries.of("blocks", [0], SHAPE, (0, 3)), "Entries: block must divide the weight's shape (4, 6), got (0, 3)"),
     (lambda: Entries.everything("lines", SHAPE), "Entries: kind must be one of rows, columns, blocks, elements, got 'lines'"),
-    (lambda: Entries.everything("blocks", SHAPE), "Entries: block must be given for blocks and only for them, got None for blocks"),
+    (
+        lambda: Entries.everything("blocks", SHAPE),
+        "Entries: block must be given for blocks and only for them, got None for blocks",
+    ),
     (lambda: Entries.of("rows", [0.0], SHAPE), "Entries.of: index must be integers, got torch.float32"),
     (lambda: Entries.of("rows", torch.tensor([True]), SHAPE), "Entries.of: index must be integers, got torch.bool"),
     (lambda: Entries.of("rows", [1j], SHAPE), "Entries.of: index must be integers, got torch.complex64"),
     (lambda: Entries.of("rows", ["0"], SHAPE), "Entries.of: index must be integers, got list: too many dimensions 'str'"),
     (lambda: Entries.of("rows", 3, SHAPE), "Entries.of: index must be integers, got int: 'int' object is not iterable"),
-    (lambda: make("rows", [0]) | make("rows", [0], (4, 9)), "Entries: both must belong to one weight, got shapes (4, 6) and (4, 9)"),
-    (lambda: make("rows", [0]) & make("rows", [0], (6, 4)), "Entries: both must belong to one weight, got shapes (4, 6) and (6, 4)"),
+    (
+        lambda: make("rows", [0]) | make("rows", [0], (4, 9)),
+        "Entries: both must belong to one weight, got shapes (4, 6) and (4, 9)",
+    ),
+    (
+        lambda: make("rows", [0]) & make("rows", [0], (6, 4)),
+        "Entries: both must belong to one weight, got shapes (4, 6) and (6, 4)",
+    ),
     (lambda: Selection({"w": [0, 1]}), "Selection: the value for 'w' must be Entries, got list"),
     (lambda: Selection.from_tensors({}, {}), "Selection: incomplete or altered, KeyError('entries')"),
 ]
@@ -75,7 +111,9 @@ def test_refused(call, message):
 
 
 class TestEntries:
-    @pytest.mark.parametrize("numbers", [[3, 0, 3, 1], (3, 0, 1), {0, 1, 3}, range(3, -1, -1), {3: "", 0: "", 1: ""}.keys()], ids=str)
+    @pytest.mark.parametrize(
+        "numbers", [[3, 0, 3, 1], (3, 0, 1), {0, 1, 3}, range(3, -1, -1), {3: "", 0: "", 1: ""}.keys()], ids=str
+    )
     def test_of_sorts_and_drops_repeats(self, numbers):
         expected = [0, 1, 2, 3] if isinstance(numbers, range) else [0, 1, 3]
         entries = Entries.of("rows", numbers, SHAPE)
@@ -95,7 +133,12 @@ class TestEntries:
 
     @pytest.mark.parametrize(
         ("kind", "units", "shape", "density"),
-        [("rows", 4, (2, 6), 2 / 4), ("columns", 6, (4, 2), 2 / 6), ("blocks", 4, (2, 2, 3), 2 / 4), ("elements", 24, (2,), 2 / 24)],
+        [
+            ("rows", 4, (2, 6), 2 / 4),
+            ("columns", 6, (4, 2), 2 / 6),
+            ("blocks", 4, (2, 2, 3), 2 / 4),
+            ("elements", 24, (2,), 2 / 24),
+        ],
     )
     def test_sizes(self, kind, units, shape, density):
         entries = make(kind, [0, 2])
@@ -127,7 +170,10 @@ class TestEntries:
     def test_shapes_are_tuples_of_ints_however_given(self):
         given = Entries("blocks", index(0), torch.Size(SHAPE), [torch.tensor(2), 3])
         assert given == make("blocks", [0]) == given | make("blocks", [0])
-        assert [type(number) for number in (*given.shape, *given.block)] == [int] * 4 and (given.shape, given.block) == (SHAPE, BLOCK)
+        assert [type(number) for number in (*given.shape, *given.block)] == [int] * 4 and (given.shape, given.block) == (
+            SHAPE,
+            BLOCK,
+        )
 
     def test_is_equal_by_value_and_cannot_be_a_key(self):
         assert make("rows", [0]) != make("rows", [1]) and make("rows", [0]) != make("columns", [0])
@@ -226,7 +272,9 @@ class TestSelection:
 
     def test_check(self):
         self.selection.check(self.weights)
-        with pytest.raises(ValueError, match=r"^Selection: 'layer.0.weight' is not a weight of this model; it was made for another one$"):
+        with pytest.raises(
+            ValueError, match=r"^Selection: 'layer.0.weight' is not a weight of this model; it was made for another one$"
+        ):
             self.selection.check({"layer.1.weight": torch.zeros(6, 4)})
         message = "Selection: 'layer.1.weight' must have shape (6, 4), got (4, 6); it was made for another model"
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
@@ -244,7 +292,9 @@ class TestFile:
     def test_names_may_share_one_index(self, tmp_path):
         """Tied weights have one Entries under two names; safetensors refuses tensors that share memory."""
         shared, numbers = make("rows", [0, 2]), torch.arange(6, dtype=i32)
-        selection = Selection({"a": shared, "b": shared, "c": Entries("columns", numbers[2:5], SHAPE), "d": Entries("columns", numbers[3:], SHAPE)})
+        selection = Selection(
+            {"a": shared, "b": shared, "c": Entries("columns", numbers[2:5], SHAPE), "d": Entries("columns", numbers[3:], SHAPE)}
+        )
         selection.save(tmp_path / "s")
         assert Selection.load(tmp_path / "s") == selection
 
@@ -275,7 +325,9 @@ class TestFile:
     def test_a_changed_index_that_is_still_valid_is_refused(self, tmp_path, content):
         assert content.endswith(bytes([1, 0, 0, 0]) + b"".join(bytes([n, 0, 0, 0]) for n in range(0, 24, 3)))
         (tmp_path / "s").write_bytes(content[:-4] + bytes([22, 0, 0, 0]))
-        with pytest.raises(ValueError, match=r"^Selection.load: '.*s' has been altered since it was saved: its checksum does not match$"):
+        with pytest.raises(
+            ValueError, match=r"^Selection.load: '.*s' has been altered since it was saved: its checksum does not match$"
+        ):
             Selection.load(tmp_path / "s")
 
     def test_other_files_are_refused(self, tmp_path):
@@ -292,7 +344,16 @@ class TestFile:
             Selection.load(tmp_path / "absent")
 
     @pytest.mark.parametrize(
-        "described", ["[]", "{", "{}x", '{"w": {}}', '{"w": {"kind": "rows", "shape": null, "block": null}}', '{"w": 3}', '{"w": {"kind": "rows"}}']
+        "described",
+        [
+            "[]",
+            "{",
+            "{}x",
+            '{"w": {}}',
+            '{"w": {"kind": "rows", "shape": null, "block": null}}',
+            '{"w": 3}',
+            '{"w": {"kind": "rows"}}',
+        ],
     )
     def test_damaged_descriptions_are_refused(self, described):
         with pytest.raises(ValueError, match=r"^Selection: incomplete or altered, "):

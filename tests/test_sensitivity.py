@@ -26,7 +26,9 @@ class TestUnitSensitivity:
     @staticmethod
     def oracle(dy, x, kind, positions=None):
         positions = torch.ones(dy.shape[:2]) if positions is None else positions
-        grads = [(dy_i.double() * p_i.double()[:, None]).T @ x_i.double() for dy_i, x_i, p_i in zip(dy, x, positions, strict=True)]
+        grads = [
+            (dy_i.double() * p_i.double()[:, None]).T @ x_i.double() for dy_i, x_i, p_i in zip(dy, x, positions, strict=True)
+        ]
         return sum(grad.square().sum(DIM[kind]) for grad in grads)
 
     @on_kinds
@@ -39,7 +41,10 @@ class TestUnitSensitivity:
         assert_close(score, self.oracle(dy, x, kind))
 
     @on_kinds
-    @pytest.mark.parametrize("positions", [torch.rand(3, 7), torch.rand(3, 7, dtype=torch.float64), torch.rand(3, 7) > 0.5, torch.arange(21).view(3, 7) % 3])
+    @pytest.mark.parametrize(
+        "positions",
+        [torch.rand(3, 7), torch.rand(3, 7, dtype=torch.float64), torch.rand(3, 7) > 0.5, torch.arange(21).view(3, 7) % 3],
+    )
     def test_positions_weigh_each_tokens_gradient(self, kind, positions):
         dy, x = torch.randn(3, 7, 5), torch.randn(3, 7, 4)
         assert_close(unit_sensitivity(dy, x, kind, positions), self.oracle(dy, x, kind, positions))
@@ -66,7 +71,8 @@ def looped(model, given, kind):
 class TestSensitivity:
     @on_kinds
     @pytest.mark.parametrize(
-        ("family", "task"), [("bert", "token"), *((family, "sequence") for family in ("bert", "distilbert", "modernbert", "gpt2", "llama"))]
+        ("family", "task"),
+        [("bert", "token"), *((family, "sequence") for family in ("bert", "distilbert", "modernbert", "gpt2", "llama"))],
     )
     def test_equals_a_loop_of_dense_gradients(self, family, task, kind):
         model = build(family, task, dtype=torch.float64, dropout=0.3)
@@ -90,7 +96,9 @@ class TestSensitivity:
         model = build(num_hidden_layers=3)
         scores = clm.sensitivity(model, batches(model), kind="rows", layers=layers)
         assert list(scores) == list(eligible_weights(model, layers))
-        assert all(score.shape == (model.get_parameter(name).shape[0],) and bool((score >= 0).all()) for name, score in scores.items())
+        assert all(
+            score.shape == (model.get_parameter(name).shape[0],) and bool((score >= 0).all()) for name, score in scores.items()
+        )
 
     @pytest.mark.parametrize("fails", [False, True])
     def test_leaves_the_model_as_it_was(self, fails):
@@ -122,7 +130,12 @@ class TestSensitivity:
 
             def __torch_dispatch__(self, op, types, args=(), kwargs=None):
                 result = op(*args, **(kwargs or {}))
-                if op.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.embedding_dense_backward):
+                if op.overloadpacket in (
+                    torch.ops.aten.mm,
+                    torch.ops.aten.addmm,
+                    torch.ops.aten.bmm,
+                    torch.ops.aten.embedding_dense_backward,
+                ):
                     self.made.add(tuple(sorted(result.shape)))
                 return result
 
@@ -170,7 +183,9 @@ class TestEligibleWeights:
             assert math.ceil(count * LAYERS["upper third"]) == -(-2 * count // 3)
 
     def test_errors(self):
-        with pytest.raises(ValueError, match=r"^choose: layers must be one of 'all', 'upper half', 'upper third', got 'lower half'$"):
+        with pytest.raises(
+            ValueError, match=r"^choose: layers must be one of 'all', 'upper half', 'upper third', got 'lower half'$"
+        ):
             eligible_weights(build(), "lower half")
         with pytest.raises(ValueError, match=r"^choose: the model must have linear weights in numbered layers, got none$"):
             eligible_weights(nn.ModuleDict({"only": nn.Linear(2, 2)}))
@@ -194,7 +209,9 @@ class TestStructure:
         assert number_of_layers(model) == 2
         depth = depths(model)
         numbers = [depth[name] for name in named if name not in head]
-        assert numbers == sorted(numbers) and set(numbers) <= {-1, 0, 1, math.inf} and {depth[name] for name in head} == {math.inf}
+        assert (
+            numbers == sorted(numbers) and set(numbers) <= {-1, 0, 1, math.inf} and {depth[name] for name in head} == {math.inf}
+        )
         biases, norms = bias_names(model), norm_names(model)
         assert not biases & norms and biases | norms <= set(named)
         assert biases | norms >= {name for name, parameter in named.items() if parameter.dim() == 1}

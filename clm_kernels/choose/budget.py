@@ -12,7 +12,9 @@ from ..selection import Entries, Selection
 from ..structure import weights
 
 
-def budget(scores: Mapping[str, Tensor], model: nn.Module, *, density: float, kind: str = "columns", per: str = "model") -> Selection:
+def budget(
+    scores: Mapping[str, Tensor], model: nn.Module, *, density: float, kind: str = "columns", per: str = "model"
+) -> Selection:
     """The best-scored rows or columns within a share of all entries of the scored weights.
 
     Args:
@@ -33,7 +35,9 @@ def budget(scores: Mapping[str, Tensor], model: nn.Module, *, density: float, ki
     layouts = {name: _layout(named, name, kind, score) for name, score in scores.items()}
     choice = _by_model(scores, layouts, density) if per == "model" else _by_weight(scores, density)
     return Selection(
-        (name, Entries.of(kind, chosen.cpu(), (layouts[name].rows, layouts[name].columns))) for name, chosen in choice.items() if chosen.numel()
+        (name, Entries.of(kind, chosen.cpu(), (layouts[name].rows, layouts[name].columns)))
+        for name, chosen in choice.items()
+        if chosen.numel()
     )
 
 
@@ -51,9 +55,13 @@ def _layout(named: Mapping[str, Tensor], name: str, kind: str, score: Tensor) ->
         raise ValueError(f"budget: scores must be named after the model's weights, got {name!r}")
     layout = Layout.of(kind, tuple(named[name].shape))
     if score.shape != (layout.units,):
-        raise ValueError(f"budget: the scores of {name!r} must be of shape ({layout.units},) for {kind}, got {tuple(score.shape)}")
+        raise ValueError(
+            f"budget: the scores of {name!r} must be of shape ({layout.units},) for {kind}, got {tuple(score.shape)}"
+        )
     if not bool(score.isfinite().all()):
-        raise ValueError(f"budget: the scores of {name!r} must be finite, got {int((~score.isfinite()).sum())} that are inf or NaN")
+        raise ValueError(
+            f"budget: the scores of {name!r} must be finite, got {int((~score.isfinite()).sum())} that are inf or NaN"
+        )
     return layout
 
 

@@ -12,9 +12,7 @@ from ..structure import base_model, head_names, weights
 from .frozen import frozen
 
 
-def warm_up_head(
-    model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, epochs: int = 10, lr: float = 1e-3
-) -> None:
+def warm_up_head(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, epochs: int = 10, lr: float = 1e-3) -> None:
     """Trains the head's parameters on the frozen base model's outputs, which are computed only once, in place.
 
     Args:

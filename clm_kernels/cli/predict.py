@@ -23,7 +23,9 @@ DeltaFile = Annotated[str, typer.Option(help="Delta file for the base model.", s
 
 def predict(
     model: Model,
-    file: Annotated[str, typer.Argument(help="Lines of text (.txt) or a table as for train; -: lines from standard input.")] = "-",
+    file: Annotated[
+        str, typer.Argument(help="Lines of text (.txt) or a table as for train; -: lines from standard input.")
+    ] = "-",
     delta: DeltaFile = "",
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, with full precision.")] = False,
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",

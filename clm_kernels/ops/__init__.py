@@ -139,7 +139,9 @@ def adamw_step_(
         "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
         "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
     }  # fmt: skip
-    checks.check_adamw_step(values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf)
+    checks.check_adamw_step(
+        values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf
+    )
     if values:
         _ops.adamw_step_(
             values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,

@@ -79,4 +79,6 @@ def _(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, d
         "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
         "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
     }  # fmt: skip
-    checks.check_adamw_step(values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf)
+    checks.check_adamw_step(
+        values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -114,7 +113,9 @@ class Handle:
             if getattr(forward, "__func__", None) is type(module).forward:
                 del module.forward  # what such a hook leaves behind
             elif forward is not None:
-                raise RuntimeError(f"restore: the forward of a {original.__name__} has been replaced on the instance; remove that hook first")
+                raise RuntimeError(
+                    f"restore: the forward of a {original.__name__} has been replaced on the instance; remove that hook first"
+                )
         for module, original in self._classes:
             for name in module.compact.values():
                 module._parameters.pop(name).leave_dense_gradient()
@@ -148,9 +149,13 @@ def _by_parameter(named: dict[str, nn.Parameter], selection: Selection) -> dict[
         if id(parameter) in found and found[id(parameter)] != entries:
             raise ValueError(f"patch: {name!r} is tied to another selected weight and must have its entries")
         if type(parameter) is not nn.Parameter or not parameter.is_floating_point():
-            raise ValueError(f"patch: {name!r} must be a plain floating-point parameter, got {type(parameter).__name__} of {parameter.dtype}")
+            raise ValueError(
+                f"patch: {name!r} must be a plain floating-point parameter, got {type(parameter).__name__} of {parameter.dtype}"
+            )
         if parameter.is_meta or not parameter.is_contiguous():
-            raise ValueError(f"patch: {name!r} must be a contiguous tensor in memory, got {parameter.device}, strides {parameter.stride()}")
+            raise ValueError(
+                f"patch: {name!r} must be a contiguous tensor in memory, got {parameter.device}, strides {parameter.stride()}"
+            )
         found[id(parameter)] = entries
     return found
 
@@ -178,7 +183,9 @@ def _refuse(name: str, module: nn.Module) -> None:
     if is_parametrized(module):
         raise ValueError(f"patch: {name!r} must not be parametrized, got {original.__name__}; remove_parametrizations first")
     if "forward" in module.__dict__:
-        raise ValueError(f"patch: the forward of {original.__name__} at {name!r} has been replaced on the instance; patch before adding such hooks")
+        raise ValueError(
+            f"patch: the forward of {original.__name__} at {name!r} has been replaced on the instance; patch before adding such hooks"
+        )
     if getattr(module, "max_norm", None) is not None:
         raise ValueError(f"patch: {name!r} must not renormalise its weight in the forward, got {original.__name__} with max_norm")
     if isinstance(module, nn.Embedding) and module.sparse:

@@ -12,7 +12,6 @@ from ..selection import Entries
 from ..values import Values
 from .functions import Conv1DFunction, EmbeddingFunction, LinearFunction
 
-
 READ_BY_OTHERS = {"NonDynamicallyQuantizableLinear"}  # classes whose weight is read past their forward
 
 

@@ -42,7 +42,9 @@ def embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Sequence[int]
     position = torch.searchsorted(index.long(), ids[selected].long())
     dy = dy[selected].to(compact.dtype)
     # The one that adds in a fixed order on each device: index_put_ is atomic on the CPU, index_add_ on a GPU.
-    compact = compact.index_add_(0, position, dy) if dy.device.type == "cpu" else compact.index_put_((position,), dy, accumulate=True)
+    compact = (
+        compact.index_add_(0, position, dy) if dy.device.type == "cpu" else compact.index_put_((position,), dy, accumulate=True)
+    )
     return compact.to(dtype)
 
 
