@@ -3,7 +3,6 @@
 #include "../adamw.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "level.h"
 #include "movement.h"

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <string>
+#include <type_traits>  // used by vector.h, which may include nothing itself
+#include <utility>
 
 namespace clm {
 

@@ -2,8 +2,8 @@
 //
 // The pragmas, unlike GCC's target_clones, reach templates and OpenMP bodies, and need neither ifunc nor -march. Inside,
 // CLM_VECTOR_BYTES is the width of a vector register and CLM_TILE_ROWS how many rows of 3 vectors fit into all of them.
-// No include guard on purpose; a body includes no standard header, so that no inline function of the standard library
-// is compiled for a processor that may not be there.
+// No include guard on purpose. A body includes nothing, so that no inline function of the standard library is compiled
+// for a processor that may not be there; include level.h before.
 
 #if CLM_HAS_VERSIONS
 

@@ -2,7 +2,6 @@
 // other one panel by panel; elements and small blocks stand in weight_grad_elements.cpp.
 
 #include <algorithm>
-#include <utility>
 
 #include "level.h"
 #include "outer_product.h"
