@@ -138,7 +138,7 @@ class SparseAdamW(Optimizer):
         """What the collected batches depend on: they serve as long as this stays the same."""
         return [
             (id(p), p.data_ptr(), p.dense.data_ptr() if isinstance(p, Values) else 0, id(self.state[p].get("exp_avg")),
-             group["amsgrad"], group["maximize"], group["decay_to"])
+             id(group), group["amsgrad"], group["maximize"], group["decay_to"])
             for p, group in active
         ]  # fmt: skip
 

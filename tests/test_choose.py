@@ -188,11 +188,11 @@ class TestWarmUpHead:
 
 
 class TestChoose:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def tokenizer(self):
         return tiny_task.tokenizer()
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def rows(self):
         return tiny_task.texts(20, seed=0)
 

@@ -1,0 +1,49 @@
+"""``python -m benchmarks.table``: the stored results as README's table and picture."""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from .common import RESULTS
+
+NAMES = ("step", "kernels", "memory", "sensitivity", "accuracy_sparse", "accuracy_full")
+
+
+def main() -> None:
+    print("| what | measured | reach | met |\n|---|---|---|---|")
+    commits = set()
+    for name in NAMES:
+        path = RESULTS / "cpu" / f"{name}.json"
+        if path.is_file():
+            stored = json.loads(path.read_text())
+            commits.add(stored["machine"]["commit"])
+            for line in stored["rows"]:
+                met = ("yes" if line["met"] else "**no**") if line["reach"] != "not set" else ""
+                print(f"| {line['what']} | {line['measured']:g} | {line['reach']} | {met} |")
+    print(f"\n{stored['machine']['processor']}, {stored['machine']['threads']} threads, commits {', '.join(sorted(commits))}")
+    draw_steps()
+
+
+def draw_steps() -> None:
+    """Milliseconds of one training step for each way to train, beside each other."""
+    stored = json.loads((RESULTS / "cpu" / "step.json").read_text())
+    milliseconds = stored["rows"][0]["milliseconds"]
+    names = sorted(milliseconds, key=milliseconds.get)
+    colors = ["#2a7f62" if name.startswith(("rows", "columns")) else "#9aa5b1" for name in names]
+    figure, axes = plt.subplots(figsize=(7.5, 3.2), layout="constrained")
+    bars = axes.barh(names, [milliseconds[name] for name in names], color=colors)
+    axes.bar_label(bars, [f"{milliseconds[name]:.0f} ms" for name in names], padding=4)
+    axes.set_xlim(0, 1.15 * max(milliseconds.values()))
+    axes.set_xlabel("milliseconds a training step (MiniLM's shape, batch 32 x 24, fp32, two cores)")
+    axes.set_title("3 % of the entries, and what else one could train", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(RESULTS / "cpu" / "step.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()
