@@ -42,7 +42,8 @@ def guarded(command: Callable) -> Callable:
 
 def fail(message: str, code: int) -> typer.Exit:
     """Prints the message; to be raised."""
-    stderr.print("[bold red]error:[/] ", end="")
+    if code != INTERRUPTED:
+        stderr.print("[bold red]error:[/] ", end="")
     stderr.print(message, markup=False)
     return typer.Exit(code)
 
