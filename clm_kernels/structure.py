@@ -36,12 +36,9 @@ def depths(model: nn.Module) -> dict[str, float]:
         for prefix, module in model.named_modules()
         if any(getattr(module, child, None) is not None for child in READ_BY_LAYERS)
     )
-    own = {
-        name: numbers.get(
-            name, -1 if i < first or name.startswith(encoders) else math.inf
-        )  # its layers read what such an encoder has
-        for i, name in enumerate(named)
-    }
+    # What such an encoder has beside its layers is read by all of them.
+    below = {name for i, name in enumerate(named) if i < first or name.startswith(encoders)}
+    own = {name: numbers.get(name, -1 if name in below else math.inf) for name in named}
     lowest: dict[int, float] = {}
     for name, parameter in named.items():
         lowest[id(parameter)] = min(own[name], lowest.get(id(parameter), math.inf))

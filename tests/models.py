@@ -1,6 +1,5 @@
 """Tiny models of each family, built from configs, and selections over all of their weights."""
 
-import pytest
 import torch
 import transformers as tf
 from torch import nn
@@ -42,15 +41,6 @@ AUTO = {
     "token": tf.AutoModelForTokenClassification,
     "causal": tf.AutoModelForCausalLM,
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """For modules that import it: with tiny tensors on a busy machine, two threads wait for each other a hundred times longer."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def build(family="bert", task="sequence", dtype=torch.float32, seed=0, dropout=0.0, **changes):

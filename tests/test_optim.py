@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from models import batch, bits, build, entries, everything, one_thread, same, select, train  # noqa: F401
+from models import batch, bits, build, entries, same, select
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 

@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 from accelerate.hooks import ModelHook, add_hook_to_module, remove_hook_from_module
-from models import DECODERS, FAMILIES, batch, bits, build, embeddings, entries, one_thread, same, select, train  # noqa: F401
+from models import DECODERS, FAMILIES, batch, bits, build, embeddings, entries, same, select, train
 from torch import nn
 
 import clm_kernels as clm
@@ -310,3 +310,17 @@ def test_gradients_from_before_are_cleared():
     backward(model)
     clm.patch(model, select(model))
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("family", ["bert", "deberta", "gpt2"])
+def test_moved_to_the_gpu_after_patching(family):
+    """Values, their index and the weight move together, there and back."""
+    dense, model, handle = pair(family)
+    model.to("cuda")
+    model(**{name: tensor.cuda() for name, tensor in batch(model).items()}).loss.backward()
+    assert all(values.device == values.dense.device == values.entries.index.device for values in handle.values.values())
+    model.to("cpu")
+    backward(dense)
+    assert_gradients_equal(dense, model, handle, tolerance=1e-4)

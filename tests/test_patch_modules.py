@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers as tf
 from accelerate.hooks import ModelHook, add_hook_to_module
-from models import MORE_FAMILIES, build, entries, one_thread  # noqa: F401
+from models import MORE_FAMILIES, build, entries
 from test_patch import assert_gradients_equal, backward, pair
 from torch import nn
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from models import batch, bits, build, one_thread, same, select, train  # noqa: F401
+from models import batch, bits, build, same, select, train
 from transformers import AutoConfig, AutoModelForSequenceClassification, T5Config, T5ForSequenceClassification
 
 import clm_kernels as clm
