@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..structure import depths, number_of_layers
+from ..structure import depths, head_names, number_of_layers
 from .frozen import frozen
 
 LAYERS = {"all": 0.0, "upper half": 1 / 2, "upper third": 2 / 3}
@@ -48,13 +48,13 @@ def eligible_weights(model: nn.Module, layers: str = "all") -> dict[str, nn.Modu
     """
     if layers not in LAYERS:
         raise ValueError(f"choose: layers must be one of {', '.join(map(repr, LAYERS))}, got {layers!r}")
-    depth = depths(model)
+    depth, head = depths(model), set(head_names(model))
     lowest = math.ceil(number_of_layers(model) * LAYERS[layers])
     found = {}
     for prefix, module in model.named_modules():
         name = f"{prefix}.weight"
         linear = isinstance(module, nn.Linear) or type(module).__name__.endswith("Conv1D")
-        if linear and lowest <= depth.get(name, -1) < math.inf:
+        if linear and name not in head and lowest <= depth.get(name, -1) < math.inf:
             found[name] = module
     if not found:
         raise ValueError("choose: the model must have linear weights in numbered layers, got none")
