@@ -19,12 +19,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 5, twice: bool = False
+    variants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 5, ahead: int = 0
 ) -> dict[str, list[float]]:
     """Seconds of each variant in each round. Every round runs all of them, starting with another one each time.
 
-    With `twice`, each is run once untimed right before it is timed, so that its data lies in the caches if it fits;
-    without, the caches hold what the variant before it has left there.
+    Each is run `ahead` times untimed right before it is timed, so that its data lies in the caches if it fits there;
+    with 0 the caches hold what the variant before it has left.
     """
     names = list(variants)
     for name in names:
@@ -33,7 +33,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for i in track(range(rounds), description=f"{len(names)} variants", transient=True):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            if twice:
+            for _ in range(ahead):
                 variants[name]()
             start = time.perf_counter()
             variants[name]()

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from . import ops
 from .ops.layout import DENSE
+from .ops.registry import implementation
 from .selection import Selection
 from .values import Values
 
@@ -111,8 +112,8 @@ class SparseAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        active = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
         self._check_hooks()
+        active = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
         identity = self._identity(active)
         if identity != self._collected:
             self._batches = self._collect(active)
@@ -134,20 +135,26 @@ class SparseAdamW(Optimizer):
                         )
                     parameter.spent = True
 
-    def _identity(self, active: list[tuple[nn.Parameter, dict]]) -> list:
+    def _identity(self, active: list[list[nn.Parameter]]) -> list:
         """What the collected batches depend on: they serve as long as this stays the same."""
-        return [
-            (id(p), p.data_ptr(), p.dense.data_ptr() if isinstance(p, Values) else 0, id(self.state[p].get("exp_avg")),
-             id(group), group["amsgrad"], group["maximize"], group["decay_to"])
-            for p, group in active
-        ]  # fmt: skip
+        identity = []
+        for group, parameters in zip(self.param_groups, active, strict=True):
+            identity.append((id(group), len(parameters), group["amsgrad"], group["maximize"], group["decay_to"]))
+            for p in parameters:
+                identity += id(p), p.data_ptr(), id(self.state[p].get("exp_avg"))
+                if isinstance(p, Values):
+                    identity.append(p.dense.data_ptr())
+        return identity
 
-    def _collect(self, active: list[tuple[nn.Parameter, dict]]) -> list[_Batch]:
+    def _collect(self, active: list[list[nn.Parameter]]) -> list[_Batch]:
         batches: dict[tuple, _Batch] = {}
-        for parameter, group in active:
-            key = parameter.device, group["amsgrad"], group["maximize"]
-            batch = batches.setdefault(key, _Batch(*key))
-            batch.add(parameter, self._state(parameter, group), group)
+        for group, parameters in zip(self.param_groups, active, strict=True):
+            for parameter in parameters:
+                key = parameter.device, group["amsgrad"], group["maximize"]
+                batch = batches.setdefault(key, _Batch(*key))
+                batch.add(parameter, self._state(parameter, group), group)
+        for batch in batches.values():
+            batch.join_steps()
         return list(batches.values())
 
     def _state(self, parameter: nn.Parameter, group: dict) -> dict:
@@ -180,15 +187,16 @@ class _Batch:
     """The arguments of one call of `ops.adamw_step_`: collected once, and used as long as the parameters stay where they are."""
 
     def __init__(self, device: torch.device, amsgrad: bool, maximize: bool):
-        self.none, self.amsgrad, self.maximize, self.checked = torch.empty(0, device=device), amsgrad, maximize, False
-        self.parameters, self.groups, self.steps, self.layouts = [], [], [], []
+        self.device, self.amsgrad, self.maximize, self.none = device, amsgrad, maximize, torch.empty(0, device=device)
+        self.parameters, self.groups, self.states, self.layouts = [], [], [], []
         self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], []
         self.masters, self.anchors, self.denses, self.indices = [], [], [], []
+        self.plans: dict[str, Callable] = {}  # by the name of the implementation
 
     def add(self, parameter: nn.Parameter, state: dict, group: dict) -> None:
         self.parameters.append(parameter)
         self.groups.append(group)
-        self.steps.append(state["step"])
+        self.states.append(state)
         self.exp_avgs.append(state["exp_avg"])
         self.exp_avg_sqs.append(state["exp_avg_sq"])
         self.max_exp_avg_sqs.append(state["max_exp_avg_sq"] if self.amsgrad else self.none)
@@ -199,33 +207,48 @@ class _Batch:
         self.indices.append(parameter.entries.index if sparse else self.none)
         self.layouts += parameter.entries.layout if sparse else DENSE_LAYOUT
 
+    def join_steps(self) -> None:
+        """Puts the step counters side by side, so that all are counted at once."""
+        self.steps = torch.stack([state["step"].cpu() for state in self.states])
+        for state, step in zip(self.states, self.steps.unbind(), strict=True):
+            state["step"] = step
+        self.mastered = [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if m is not self.none]
+
     def refresh_masters(self, versions: dict[nn.Parameter, int]) -> None:
         """Reads masters anew where somebody else has written into the parameter since the last step."""
-        for parameter, master in zip(self.parameters, self.masters, strict=True):
-            written = master is not self.none and versions.get(parameter) != parameter._version
-            if written and not torch.equal(master.to(parameter.dtype), parameter):
+        for parameter, master in self.mastered:
+            if versions.get(parameter) != parameter._version and not torch.equal(master.to(parameter.dtype), parameter):
                 master.copy_(parameter)
 
     def note_versions(self, versions: dict[nn.Parameter, int]) -> None:
-        versions.update(
-            (p, p._version) for p, master in zip(self.parameters, self.masters, strict=True) if master is not self.none
-        )
+        versions.update((parameter, parameter._version) for parameter, _ in self.mastered)
+
+    def settings(self) -> Tensor:
+        """The table of `ops.adamw_step_`."""
+        groups = {id(group): group for group in self.groups}.values()
+        scalars = {id(g): (float(g["lr"]), *map(float, g["betas"]), g["eps"], g["weight_decay"], 0.0) for g in groups}
+        settings = torch.tensor([scalars[id(group)] for group in self.groups], dtype=torch.float64)
+        settings[:, 5] = self.steps
+        return settings
 
     def run(self) -> None:
-        if any(parameter.grad.is_sparse for parameter in self.parameters):
+        grads = [parameter.grad for parameter in self.parameters]
+        if any(grad.layout is not torch.strided for grad in grads):
             raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
-        torch._foreach_add_(self.steps, 1)
-        settings = [
-            (float(g["lr"]), *g["betas"], g["eps"], g["weight_decay"], step.item())
-            for g, step in zip(self.groups, self.steps, strict=True)
-        ]  # fmt: skip
-        step_ = torch.ops.clm_kernels.adamw_step_ if self.checked else ops.adamw_step_  # nothing that is checked has changed
-        step_(
-            self.parameters, [p.grad.contiguous() for p in self.parameters], self.exp_avgs, self.exp_avg_sqs,
-            self.max_exp_avg_sqs, self.masters, self.anchors, self.denses, self.indices, self.layouts,
-            torch.tensor(settings, dtype=torch.float64), amsgrad=self.amsgrad, maximize=self.maximize,
+        grads = [grad.contiguous() for grad in grads]
+        self.steps += 1
+        tensors = (
+            self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs, self.masters, self.anchors, self.denses, self.indices,
         )  # fmt: skip
-        self.checked = True
+        name = ops.chosen(self.device)
+        if name in self.plans:
+            self.plans[name](grads, self.settings())
+            return
+        ops.adamw_step_(
+            self.parameters, grads, *tensors, self.layouts, self.settings(), amsgrad=self.amsgrad, maximize=self.maximize
+        )
+        plan = implementation("AdamWPlan", self.device)  # of what has just been checked
+        self.plans[name] = plan(self.parameters, *tensors, self.layouts, self.amsgrad, self.maximize)
 
 
 def _check_range(name: str, value: float | Tensor, low: float, high: float = float("inf")) -> None:

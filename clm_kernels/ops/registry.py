@@ -11,7 +11,7 @@ from contextvars import ContextVar
 
 import torch
 
-OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "adamw_step_")
+OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "AdamWPlan")
 MODULES = {"reference": "clm_kernels.ops.reference", "cpu": "clm_kernels.ops.cpu"}
 DEVICES = {"reference": None, "cpu": "cpu"}  # None: any
 

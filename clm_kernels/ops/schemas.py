@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import checks
 from .layout import Layout
-from .registry import OPS, implementation
+from .registry import implementation
 
 SCHEMAS = (
     "weight_grad(Tensor dy, Tensor x, Tensor index, int[] layout, ScalarType dtype) -> Tensor",
@@ -27,14 +27,21 @@ for schema in SCHEMAS:
 
 def _dispatch(op: str):
     def run(first, *args, **kwargs):
-        device = first[0].device if isinstance(first, (list, tuple)) else first.device
-        return implementation(op, device)(first, *args, **kwargs)
+        return implementation(op, first.device)(first, *args, **kwargs)
 
     return run
 
 
-for op in OPS:
+def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
+                 amsgrad, maximize, grad_scale=None, found_inf=None):  # fmt: skip
+    plan = implementation("AdamWPlan", values[0].device)
+    tensors = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)
+    plan(*tensors, layouts, amsgrad, maximize)(grads, settings, grad_scale, found_inf)
+
+
+for op in ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_"):
     library.impl(op, _dispatch(op), "CompositeExplicitAutograd")
+library.impl("adamw_step_", _adamw_step_, "CompositeExplicitAutograd")
 
 
 def _compact(like: Tensor, index: Tensor, layout: list[int], dtype: torch.dtype) -> Tensor:

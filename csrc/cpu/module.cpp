@@ -56,25 +56,40 @@ bool py_masked_grad(const Array& grad, const Array& dense_grad, const Selected& 
   return masked_grad(output(grad), pointer(dense_grad.first), Dtype(dense_grad.second), entries(selected), scale, threads);
 }
 
-// Lists run over the parameters: addresses of value, grad, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor (0: none),
-// dense, index; dtype codes of the first seven; lengths of value and index, item size of the index; layouts (5 ints each).
-void py_adamw_step(const Lists& addresses, const Lists& dtypes, const Lists& sizes, const std::vector<int64_t>& layouts, Address settings,
-                   bool amsgrad, bool maximize, std::optional<double> grad_scale, int threads) {
-  std::vector<AdamWParameter> parameters(addresses[0].size());
-  const double* s = pointer<const double>(settings);
-  for (size_t i = 0; i < parameters.size(); ++i, s += 6) {
-    const auto array = [&](int which) { return Output{pointer(Address(addresses[which][i])), Dtype(dtypes[which][i])}; };
-    std::array<int64_t, 5> layout;
-    std::copy_n(layouts.begin() + 5 * i, 5, layout.begin());
-    parameters[i] = {
-        array(0), array(1), array(2), array(3), array(4), array(5), array(6), pointer(Address(addresses[7][i])),
-        entries(layout, Address(addresses[8][i]), sizes[2][i], sizes[1][i]),
-        sizes[0][i], s[0], s[1], s[2], s[3], s[4], s[5],
-    };
+// The parameters of a model, whose addresses stay the same from one AdamW step to the next.
+class AdamWPlan {
+ public:
+  // Lists run over the parameters: addresses of value, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor (0: none), dense
+  // and index; dtype codes of the first six; lengths of value and index, item size of the index; layouts (5 ints each).
+  AdamWPlan(const Lists& addresses, const Lists& dtypes, const Lists& sizes, const std::vector<int64_t>& layouts, bool amsgrad, bool maximize)
+      : parameters_(addresses[0].size()), amsgrad_(amsgrad), maximize_(maximize) {
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      const auto array = [&](int which) { return Output{pointer(Address(addresses[which][i])), Dtype(dtypes[which][i])}; };
+      std::array<int64_t, 5> layout;
+      std::copy_n(layouts.begin() + 5 * i, 5, layout.begin());
+      AdamWParameter& p = parameters_[i];
+      p.value = array(0), p.exp_avg = array(1), p.exp_avg_sq = array(2), p.max_exp_avg_sq = array(3), p.master = array(4), p.anchor = array(5);
+      p.dense = pointer(Address(addresses[6][i]));
+      p.entries = entries(layout, Address(addresses[7][i]), sizes[2][i], sizes[1][i]);
+      p.count = sizes[0][i];
+    }
   }
-  py::gil_scoped_release release;
-  adamw_step(parameters, {amsgrad, maximize, grad_scale.has_value(), grad_scale.value_or(1)}, threads);
-}
+
+  void run(const std::vector<Array>& grads, Address settings, std::optional<double> grad_scale, int threads) {
+    const double* s = pointer<const double>(settings);
+    for (size_t i = 0; i < parameters_.size(); ++i, s += 6) {
+      AdamWParameter& p = parameters_[i];
+      p.grad = output(grads[i]);
+      p.lr = s[0], p.beta1 = s[1], p.beta2 = s[2], p.eps = s[3], p.weight_decay = s[4], p.step = s[5];
+    }
+    py::gil_scoped_release release;
+    adamw_step(parameters_, {amsgrad_, maximize_, grad_scale.has_value(), grad_scale.value_or(1)}, threads);
+  }
+
+ private:
+  std::vector<AdamWParameter> parameters_;
+  bool amsgrad_, maximize_;
+};
 
 }  // namespace
 }  // namespace clm
@@ -87,7 +102,9 @@ PYBIND11_MODULE(_cpu, m) {
   m.def("gather", &py_gather, Release());
   m.def("scatter", &py_scatter, Release());
   m.def("masked_grad", &py_masked_grad, Release());
-  m.def("adamw_step", &py_adamw_step);
+  py::class_<AdamWPlan>(m, "AdamWPlan")
+      .def(py::init<const Lists&, const Lists&, const Lists&, const std::vector<int64_t>&, bool, bool>())
+      .def("run", &AdamWPlan::run);
   m.def("instructions", &level_name, "The instruction set in use: baseline, avx2 or avx512.");
   m.def("set_instructions", &set_level, "Uses another one, or auto; for tests.");
   m.attr("bfloat16_products") = has_bfloat16_products();

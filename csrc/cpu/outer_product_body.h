@@ -1,5 +1,6 @@
 // Compiled once per instruction set (versions.h).
 
+constexpr int64_t kAhead = 8;  // tokens
 constexpr int kTileVectors = 3;  // a tile is CLM_TILE_ROWS x 3 vectors of sums: all in registers, with room for operands
 
 // Height of the next tile when `left` columns of a group are left.
@@ -39,6 +40,14 @@ CLM_INLINE int64_t tile_columns(int64_t left) {
   return left >= kTileVectors * lanes ? kTileVectors * lanes : lanes;
 }
 
+// Asks for a row of a panel, as the processor does not foresee where the next one begins.
+template <typename W>
+CLM_INLINE void prefetch_row(const W* row, int64_t size) {
+#if defined(__GNUC__)
+  for (int64_t j = 0; j < size; j += 64 / int64_t(sizeof(W))) __builtin_prefetch(row + j, 0, 3);
+#endif
+}
+
 // Packs a panel of `large` over one block of tokens: per tile of columns, [token][column], converted, zeros at the end.
 // `direct` is the panel where it lies, or null if it needs conversion or padding.
 template <typename W>
@@ -48,6 +57,7 @@ void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64
   for (int64_t j = task.width; j < padded; ++j) staged[j] = 0;
   for (int64_t t = 0; t < tokens; ++t) {
     const W* from = direct ? direct + t * p.large.stride : staged;
+    if (direct) prefetch_row(from + kAhead * p.large.stride, padded);
     W* end = staged;
     for (int64_t s = task.segment; !direct && s < task.segment + task.segments; ++s) {
       widen(p.large.dtype, p.large.data, (token + t) * p.large.stride + p.segments[s].column, p.segments[s].width, end);

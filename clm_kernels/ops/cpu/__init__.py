@@ -8,8 +8,8 @@ except ImportError as error:
         f"or, in a source tree, `pip install -e .` ({error})"
     ) from error
 
-from .adamw import adamw_step_
+from .adamw import AdamWPlan
 from .gradients import embedding_grad, masked_grad_, weight_grad
 from .movement import gather, scatter_
 
-__all__ = ["adamw_step_", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad"]
+__all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad"]

@@ -3,8 +3,8 @@
 Every other implementation is tested against these functions, and they run on any device.
 """
 
-from .adamw import adamw_step_
+from .adamw import AdamWPlan
 from .gradients import embedding_grad, masked_grad_, weight_grad
 from .movement import gather, scatter_
 
-__all__ = ["adamw_step_", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad"]
+__all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad"]
