@@ -214,7 +214,7 @@ class TestRegistry:
         assert ops.chosen(torch.device("cpu")) == before
 
     def test_auto_takes_the_kernels_on_the_cpu_if_they_are_there(self, monkeypatch):
-        monkeypatch.delenv("CLM_KERNELS_BACKEND", raising=False)
+        monkeypatch.setattr(registry, "_wanted", "auto")
         for reason, expected in ((None, "cpu"), ("not built", "reference")):
             monkeypatch.setattr(registry, "why_not", lambda name, reason=reason: reason)
             assert ops.chosen(torch.device("cpu")) == expected
@@ -227,12 +227,12 @@ class TestRegistry:
         message = r"^clm_kernels: the implementation 'broken' cannot run here: No module named 'clm_kernels.ops.broken'$"
         with pytest.raises(RuntimeError, match=message), ops.backend("broken"):
             pass
-        monkeypatch.setenv("CLM_KERNELS_BACKEND", "broken")
+        monkeypatch.setattr(registry, "_wanted", "broken")
         with pytest.raises(RuntimeError, match=message):
             ops.gather(f(4, 6), ROWS)
 
     def test_tensors_on_a_device_that_it_does_not_know(self, monkeypatch):
-        monkeypatch.setenv("CLM_KERNELS_BACKEND", "cpu")
+        monkeypatch.setattr(registry, "_wanted", "cpu")
         message = r"^clm_kernels: the implementation 'cpu' runs on cpu only, got tensors on cuda:0$"
         with pytest.raises(RuntimeError, match=message):
             ops.chosen(torch.device("cuda:0"))

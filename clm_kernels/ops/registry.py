@@ -7,7 +7,6 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 
@@ -15,14 +14,14 @@ OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "A
 MODULES = {"reference": "clm_kernels.ops.reference", "cpu": "clm_kernels.ops.cpu"}
 DEVICES = {"reference": None, "cpu": "cpu"}  # None: any
 
-_forced: ContextVar[str | None] = ContextVar("backend", default=None)
+_wanted = os.environ.get("CLM_KERNELS_BACKEND", "auto")  # on every thread: autograd has threads of its own
 
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
     """Runs every op inside with the implementation `name`: ``"reference"``, ``"cpu"`` or ``"auto"``.
 
-    The environment variable ``CLM_KERNELS_BACKEND`` does the same for a whole process.
+    On every thread. The environment variable ``CLM_KERNELS_BACKEND``, read at import, does the same for the whole process.
 
     Raises:
         ValueError: if there is no such implementation.
@@ -30,11 +29,12 @@ def backend(name: str) -> Iterator[None]:
     """
     if name != "auto":
         _load(_known(name))
-    token = _forced.set(name)
+    global _wanted
+    before, _wanted = _wanted, name
     try:
         yield
     finally:
-        _forced.reset(token)
+        _wanted = before
 
 
 def chosen(device: torch.device) -> str:
@@ -42,12 +42,15 @@ def chosen(device: torch.device) -> str:
 
     `auto` takes the C++ kernels for tensors on the CPU where they were built, and the reference elsewhere.
     """
-    name = _forced.get() or os.environ.get("CLM_KERNELS_BACKEND", "auto")
-    if name == "auto":
-        return "cpu" if device.type == "cpu" and why_not("cpu") is None else "reference"
-    if DEVICES[_known(name)] not in (None, device.type):
-        raise RuntimeError(f"clm_kernels: the implementation {name!r} runs on {DEVICES[name]} only, got tensors on {device}")
-    return name
+    return _choose(_wanted, device.type)
+
+
+def _choose(wanted: str, device: str) -> str:
+    if wanted == "auto":
+        return "cpu" if device == "cpu" and why_not("cpu") is None else "reference"
+    if DEVICES[_known(wanted)] not in (None, device):
+        raise RuntimeError(f"clm_kernels: the implementation {wanted!r} runs on {DEVICES[wanted]} only, got tensors on {device}")
+    return wanted
 
 
 @functools.cache
@@ -69,7 +72,12 @@ def _load(name: str):
 
 def implementation(op: str, device: torch.device) -> Callable:
     """The function that runs `op` for tensors on `device`."""
-    return getattr(_load(chosen(device)), op)
+    return getattr(_module(_wanted, device.type), op)
+
+
+@functools.cache
+def _module(wanted: str, device: str):
+    return _load(_choose(wanted, device))
 
 
 def _known(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,6 +44,16 @@ def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters,
 for op in ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_"):
     library.impl(op, _dispatch(op), "CompositeExplicitAutograd")
 library.impl("adamw_step_", _adamw_step_, "CompositeExplicitAutograd")
+
+
+def direct(op: str, like: Tensor) -> Callable:
+    """The op without torch's dispatcher, which takes longer than a small op itself.
+
+    It is the torch op where others may listen: under `torch.compile`, dispatch modes, and for tensor subclasses.
+    """
+    if torch.compiler.is_compiling() or type(like) is not Tensor or torch._C._len_torch_dispatch_stack():
+        return getattr(torch.ops.clm_kernels, op)
+    return implementation(op, like.device)
 
 
 def _compact(like: Tensor, index: Tensor, layout: list[int], dtype: torch.dtype) -> Tensor:

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..ops.layout import COLUMNS, ROWS, Layout
-
-_ops = torch.ops.clm_kernels
+from ..ops.schemas import direct
 
 
 class LinearFunction(torch.autograd.Function):
@@ -36,7 +35,7 @@ class LinearFunction(torch.autograd.Function):
         kept, weight, index = ctx.saved_tensors
         dx = (dy @ weight).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
         dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        dvalues = _ops.weight_grad(dy, kept, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
+        dvalues = direct("weight_grad", dy)(dy, kept, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
         return dx, None, dbias, dvalues, None, None
 
 
@@ -60,7 +59,7 @@ class Conv1DFunction(torch.autograd.Function):
         kept, weight, index = ctx.saved_tensors
         dx = (dy @ weight.T).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
         dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        dvalues = _ops.weight_grad(kept, dy, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
+        dvalues = direct("weight_grad", dy)(kept, dy, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
         return dx, None, dbias, dvalues, None, None
 
 
@@ -78,4 +77,4 @@ class EmbeddingFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dy: Tensor):
         ids, index = ctx.saved_tensors
-        return None, None, _ops.embedding_grad(dy, ids, index, ctx.layout, ctx.dtype), None, None, None
+        return None, None, direct("embedding_grad", dy)(dy, ids, index, ctx.layout, ctx.dtype), None, None, None
