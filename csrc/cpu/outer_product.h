@@ -9,7 +9,7 @@
 namespace clm {
 
 constexpr int64_t kTokenBlock = 128;  // a tile of `large` over so many tokens stays in the L1 cache
-constexpr int64_t kPanel = 192;       // columns of `large` that are packed at once: L2
+constexpr int64_t kPanel = 96;       // columns of `large` that are packed at once: L2
 constexpr int64_t kGroup = 128;       // columns of `small` per task: a panel's sums stay in the L2 cache
 
 // Neighbouring columns of `large` and where their products go: (i, j) to out[start + i * row_stride + j * column_stride].

@@ -39,20 +39,6 @@ void parallel_ranges(int64_t items, int threads, const Body& body) {
   if (items > 0) body(int64_t(0), items);
 }
 
-// body(item) for every item, dealt out in turn: for items of unequal cost.
-template <typename Body>
-void parallel_dealt(int64_t items, int threads, const Body& body) {
-  threads = int(std::min<int64_t>(threads, items));
-#if defined(_OPENMP)
-  if (threads > 1) {
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int64_t item = 0; item < items; ++item) body(item);
-    return;
-  }
-#endif
-  for (int64_t item = 0; item < items; ++item) body(item);
-}
-
 // Aligned memory that lives as long as the object. Up to kKept bytes come from a buffer that the thread keeps, because
 // fresh pages cost more than the work on them; one buffer per Slot, so that two uses on one thread do not collide.
 enum class Slot { shared, own };
