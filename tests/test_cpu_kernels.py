@@ -212,21 +212,27 @@ def adamw_arguments(kind, dtype, size, grad_dtype, moment_dtype, master):
     return [*([view] for view, _ in frames), [index], list(layout)], [check for _, check in frames]
 
 
+def adamw(backend, arguments, amsgrad=False, maximize=False, **options):
+    """One step of an implementation with what `adamw_arguments` makes."""
+    values, grads, *others = arguments
+    plan = backend.AdamWPlan(values, *others, amsgrad, maximize)
+    plan(grads, torch.tensor([[1e-2, 0.9, 0.99, 1e-8, 0.1, 3.0]], dtype=torch.float64), **options)
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "dense"])
 @on_dtypes
 @pytest.mark.parametrize("amsgrad", [False, True])
 def test_adamw_equals_the_reference(instructions, kind, dtype, amsgrad):
     """Around blocks of 256 and chunks of 4096 entries, with every dtype of gradients and moments."""
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    settings = torch.tensor([[1e-2, 0.9, 0.99, 1e-8, 0.1, 3.0]], dtype=torch.float64)
     cases = [(size, dtype, wide, dtype in LOW) for size in (1, 255, 256, 257, 4099)]
     cases += [(300, grad, moment, False) for grad in DTYPES for moment in {wide, dtype}]
     for size, grad_dtype, moment_dtype, master in cases:
         arguments, checks = adamw_arguments(kind, dtype, size, grad_dtype, moment_dtype, master)
         copies = [[t.clone() for t in tensors] if isinstance(tensors[0], torch.Tensor) else tensors for tensors in arguments]
         options = {"amsgrad": amsgrad, "maximize": size % 2 == 0, "grad_scale": torch.tensor(2.0)}
-        cpu.adamw_step_(*arguments, settings, **options)
-        reference.adamw_step_(*copies, settings, **options)
+        adamw(cpu, arguments, **options)
+        adamw(reference, copies, **options)
         for check in checks:
             check()
         for ours, theirs in zip(arguments[:8], copies, strict=False):
@@ -259,7 +265,7 @@ def every_result(dtype):
     results.append(cpu.embedding_grad(x, torch.randint(0, 40, (500,)), rows.index, rows.layout, wide))
     for kind in (*KINDS, "dense"):
         arguments, _ = adamw_arguments(kind, dtype, 20_000, dtype, wide, dtype in LOW)
-        cpu.adamw_step_(*arguments, torch.tensor([[1e-2, 0.9, 0.99, 1e-8, 0.1, 3.0]], dtype=torch.float64), True, False)
+        adamw(cpu, arguments, amsgrad=True)
         results += [tensors[0] for tensors in arguments[:8]]
     return results
 
@@ -309,13 +315,11 @@ def test_writes_between_forward_and_backward_are_refused(kind):
     entries = entries_of(kind, shape, "some", (2, 3))
     index, layout = entries.index, entries.layout
     values = torch.zeros(entries.compact_shape)
-    settings, none = torch.tensor([[1e-2, 0.9, 0.99, 1e-8, 0.1, 1.0]], dtype=torch.float64), torch.empty(0)
+    none = [torch.empty(0)]
     moments = [[torch.zeros_like(values)] for _ in range(2)]
     for write in (
         lambda dense: cpu.scatter_(dense, index, layout, values),
-        lambda dense: cpu.adamw_step_(
-            [values.clone()], [values], *moments, [none], [none], [none], [dense], [index], list(layout), settings, False, False
-        ),
+        lambda dense: adamw(cpu, [[values.clone()], [values], *moments, none, none, none, [dense], [index], list(layout)]),
         lambda dense: cpu.masked_grad_(dense, torch.ones(shape), *with_long_index(Entries.everything("rows", shape)), 1.0),
     ):
         dense, x = torch.randn(shape), torch.randn(5, 6, requires_grad=True)
