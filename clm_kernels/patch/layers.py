@@ -73,16 +73,15 @@ class CompactLayer(Compact):
     values: Values
     entries: Entries
 
-    def _trains(self) -> bool:
-        return torch.is_grad_enabled() and self.values.requires_grad
-
     def _in_compute_dtype(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x, weight and bias as autocast would cast them (it does not reach into a custom function's backward)."""
+        parameters = self._parameters  # without nn.Module's search for attributes, as this runs in every forward
+        weight, bias = parameters["weight"], parameters["bias"]
         device = x.device.type
         if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:  # which autocast leaves alone
-            return x, self.weight, self.bias
+            return x, weight, bias
         dtype = torch.get_autocast_dtype(device)
-        return x.to(dtype), self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype)
+        return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 class CompactLinear(CompactLayer, nn.Linear):
@@ -91,10 +90,11 @@ class CompactLinear(CompactLayer, nn.Linear):
     replaces = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self._trains():
+        values = self._parameters["values"]
+        if not (values.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
         x, weight, bias = self._in_compute_dtype(input)
-        y = LinearFunction.apply(x, weight, bias, self.values, self.entries.index, self.entries.layout)
+        y = LinearFunction.apply(x, weight, bias, values, self.entries.index, self.entries.layout)
         return y.view(*x.shape[:-1], self.out_features)
 
 
@@ -104,10 +104,10 @@ class CompactEmbedding(CompactLayer, nn.Embedding):
     replaces = nn.Embedding
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self._trains():
+        values, entries = self._parameters["values"], self.entries
+        if not (values.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
-        entries = self.entries
-        y = EmbeddingFunction.apply(input, self.weight, self.values, entries.index, entries.layout, self.padding_idx)
+        y = EmbeddingFunction.apply(input, self.weight, values, entries.index, entries.layout, self.padding_idx)
         return y.view(*input.shape, self.embedding_dim)
 
 
@@ -126,10 +126,11 @@ def compact_classes() -> dict[type, type]:
         replaces = Conv1D
 
         def forward(self, x: Tensor) -> Tensor:
-            if not self._trains():
+            values = self._parameters["values"]
+            if not (values.requires_grad and torch.is_grad_enabled()):
                 return super().forward(x)
             x, weight, bias = self._in_compute_dtype(x)
-            y = Conv1DFunction.apply(x, weight, bias, self.values, self.entries.index, self.entries.layout)
+            y = Conv1DFunction.apply(x, weight, bias, values, self.entries.index, self.entries.layout)
             return y.view(*x.shape[:-1], self.nf)
 
     return known | {Conv1D: CompactConv1D}

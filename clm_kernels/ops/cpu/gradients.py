@@ -13,16 +13,18 @@ from .arguments import array, entries, matrix, unit_columns
 
 
 def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
-    layout = Layout(*layout)
-    dy_sliced = layout.kind == ROWS and dy.shape[1] != layout.rows
-    x_sliced = layout.kind == COLUMNS and x.shape[1] != layout.columns
-    if layout.kind in (ROWS, COLUMNS) and product_is_faster(index.numel(), dy.dtype, dtype):
+    if type(layout) is not Layout:
+        layout = Layout(*layout)
+    kind, count = layout.kind, index.numel()
+    dy_sliced = kind == ROWS and dy.shape[1] != layout.rows
+    x_sliced = kind == COLUMNS and x.shape[1] != layout.columns
+    if kind <= COLUMNS and product_is_faster(count, dy.dtype, dtype):
         dy, x = dy.detach(), x.detach()
-        if layout.kind == ROWS:
+        if kind == ROWS:
             return (dy if dy_sliced else dy.index_select(1, index)).T @ x
         return dy.T @ (x if x_sliced else x.index_select(1, index))
     dy, x = unit_columns(dy), unit_columns(x)
-    compact = dy.new_empty(layout.compact_shape(index.numel()), dtype=dtype)
+    compact = dy.new_empty(layout.compact_shape(count), dtype=dtype)
     _cpu.weight_grad(
         matrix(dy, dy_sliced), matrix(x, x_sliced), dy.shape[0], entries(index, layout), array(compact), torch.get_num_threads()
     )
