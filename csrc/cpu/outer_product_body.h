@@ -1,6 +1,5 @@
 // Compiled once per instruction set (versions.h).
 
-constexpr int64_t kAhead = 8;  // tokens
 constexpr int kTileVectors = 3;  // a tile is CLM_TILE_ROWS x 3 vectors of sums: all in registers, with room for operands
 
 // Height of the next tile when `left` columns of a group are left.
@@ -40,11 +39,10 @@ CLM_INLINE int64_t tile_columns(int64_t left) {
   return left >= kTileVectors * lanes ? kTileVectors * lanes : lanes;
 }
 
-// Asks for a row of a panel, as the processor does not foresee where the next one begins.
-template <typename W>
-CLM_INLINE void prefetch_row(const W* row, int64_t size) {
+template <int64_t size, typename W>
+CLM_INLINE void prefetch_row(const W* row) {
 #if defined(__GNUC__)
-  for (int64_t j = 0; j < size; j += 64 / int64_t(sizeof(W))) __builtin_prefetch(row + j, 0, 3);
+  for (int64_t j = 0; j < size; j += 64 / int64_t(sizeof(W))) __builtin_prefetch(row + j, 0, 2);
 #endif
 }
 
@@ -57,7 +55,6 @@ void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64
   for (int64_t j = task.width; j < padded; ++j) staged[j] = 0;
   for (int64_t t = 0; t < tokens; ++t) {
     const W* from = direct ? direct + t * p.large.stride : staged;
-    if (direct) prefetch_row(from + kAhead * p.large.stride, padded);
     W* end = staged;
     for (int64_t s = task.segment; !direct && s < task.segment + task.segments; ++s) {
       widen(p.large.dtype, p.large.data, (token + t) * p.large.stride + p.segments[s].column, p.segments[s].width, end);
@@ -72,12 +69,15 @@ void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64
   }
 }
 
-// sums (rows x vectors) = or += small (tokens, rows).T @ large (tokens, vectors)
+// sums (rows x vectors) = or += small (tokens, rows).T @ large (tokens, vectors). Meanwhile asks for `next`, a tile as it
+// lies in memory, since the processor does not foresee where the next row of a panel begins.
 template <int rows, int vectors, typename W>
-void multiply_tile(const W* small, const W* large, int64_t large_stride, int64_t tokens, W* sums, int64_t stride, bool first) {
+void multiply_tile(const W* small, const W* large, int64_t large_stride, int64_t tokens, const W* next,
+                   int64_t next_stride, W* sums, int64_t stride, bool first) {
   constexpr int lanes = VectorOf<W>::lanes;
   Vector<W> sum[rows][vectors] = {};
   for (int64_t t = 0; t < tokens; ++t, small += rows, large += large_stride) {
+    if (next) prefetch_row<vectors * lanes>(next + t * next_stride);
     Vector<W> v[vectors];
     CLM_UNROLL(4)
     for (int j = 0; j < vectors; ++j) v[j] = load(large + j * lanes);
@@ -98,18 +98,19 @@ void multiply_tile(const W* small, const W* large, int64_t large_stride, int64_t
 }
 
 template <int vectors, typename W>
-void multiply_tile(int rows, const W* small, const W* large, int64_t large_stride, int64_t tokens, W* sums, int64_t stride, bool first) {
+void multiply_tile(int rows, const W* small, const W* large, int64_t large_stride, int64_t tokens, const W* next,
+                   int64_t next_stride, W* sums, int64_t stride, bool first) {
   switch (rows) {
 #if CLM_TILE_ROWS == 8
-    case 8: return multiply_tile<8, vectors>(small, large, large_stride, tokens, sums, stride, first);
-    case 7: return multiply_tile<7, vectors>(small, large, large_stride, tokens, sums, stride, first);
-    case 6: return multiply_tile<6, vectors>(small, large, large_stride, tokens, sums, stride, first);
-    case 5: return multiply_tile<5, vectors>(small, large, large_stride, tokens, sums, stride, first);
+    case 8: return multiply_tile<8, vectors>(small, large, large_stride, tokens, next, next_stride, sums, stride, first);
+    case 7: return multiply_tile<7, vectors>(small, large, large_stride, tokens, next, next_stride, sums, stride, first);
+    case 6: return multiply_tile<6, vectors>(small, large, large_stride, tokens, next, next_stride, sums, stride, first);
+    case 5: return multiply_tile<5, vectors>(small, large, large_stride, tokens, next, next_stride, sums, stride, first);
 #endif
-    case 4: return multiply_tile<4, vectors>(small, large, large_stride, tokens, sums, stride, first);
-    case 3: return multiply_tile<3, vectors>(small, large, large_stride, tokens, sums, stride, first);
-    case 2: return multiply_tile<2, vectors>(small, large, large_stride, tokens, sums, stride, first);
-    default: return multiply_tile<1, vectors>(small, large, large_stride, tokens, sums, stride, first);
+    case 4: return multiply_tile<4, vectors>(small, large, large_stride, tokens, next, next_stride, sums, stride, first);
+    case 3: return multiply_tile<3, vectors>(small, large, large_stride, tokens, next, next_stride, sums, stride, first);
+    case 2: return multiply_tile<2, vectors>(small, large, large_stride, tokens, next, next_stride, sums, stride, first);
+    default: return multiply_tile<1, vectors>(small, large, large_stride, tokens, next, next_stride, sums, stride, first);
   }
 }
 
@@ -155,7 +156,8 @@ void run_task(const OuterProduct<W>& p, const Task& task, W* scratch) {
       for (int64_t i = 0; i < task.size;) {
         const int rows = tile_rows(task.size - i);
         const auto multiply = columns == lanes ? &multiply_tile<1, W> : &multiply_tile<kTileVectors, W>;
-        multiply(rows, small + i * tokens, large, stride, tokens, sums + i * padded + j, padded, token == 0);
+        const W* next = direct && i == 0 && token + 2 * tokens <= p.tokens ? direct + tokens * p.large.stride + j : nullptr;
+        multiply(rows, small + i * tokens, large, stride, tokens, next, p.large.stride, sums + i * padded + j, padded, token == 0);
         i += rows;
       }
       j += columns;
