@@ -74,10 +74,20 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer):
     return run
 
 
-def main(rounds: int = 60) -> list[dict[str, object]]:
-    made = {"full": full(), "biases": biases(), "biases, upper half": biases(lowest_layer=3), "LoRA r=8": lora()}
-    made |= {f"{kind}, {layers}": sparse(kind, layers) for kind in ("rows", "columns") for layers in ("all", "upper half")}
-    seconds = interleaved({name: step(*pair) for name, pair in made.items()}, rounds)
+def measure(rounds: int, builds: int = 3) -> dict[str, list[float]]:
+    """Seconds of every variant. They are built anew `builds` times, as where memory lies moves a ratio by some percent."""
+    pooled: dict[str, list[float]] = {}
+    for _ in range(builds):
+        made = {"full": full(), "biases": biases(), "biases, upper half": biases(lowest_layer=3), "LoRA r=8": lora()}
+        made |= {f"{kind}, {layers}": sparse(kind, layers) for kind in ("rows", "columns") for layers in ("all", "upper half")}
+        seconds = interleaved({name: step(*pair) for name, pair in made.items()}, rounds // builds)
+        for name, values in seconds.items():
+            pooled.setdefault(name, []).extend(values)
+    return pooled
+
+
+def main(rounds: int = 75) -> list[dict[str, object]]:
+    seconds = measure(rounds)
     rows = []
     for kind in ("rows", "columns"):
         everywhere, upper = f"{kind}, all", f"{kind}, upper half"
