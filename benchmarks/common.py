@@ -54,14 +54,18 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
 def machine() -> dict[str, object]:
     """Processor, versions and commit that a result belongs to."""
     packages = ("torch", "transformers", "peft", "numpy")
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
-        "commit": commit,
+        "commit": _git("describe", "--always") + ("-dirty" if changed else ""),
     }
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 def _processor() -> str:
