@@ -26,13 +26,14 @@ def test_python_block_runs(block, tmp_path):
     assert (tmp_path / "intents.safetensors").stat().st_size < 2e6
 
 
-@pytest.mark.parametrize(
-    "line", [line for block in blocks("bash") for line in block.splitlines() if line.startswith("clm-kernels")]
-)
-def test_command_and_its_options_exist(line):
+COMMANDS = [command.strip() for block in blocks("bash") for line in block.splitlines() for command in line.split("&&")]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("clm-kernels")])
+def test_command_and_its_options_exist(command):
     from clm_kernels.cli import app
 
-    words = line.partition("#")[0].split()
+    words = command.partition("#")[0].split()
     shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert shown.exit_code == 0, shown.output
     assert [option for option in words if option.startswith("--") and option not in shown.output] == []
