@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import torch
 
 OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "AdamWPlan")
-MODULES = {"reference": "clm_kernels.ops.reference", "cpu": "clm_kernels.ops.cpu"}
-DEVICES = {"reference": None, "cpu": "cpu"}  # None: any
+MODULES = {"reference": "clm_kernels.ops.reference", "cpu": "clm_kernels.ops.cpu", "triton": "clm_kernels.ops.triton"}
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICES = {"reference": None, "cpu": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}  # None: any
 
 _wanted = os.environ.get("CLM_KERNELS_BACKEND", "auto")  # on every thread: autograd has threads of its own
 

@@ -1,0 +1,187 @@
+"""AdamW over compact values, scattered into the dense weights: one launch for all parameters of the same dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ..layout import BLOCKS, COLUMNS, DENSE, ROWS
+from .narrow import narrow
+
+CHUNK = 1024  # entries of one program
+TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+
+_ROWS, _COLUMNS, _BLOCKS, _DENSE = tl.constexpr(ROWS), tl.constexpr(COLUMNS), tl.constexpr(BLOCKS), tl.constexpr(DENSE)
+
+
+@triton.jit
+def array(table, parameter, which: tl.constexpr, dtype: tl.constexpr):
+    """The array of number `which` of a parameter, by its address."""
+    return tl.load(table + parameter * 8 + which).to(tl.pointer_type(dtype))
+
+
+@triton.jit
+def dense_offset(shapes, parameter, index, entry, mask):
+    """Where compact entries stand in the dense weight."""
+    shape = shapes + parameter * 6
+    kind, columns, units = tl.load(shape + 1), tl.load(shape + 2), tl.load(shape + 3)
+    height, width = tl.load(shape + 4), tl.load(shape + 5)
+    offset = entry
+    if kind == _ROWS:
+        offset = tl.load(index + entry // columns, mask=mask, other=0).to(tl.int64) * columns + entry % columns
+    elif kind == _COLUMNS:
+        offset = entry // units * columns + tl.load(index + entry % units, mask=mask, other=0).to(tl.int64)
+    elif kind == _BLOCKS:
+        block, inside = tl.load(index + entry // (height * width), mask=mask, other=0).to(tl.int64), entry % (height * width)
+        grid = columns // width
+        offset = (block // grid * height + inside // width) * columns + block % grid * width + inside % width
+    else:
+        offset = tl.load(index + entry, mask=mask, other=0).to(tl.int64)
+    return offset
+
+
+@triton.jit
+def adamw(
+    chunks, addresses, grads, shapes, scalars, grad_scale,
+    VALUE: tl.constexpr, GRAD: tl.constexpr, MOMENT: tl.constexpr, MASTER: tl.constexpr, ANCHOR: tl.constexpr, INDEX: tl.constexpr,
+    WIDE: tl.constexpr, HAS_MASTER: tl.constexpr, ANCHORED: tl.constexpr, AMSGRAD: tl.constexpr, SCALED: tl.constexpr,
+    SIZE: tl.constexpr,
+):  # fmt: skip
+    """Updates one chunk of one parameter."""
+    parameter = tl.load(chunks + tl.program_id(0) * 2)
+    entry = tl.load(chunks + tl.program_id(0) * 2 + 1) + tl.arange(0, SIZE)
+    mask = entry < tl.load(shapes + parameter * 6)
+    value = array(addresses, parameter, 0, VALUE) + entry
+    exp_avg = array(addresses, parameter, 1, MOMENT) + entry
+    exp_avg_sq = array(addresses, parameter, 2, MOMENT) + entry
+    gradient = tl.load(grads + parameter).to(tl.pointer_type(GRAD)) + entry
+
+    scalar = scalars + parameter * 9
+    decay, beta1, rest1 = tl.load(scalar).to(WIDE), tl.load(scalar + 1).to(WIDE), tl.load(scalar + 2).to(WIDE)
+    beta2, rest2 = tl.load(scalar + 3).to(WIDE), tl.load(scalar + 4).to(WIDE)
+    step_size, correction2 = tl.load(scalar + 5).to(WIDE), tl.load(scalar + 6).to(WIDE)
+    eps, sign = tl.load(scalar + 7).to(WIDE), tl.load(scalar + 8).to(WIDE)
+
+    g = tl.load(gradient, mask=mask, other=0.0).to(WIDE)
+    if SCALED:
+        g = narrow(g / tl.load(grad_scale).to(WIDE), GRAD)
+        tl.store(gradient, g, mask=mask)
+        g = g.to(WIDE)
+    g *= sign
+    held = value
+    if HAS_MASTER:
+        held = array(addresses, parameter, 4, MASTER) + entry
+    weight = tl.load(held, mask=mask, other=0.0).to(WIDE)
+    away = weight
+    if ANCHORED:
+        away = weight - tl.load(array(addresses, parameter, 5, ANCHOR) + entry, mask=mask, other=0.0).to(WIDE)
+    weight -= decay * away
+    m = beta1 * tl.load(exp_avg, mask=mask, other=0.0).to(WIDE) + rest1 * g
+    v = beta2 * tl.load(exp_avg_sq, mask=mask, other=0.0).to(WIDE) + rest2 * g * g
+    tl.store(exp_avg, narrow(m, MOMENT), mask=mask)
+    tl.store(exp_avg_sq, narrow(v, MOMENT), mask=mask)
+    if AMSGRAD:
+        largest = array(addresses, parameter, 3, MOMENT) + entry
+        v = tl.maximum(v, tl.load(largest, mask=mask, other=0.0).to(WIDE), propagate_nan=tl.PropagateNan.ALL)
+        tl.store(largest, narrow(v, MOMENT), mask=mask)
+    weight -= step_size * m / (tl.sqrt(v) * correction2 + eps)
+
+    if HAS_MASTER:
+        tl.store(held, narrow(weight, MASTER), mask=mask)
+    tl.store(value, narrow(weight, VALUE), mask=mask)
+    if tl.load(shapes + parameter * 6 + 1) != _DENSE:
+        index = array(addresses, parameter, 7, INDEX)
+        dense = array(addresses, parameter, 6, VALUE)
+        tl.store(dense + dense_offset(shapes, parameter, index, entry, mask), narrow(weight, VALUE), mask=mask)
+
+
+class AdamWPlan:
+    """`adamw_step_` of the same tensors again and again: their addresses lie in tables on the device."""
+
+    def __init__(
+        self,
+        values: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor],
+        masters: list[Tensor],
+        anchors: list[Tensor],
+        denses: list[Tensor],
+        indices: list[Tensor],
+        layouts: Sequence[int],
+        amsgrad: bool,
+        maximize: bool,
+    ):
+        self.amsgrad, self.maximize = amsgrad, maximize
+        self.tensors = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)  # kept alive
+        self.device = values[0].device
+        rows = zip(*self.tensors, strict=True)
+        self.addresses = self._table([[tensor.data_ptr() for tensor in row] for row in rows])
+        shapes = [self._shape(i, layouts[5 * i : 5 * i + 5]) for i in range(len(values))]
+        self.shapes = self._table(shapes)
+        groups: dict[tuple, list[int]] = {}
+        for i in range(len(values)):
+            if values[i].numel():
+                groups.setdefault(self._types(i, shapes[i][1]), []).append(i)
+        self.groups = [(types, members, self._chunks(members)) for types, members in groups.items()]
+        scattered = [dense for dense, kind in zip(denses, layouts[::5], strict=True) if kind != DENSE]
+        self.written = values + exp_avgs + exp_avg_sqs + masters + scattered + (max_exp_avg_sqs if amsgrad else [])
+
+    def _table(self, rows: list) -> Tensor:
+        return torch.tensor(rows, dtype=torch.int64).to(self.device)
+
+    def _shape(self, i: int, layout: Sequence[int]) -> list[int]:
+        kind, _, columns, height, width = layout
+        return [self.tensors[0][i].numel(), kind, columns, self.tensors[7][i].numel(), height, width]
+
+    def _types(self, i: int, kind: int) -> tuple:
+        """What is compiled into the kernel for a parameter."""
+        value, exp_avg, exp_avg_sq, _, master, anchor, _, index = (tensors[i] for tensors in self.tensors)
+        if exp_avg.dtype != exp_avg_sq.dtype:
+            raise ValueError(f"adamw_step_: moments must have one dtype, got {exp_avg.dtype} and {exp_avg_sq.dtype}")
+        index_dtype = torch.int32 if kind == DENSE else index.dtype
+        return (
+            value.dtype,
+            exp_avg.dtype,
+            master.dtype if master.numel() else None,
+            anchor.dtype if anchor.numel() else None,
+            index_dtype,
+        )
+
+    def _chunks(self, members: list[int]) -> Tensor:
+        return self._table([(i, first) for i in members for first in range(0, self.tensors[0][i].numel(), CHUNK)])
+
+    def __call__(
+        self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
+    ) -> None:
+        if found_inf is not None and found_inf.item():
+            return
+        table = scalars(settings, self.maximize).to(self.device, non_blocking=True)
+        pointers = self._table([grad.data_ptr() for grad in grads])
+        for (value, moment, master, anchor, index), members, chunks in self.groups:
+            grad_dtypes = {grads[i].dtype for i in members}
+            if len(grad_dtypes) != 1:
+                raise ValueError(f"adamw_step_: grads of {value} values must have one dtype, got {sorted(map(str, grad_dtypes))}")
+            adamw[(len(chunks),)](
+                chunks, self.addresses, pointers, self.shapes, table, table if grad_scale is None else grad_scale,
+                VALUE=TYPES[value], GRAD=TYPES[grad_dtypes.pop()], MOMENT=TYPES[moment], MASTER=TYPES[master or torch.float32],
+                ANCHOR=TYPES[anchor or value], INDEX=tl.int64 if index == torch.int64 else tl.int32,
+                WIDE=tl.float64 if value == torch.float64 else tl.float32, HAS_MASTER=master is not None,
+                ANCHORED=anchor is not None, AMSGRAD=self.amsgrad, SCALED=grad_scale is not None, SIZE=CHUNK,
+            )  # fmt: skip
+        increment_version(self.written)
+        if grad_scale is not None:
+            increment_version(grads)
+
+
+def scalars(settings: Tensor, maximize: bool) -> Tensor:
+    """What is the same for all entries of a parameter, in float64: `(P, 9)`, from the table of `ops.adamw_step_`."""
+    lr, beta1, beta2, eps, weight_decay, step = settings.unbind(1)
+    sign = torch.full_like(lr, -1.0 if maximize else 1.0)
+    step_size, correction2 = lr / (1 - beta1**step), (1 - beta2**step) ** -0.5
+    return torch.stack([lr * weight_decay, beta1, 1 - beta1, beta2, 1 - beta2, step_size, correction2, eps, sign], 1)
