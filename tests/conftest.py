@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from contextlib import nullcontext
 
@@ -11,6 +12,9 @@ from hypothesis import HealthCheck, settings
 
 TWICE = "Warning only once for all operators"  # how torch's remark on a second registration of a kernel begins
 warnings.filterwarnings("error", message=TWICE)
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when the kernels are imported
 
 from clm_kernels import ops  # noqa: E402
 from clm_kernels.ops.registry import DEVICES, MODULES  # noqa: E402

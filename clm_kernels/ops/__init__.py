@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from . import checks, schemas  # noqa: F401 - schemas registers the ops
-from .registry import backend, chosen, why_not
+from .registry import backend, chosen, interpreted, why_not
 
 if TYPE_CHECKING:
     from ..selection import Entries
 
 __all__ = [
-    "adamw_step_", "backend", "chosen", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad", "why_not",
+    "adamw_step_", "backend", "chosen", "embedding_grad", "gather", "interpreted", "masked_grad_", "scatter_", "weight_grad",
+    "why_not",
 ]  # fmt: skip
 
 _ops = torch.ops.clm_kernels

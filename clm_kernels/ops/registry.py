@@ -15,6 +15,14 @@ MODULES = {"reference": "clm_kernels.ops.reference", "cpu": "clm_kernels.ops.cpu
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = {"reference": None, "cpu": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}  # None: any
 
+# What `auto` takes by device and op: the first that can run; the reference where nothing is listed. A kernel is listed
+# once it has been measured to beat the reference, which for rows and columns is the vendor's product of a sliced
+# operand, or where the reference is a loop in Python, as for AdamW. No GPU kernel of a gradient has been measured yet.
+AUTO = {
+    "cpu": dict.fromkeys(OPS, ("cpu",)),
+    "cuda": {"AdamWPlan": ("triton",)},
+}
+
 _wanted = os.environ.get("CLM_KERNELS_BACKEND", "auto")  # on every thread: autograd has threads of its own
 
 
@@ -38,20 +46,23 @@ def backend(name: str) -> Iterator[None]:
         _wanted = before
 
 
-def chosen(device: torch.device) -> str:
-    """The implementation that `auto`, or whoever asked for one by name, takes on this device.
-
-    `auto` takes the C++ kernels for tensors on the CPU where they were built, and the reference elsewhere.
-    """
-    return _choose(_wanted, device.type)
+def chosen(device: torch.device, op: str = "AdamWPlan") -> str:
+    """The implementation of `op` that `auto`, or whoever asked for one by name, takes on this device."""
+    return _choose(_wanted, device.type, op)
 
 
-def _choose(wanted: str, device: str) -> str:
+def _choose(wanted: str, device: str, op: str) -> str:
     if wanted == "auto":
-        return "cpu" if device == "cpu" and why_not("cpu") is None else "reference"
+        able = (name for name in AUTO.get(device, {}).get(op, ()) if DEVICES[name] == device and why_not(name) is None)
+        return next(able, "reference")
     if DEVICES[_known(wanted)] not in (None, device):
         raise RuntimeError(f"clm_kernels: the implementation {wanted!r} runs on {DEVICES[wanted]} only, got tensors on {device}")
     return wanted
+
+
+def interpreted(name: str) -> bool:
+    """Whether the implementation's kernels run in Triton's interpreter, for tests of small sizes."""
+    return name == "triton" and INTERPRETED
 
 
 @functools.cache
@@ -73,12 +84,12 @@ def _load(name: str):
 
 def implementation(op: str, device: torch.device) -> Callable:
     """The function that runs `op` for tensors on `device`."""
-    return getattr(_module(_wanted, device.type), op)
+    return _function(_wanted, device.type, op)
 
 
 @functools.cache
-def _module(wanted: str, device: str):
-    return _load(_choose(wanted, device))
+def _function(wanted: str, device: str, op: str) -> Callable:
+    return getattr(_load(_choose(wanted, device, op)), op)
 
 
 def _known(name: str) -> str:

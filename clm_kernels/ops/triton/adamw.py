@@ -13,7 +13,7 @@ from torch.autograd.graph import increment_version
 from ..layout import BLOCKS, COLUMNS, DENSE, ROWS
 from .narrow import narrow
 
-CHUNK = 1024  # entries of one program
+CHUNK = 512  # entries of one program
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 _ROWS, _COLUMNS, _BLOCKS, _DENSE = tl.constexpr(ROWS), tl.constexpr(COLUMNS), tl.constexpr(BLOCKS), tl.constexpr(DENSE)

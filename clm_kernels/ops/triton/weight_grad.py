@@ -95,11 +95,11 @@ def unit_columns(tensor: Tensor) -> Tensor:
 
 
 def tile_sizes(rows: int, columns: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Rows and columns of a tile, and tokens of one step; at most 128 x 128 sums, 64 x 128 in float32."""
+    """Rows and columns of a tile, and tokens of one step; at most 128 x 128 sums, 64 x 64 in float32."""
     largest = 128 if dtype.itemsize == 2 else 64
     tile_rows = min(largest, max(16, triton.next_power_of_2(rows)))
-    tile_columns = min(128, max(16, triton.next_power_of_2(columns)))
-    return tile_rows, tile_columns, 64 if dtype.itemsize == 2 else 32
+    tile_columns = min(largest, max(16, triton.next_power_of_2(columns)))
+    return tile_rows, tile_columns, 64 if dtype.itemsize == 2 else 16
 
 
 def share_of_tokens(tokens: int, programs: int, step: int, processors: int) -> int:

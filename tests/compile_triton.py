@@ -1,0 +1,77 @@
+"""Compiles every Triton kernel for GPUs that need not be there; prints a JSON line of resources for each.
+
+Run by test_triton.py in a process of its own, as kernels are either interpreted or compiled.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from clm_kernels.ops.triton.adamw import CHUNK, adamw
+from clm_kernels.ops.triton.embedding_grad import sum_segments
+from clm_kernels.ops.triton.weight_grad import outer_product, tile_sizes
+
+TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
+STRIDES = ("dy_stride", "x_stride")
+
+
+def cases():
+    """(name, kernel, types of the pointers, constants, which integers are multiples of 16, warps)"""
+    import torch
+    import triton.language as tl
+
+    for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
+        for kind, shape in (("rows", (82, 4096)), ("columns", (4096, 82)), ("blocks", (64, 64))):
+            tile_rows, tile_columns, tokens = tile_sizes(*shape, dtype)
+            constants = {
+                "PICK_DY": kind == "rows", "PICK_X": kind == "columns", "BLOCKS": kind == "blocks", "WIDEN": False,
+                "PRECISION": "ieee" if name == "fp32" else "tf32",
+                "TILE_ROWS": tile_rows, "TILE_COLUMNS": tile_columns, "TOKENS": tokens,
+            }  # fmt: skip
+            pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": "*fp32"}
+            warps = 4 if tile_rows * tile_columns < 128 * 128 else 8
+            long = "columns" if kind == "rows" else "rows"
+            yield f"weight_grad {kind} {name}", outer_product, pointers, constants, (*STRIDES, long), warps
+    pointers = {"dy": "*bf16", "token": "*i64", "begins": "*i64", "ends": "*i64", "out": "*bf16"}
+    yield "embedding_grad", sum_segments, pointers, {"COLUMNS": 256}, ("width", "dy_stride"), 4
+    pointers = dict.fromkeys(("chunks", "addresses", "grads", "shapes"), "*i64")
+    pointers |= {"scalars": "*fp64", "grad_scale": "*fp32"}
+    for value, master in ((tl.bfloat16, True), (tl.float32, False)):
+        constants = {
+            "VALUE": value, "GRAD": value, "MOMENT": tl.float32, "MASTER": tl.float32, "ANCHOR": value, "INDEX": tl.int32,
+            "WIDE": tl.float32, "HAS_MASTER": master, "ANCHORED": True, "AMSGRAD": True, "SCALED": True, "SIZE": CHUNK,
+        }  # fmt: skip
+        yield f"adamw_step_ {value}", adamw, pointers, constants, (), 4
+
+
+def resources(compiled, target: str) -> dict:
+    if target.startswith("gfx"):
+        number = {key: int(re.search(rf"\.{key}:\s+(\d+)", compiled.asm["amdgcn"])[1]) for key in
+                  ("vgpr_count", "vgpr_spill_count", "sgpr_spill_count")}  # fmt: skip
+        return {"registers": number["vgpr_count"], "spills": number["vgpr_spill_count"] + number["sgpr_spill_count"]}
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return {"registers": int(re.search(r"REG:(\d+)", shown)[1]), "spills": int(re.search(r"STACK:(\d+)", shown)[1])}
+
+
+def main(target: str) -> None:
+    for name, kernel, pointers, constants, multiples, warps in cases():
+        signature = {a: pointers.get(a, "constexpr" if a in constants else "i32") for a in kernel.arg_names}
+        at = kernel.arg_names.index
+        aligned = {(at(a),): [["tt.divisibility", 16]] for a in (*pointers, *multiples)}
+        source = ASTSource(kernel, signature, {(at(a),): value for a, value in constants.items()}, aligned)
+        compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": warps})
+        print(json.dumps({"kernel": name, "shared": compiled.metadata.shared, **resources(compiled, target)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
