@@ -76,7 +76,7 @@ def test_imports_run_downward(name, path):
         if other in LAYER:  # else something that the package's __init__ defines
             assert LAYER[other] > LAYER[own] or (own, other) in SIDEWAYS, f"{name} imports {other}, which does not lie below it"
         else:
-            assert other in ("_cpu",) and own == "ops", f"{name} imports {other} from the package's top"
+            assert other in ("_cpu", "_cuda") and own == "ops", f"{name} imports {other} from the package's top"
 
 
 def test_the_checker_sees_the_imports_that_there_are():
@@ -95,8 +95,8 @@ def test_implementations_are_reached_through_the_registry_alone(name, path):
         pieces = imported.split(".")
         if pieces[:2] == ["clm_kernels", "ops"] and len(pieces) > 2 and pieces[2] in IMPLEMENTATIONS:
             assert own == pieces[2], f"{name} imports {imported}"
-        if pieces[:2] == ["clm_kernels", "_cpu"]:
-            assert own == "cpu", f"{name} imports {imported}"
+        if pieces[0] == "clm_kernels" and pieces[1:2] in (["_cpu"], ["_cuda"]):
+            assert own == pieces[1][1:], f"{name} imports {imported}"
         if own in IMPLEMENTATIONS and pieces[:2] == ["clm_kernels", "ops"]:
             assert pieces[2] in (own, "layout"), f"{name} imports {imported}: an implementation knows layouts and itself"
 
