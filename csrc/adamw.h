@@ -3,13 +3,7 @@
 
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define CLM_HOST_DEVICE __host__ __device__ __forceinline__
-#elif defined(__GNUC__)
-#define CLM_HOST_DEVICE inline __attribute__((always_inline))
-#else
-#define CLM_HOST_DEVICE inline
-#endif
+#include "host_device.h"
 
 namespace clm {
 

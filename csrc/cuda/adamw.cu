@@ -3,6 +3,7 @@
 #include "../adamw.h"
 #include "device.cuh"
 #include "launch.cuh"
+#include "offset.h"
 
 namespace clm::cuda {
 namespace {
@@ -18,13 +19,13 @@ struct Held {
   AdamWScalars<float> narrow;
 
   template <typename W>
-  __device__ __forceinline__ const AdamWScalars<W>& scalars() const {
+  CLM_HOST_DEVICE const AdamWScalars<W>& scalars() const {
     if constexpr (std::is_same_v<W, double>) return wide;
     else return narrow;
   }
 };
 
-__device__ __forceinline__ void hold(const AdamWStep& step, int32_t i, Held& held) {
+CLM_HOST_DEVICE void hold(const AdamWStep& step, int32_t i, Held& held) {
   const double* s = step.settings + 6 * int64_t(i);
   held.parameter = step.parameters[i];
   held.grad = step.grads[i];
@@ -34,7 +35,7 @@ __device__ __forceinline__ void hold(const AdamWStep& step, int32_t i, Held& hel
 
 // Updates and scatters entries [at, at + N). V is the dtype of value, grad and anchor, M of moments and master.
 template <typename W, typename V, typename M, int N>
-__device__ __forceinline__ void update_pack(const AdamWStep& step, const Held& held, int64_t at) {
+CLM_HOST_DEVICE void update_pack(const AdamWStep& step, const Held& held, int64_t at) {
   const AdamWParameter& p = held.parameter;
   const Array& master = p.master.data ? p.master : p.value;
   const AdamWScalars<W>& s = held.scalars<W>();
@@ -73,31 +74,31 @@ __device__ __forceinline__ void update_pack(const AdamWStep& step, const Held& h
 }
 
 template <typename W, typename V, typename M, int N>
-__device__ __forceinline__ void update_chunk(const AdamWStep& step, const Held& held, const Chunk& chunk) {
+CLM_HOST_DEVICE void update_chunk(const AdamWStep& step, const Held& held, const Chunk& chunk, int thread) {
   const int32_t packs = chunk.count / N;
-  for (int32_t i = threadIdx.x; i < packs; i += kThreads) update_pack<W, V, M, N>(step, held, chunk.first + int64_t(i) * N);
+  for (int32_t i = thread; i < packs; i += kThreads) update_pack<W, V, M, N>(step, held, chunk.first + int64_t(i) * N);
   if constexpr (N > 1) {
-    for (int32_t i = packs * N + threadIdx.x; i < chunk.count; i += kThreads) update_pack<W, V, M, 1>(step, held, chunk.first + i);
+    for (int32_t i = packs * N + thread; i < chunk.count; i += kThreads) update_pack<W, V, M, 1>(step, held, chunk.first + i);
   }
 }
 
 template <typename V>
-__device__ __forceinline__ void update_typed(const AdamWStep& step, const Held& held, const Chunk& chunk) {
+CLM_HOST_DEVICE void update_typed(const AdamWStep& step, const Held& held, const Chunk& chunk, int thread) {
   const bool vector = held.parameter.vector && reinterpret_cast<uintptr_t>(held.grad.data) % kVectorBytes == 0;
-  if (vector) update_chunk<float, V, float, kPack>(step, held, chunk);
-  else update_chunk<float, V, float, 1>(step, held, chunk);
+  if (vector) update_chunk<float, V, float, kPack>(step, held, chunk, thread);
+  else update_chunk<float, V, float, 1>(step, held, chunk, thread);
 }
 
-__device__ __forceinline__ void update(const AdamWStep& step, const Held& held, const Chunk& chunk) {
+CLM_HOST_DEVICE void update(const AdamWStep& step, const Held& held, const Chunk& chunk, int thread) {
   const Dtype dtype = held.parameter.value.dtype;
   if (held.parameter.typed && held.grad.dtype == dtype) {
-    if (dtype == Dtype::float32) update_typed<float>(step, held, chunk);
-    else if (dtype == Dtype::bfloat16) update_typed<__nv_bfloat16>(step, held, chunk);
-    else update_typed<__half>(step, held, chunk);
+    if (dtype == Dtype::float32) update_typed<float>(step, held, chunk, thread);
+    else if (dtype == Dtype::bfloat16) update_typed<__nv_bfloat16>(step, held, chunk, thread);
+    else update_typed<__half>(step, held, chunk, thread);
   } else if (dtype == Dtype::float64) {
-    update_chunk<double, Any, Any, 1>(step, held, chunk);
+    update_chunk<double, Any, Any, 1>(step, held, chunk, thread);
   } else {
-    update_chunk<float, Any, Any, 1>(step, held, chunk);
+    update_chunk<float, Any, Any, 1>(step, held, chunk, thread);
   }
 }
 
@@ -113,7 +114,7 @@ __global__ void __launch_bounds__(kThreads, kResident) adamw_step_kernel(const _
       if (threadIdx.x == 0) hold(step, current, held);
       __syncthreads();
     }
-    update(step, held, chunk);
+    update(step, held, chunk, threadIdx.x);
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include "device.cuh"
 #include "launch.cuh"
+#include "offset.h"
 
 namespace clm::cuda {
 namespace {

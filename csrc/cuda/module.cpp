@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels.h"
+#include "offset.h"
 
 namespace py = pybind11;
 
@@ -50,6 +51,13 @@ void py_global_norm(Address chunks, int64_t chunk_count, Address grads, Address 
 py::bytes py_chunks(const std::vector<int64_t>& counts) {
   const std::vector<Chunk> chunks = chunks_of(counts);
   return {reinterpret_cast<const char*>(chunks.data()), chunks.size() * sizeof(Chunk)};
+}
+
+std::vector<int64_t> py_dense_offsets(const Selected& selected) {
+  const Entries e = entries(selected);
+  std::vector<int64_t> offsets(e.entries());
+  for (size_t i = 0; i < offsets.size(); ++i) offsets[i] = dense_offset(e, int64_t(i));
+  return offsets;
 }
 
 // The parameters of a model, whose addresses stay the same from one AdamW step to the next. The caller copies `table` to
@@ -115,6 +123,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("masked_grad", &py_masked_grad);
   m.def("global_norm", &py_global_norm);
   m.def("chunks", &py_chunks, "The chunk table of parameters of these lengths, for the device.");
+  m.def("dense_offsets", &py_dense_offsets, "Where compact entries lie in the dense weight, of an index on the CPU; for tests.");
   py::class_<AdamWPlan>(m, "AdamWPlan")
       .def(py::init<const Lists&, const Lists&, const Lists&, const std::vector<int64_t>&, bool, bool>())
       .def("table", &AdamWPlan::table)

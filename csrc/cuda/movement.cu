@@ -1,7 +1,7 @@
 // Exact copies between a dense weight and its compact entries.
 
-#include "device.cuh"
 #include "launch.cuh"
+#include "offset.h"
 
 namespace clm::cuda {
 namespace {
