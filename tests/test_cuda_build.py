@@ -1,6 +1,7 @@
 """The CUDA kernels on a machine without a GPU: they build, import, refuse, and their index arithmetic and update are right."""
 
 import ctypes
+import importlib.util
 import os
 import re
 import shutil
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parent.parent
 NVCC = shutil.which("nvcc", path=os.path.join(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "bin")) or shutil.which("nvcc")
 SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
+needs_pybind = pytest.mark.skipif(importlib.util.find_spec("pybind11") is None, reason="setup.py needs pybind11")
 needs_module = pytest.mark.skipif(_cuda is None, reason="clm_kernels._cuda is not built: CLM_KERNELS_CUDA=1 pip install -e .")
 on_layouts = pytest.mark.parametrize("kind", [*KINDS, "dense"])
 on_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -75,6 +77,7 @@ def test_the_module_needs_no_torch_and_no_cuda_library():
 
 
 @needs_nvcc
+@needs_pybind
 @pytest.mark.parametrize(
     ("environment", "builds"),
     [({"CLM_KERNELS_CUDA": "0"}, False), ({"CLM_KERNELS_CUDA": "auto"}, True), ({"CLM_KERNELS_CUDA": "1"}, True), ({}, True)],
@@ -89,6 +92,7 @@ def test_setup_builds_where_it_should(environment, builds):
     assert ("clm_kernels._cuda" in run.stdout) == builds
 
 
+@needs_pybind
 def test_setup_refuses_another_value():
     environment = os.environ | {"CLM_KERNELS_CUDA": "yes"}
     run = subprocess.run([sys.executable, "setup.py", "--name"], cwd=ROOT, env=environment, capture_output=True, text=True)

@@ -3,7 +3,6 @@
 #include "../adamw.h"
 #include "device.cuh"
 #include "launch.cuh"
-#include "offset.h"
 
 namespace clm::cuda {
 namespace {
@@ -33,12 +32,16 @@ CLM_HOST_DEVICE void hold(const AdamWStep& step, int32_t i, Held& held) {
   held.narrow = held.wide.as<float>();
 }
 
+// Makes the compiler read addresses from shared memory when they are used: kept in registers they halve the threads that fit.
+CLM_HOST_DEVICE void forget_addresses() { asm volatile("" ::: "memory"); }
+
 // Updates and scatters entries [at, at + N). V is the dtype of value, grad and anchor, M of moments and master.
 template <typename W, typename V, typename M, int N>
 CLM_HOST_DEVICE void update_pack(const AdamWStep& step, const Held& held, int64_t at) {
   const AdamWParameter& p = held.parameter;
   const Array& master = p.master.data ? p.master : p.value;
   const AdamWScalars<W>& s = held.scalars<W>();
+  forget_addresses();
   W weight[N], grad[N], exp_avg[N], exp_avg_sq[N], anchor[N] = {}, maximum[N] = {};
   load<V>(held.grad, at, grad);
   load<M>(master, at, weight);
@@ -65,6 +68,7 @@ CLM_HOST_DEVICE void update_pack(const AdamWStep& step, const Held& held, int64_
                              : adamw_update<false>(s, weight[i], grad[i], anchor[i], exp_avg[i], exp_avg_sq[i], maximum[i]);
   }
 
+  forget_addresses();
   store<M>(master, at, weight);
   store<M>(p.exp_avg, at, exp_avg);
   store<M>(p.exp_avg_sq, at, exp_avg_sq);

@@ -6,8 +6,8 @@
 
 #include <type_traits>
 
-#include "../host_device.h"
 #include "kernels.h"
+#include "offset.h"
 
 namespace clm::cuda {
 
@@ -43,9 +43,9 @@ CLM_HOST_DEVICE void with_dtype(Dtype dtype, const Function& function) {
 template <typename T, int N, typename W>
 CLM_HOST_DEVICE void load(const Array& array, int64_t at, W (&out)[N]) {
   if constexpr (std::is_same_v<T, Any>) {
-    with_dtype(array.dtype, [&](auto item) { load<decltype(item), N>(array, at, out); });
+    with_dtype(array.dtype, [&](auto type) { load<decltype(type), N>(array, at, out); });
   } else {
-    const auto pack = *reinterpret_cast<const Pack<T, N>*>(static_cast<const T*>(array.data) + at);
+    const auto pack = *reinterpret_cast<const Pack<T, N>*>(in_global(static_cast<const T*>(array.data)) + at);
 #pragma unroll
     for (int i = 0; i < N; ++i) out[i] = widen<W>(pack.items[i]);
   }
@@ -54,12 +54,12 @@ CLM_HOST_DEVICE void load(const Array& array, int64_t at, W (&out)[N]) {
 template <typename T, int N, typename W>
 CLM_HOST_DEVICE void store(const Array& array, int64_t at, const W (&in)[N]) {
   if constexpr (std::is_same_v<T, Any>) {
-    with_dtype(array.dtype, [&](auto item) { store<decltype(item), N>(array, at, in); });
+    with_dtype(array.dtype, [&](auto type) { store<decltype(type), N>(array, at, in); });
   } else {
     Pack<T, N> pack;
 #pragma unroll
     for (int i = 0; i < N; ++i) narrow(in[i], pack.items[i]);
-    *reinterpret_cast<Pack<T, N>*>(static_cast<T*>(array.data) + at) = pack;
+    *reinterpret_cast<Pack<T, N>*>(in_global(static_cast<T*>(array.data)) + at) = pack;
   }
 }
 

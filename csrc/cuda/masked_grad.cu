@@ -2,7 +2,6 @@
 
 #include "device.cuh"
 #include "launch.cuh"
-#include "offset.h"
 
 namespace clm::cuda {
 namespace {

@@ -49,6 +49,6 @@ class GradTable:
     def address(self, grads: list[Tensor]) -> int:
         rows = list(map(array, grads))
         if rows != self.rows:
-            upload(self.op, "grads", self.table, torch.tensor(rows, dtype=torch.int64))
+            upload(self.op, "grads", self.table, torch.tensor(rows, dtype=torch.int64, device="cpu"))
             self.rows = rows
         return self.table.data_ptr()
