@@ -23,7 +23,8 @@ struct AdamWScalars {
     return {U(decay), U(beta1), U(one_minus_beta1), U(beta2), U(one_minus_beta2), U(step_size), U(correction2), U(eps), U(sign)};
   }
 
-  CLM_HOST_DEVICE static AdamWScalars of(double lr, double beta1, double beta2, double eps, double weight_decay, double step, bool maximize) {
+  CLM_HOST_DEVICE static AdamWScalars of(double lr, double beta1, double beta2, double eps, double weight_decay, double step,
+                                         bool maximize) {
     const double correction1 = 1 - std::pow(beta1, step), correction2 = 1 - std::pow(beta2, step);
     return {T(lr * weight_decay), T(beta1), T(1 - beta1), T(beta2), T(1 - beta2),
             T(lr / correction1), T(1 / std::sqrt(correction2)), T(eps), T(maximize ? -1 : 1)};

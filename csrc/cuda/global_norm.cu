@@ -39,7 +39,8 @@ __device__ __forceinline__ double thread_sum(const Array& grad, const Chunk& chu
 }
 
 __global__ void __launch_bounds__(kThreads) global_norm_chunks_kernel(const Chunk* __restrict__ chunks, int64_t chunk_count,
-                                                                      const Array* __restrict__ grads, double* __restrict__ partial) {
+                                                                      const Array* __restrict__ grads,
+                                                                      double* __restrict__ partial) {
   for (int64_t c = blockIdx.x; c < chunk_count; c += gridDim.x) {
     const Chunk chunk = chunks[c];
     const Array grad = grads[chunk.parameter];

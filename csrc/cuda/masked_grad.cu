@@ -31,8 +31,11 @@ void masked_grad(const Array& grad, const Array& dense_grad, const Entries& e, d
   if (entries == 0) return;
   const unsigned grid = grid_for_items(entries, op);
   const auto on = static_cast<cudaStream_t>(stream);
-  if (grad.dtype == Dtype::float64) masked_grad_kernel<double><<<grid, kThreads, 0, on>>>(grad, dense_grad, e, entries, scale, found);
-  else masked_grad_kernel<float><<<grid, kThreads, 0, on>>>(grad, dense_grad, e, entries, float(scale), found);
+  if (grad.dtype == Dtype::float64) {
+    masked_grad_kernel<double><<<grid, kThreads, 0, on>>>(grad, dense_grad, e, entries, scale, found);
+  } else {
+    masked_grad_kernel<float><<<grid, kThreads, 0, on>>>(grad, dense_grad, e, entries, float(scale), found);
+  }
   check(cudaGetLastError(), op);
 }
 

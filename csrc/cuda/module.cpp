@@ -40,12 +40,14 @@ void py_scatter(Address dense, const Selected& selected, int64_t item_size, Addr
   scatter(pointer(dense), entries(selected), item_size, pointer(compact), pointer(stream));
 }
 
-void py_masked_grad(const Typed& grad, const Typed& dense_grad, const Selected& selected, double scale, Address found, Address stream) {
+void py_masked_grad(const Typed& grad, const Typed& dense_grad, const Selected& selected, double scale, Address found,
+                    Address stream) {
   masked_grad(array(grad), array(dense_grad), entries(selected), scale, pointer<float>(found), pointer(stream));
 }
 
 void py_global_norm(Address chunks, int64_t chunk_count, Address grads, Address partial, Address norm, Address stream) {
-  global_norm(pointer<Chunk>(chunks), chunk_count, pointer<Array>(grads), pointer<double>(partial), pointer<float>(norm), pointer(stream));
+  global_norm(pointer<Chunk>(chunks), chunk_count, pointer<Array>(grads), pointer<double>(partial), pointer<float>(norm),
+              pointer(stream));
 }
 
 py::bytes py_chunks(const std::vector<int64_t>& counts) {
@@ -66,7 +68,8 @@ class AdamWPlan {
  public:
   // Lists run over the parameters: addresses of value, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor (0: none), dense
   // and index; dtype codes of the first six; lengths of value and index, item size of the index; layouts (5 ints each).
-  AdamWPlan(const Lists& addresses, const Lists& dtypes, const Lists& sizes, const std::vector<int64_t>& layouts, bool amsgrad, bool maximize)
+  AdamWPlan(const Lists& addresses, const Lists& dtypes, const Lists& sizes, const std::vector<int64_t>& layouts,
+            bool amsgrad, bool maximize)
       : chunks_(chunks_of(sizes[0])), parameters_(sizes[0].size()), amsgrad_(amsgrad), maximize_(maximize) {
     for (size_t i = 0; i < parameters_.size(); ++i) {
       const auto at = [&](int which) { return Array{pointer(Address(addresses[which][i])), Dtype(dtypes[which][i])}; };
@@ -98,7 +101,8 @@ class AdamWPlan {
     return all;
   }
 
-  void run(Address table, Address grads, Address settings, const Typed& grad_scale, const Typed& found_inf, const Typed& clip, Address stream) {
+  void run(Address table, Address grads, Address settings, const Typed& grad_scale, const Typed& found_inf, const Typed& clip,
+           Address stream) {
     const AdamWStep step{pointer<Chunk>(table), pointer<AdamWParameter>(table + parameters_at()), pointer<Array>(grads),
                          pointer<double>(settings), array(grad_scale), array(found_inf), array(clip), int64_t(chunks_.size()),
                          amsgrad_, maximize_};

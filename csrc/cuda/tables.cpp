@@ -42,9 +42,12 @@ std::vector<Chunk> chunks_of(const std::vector<int64_t>& counts) {
 void AdamWParameter::classify(bool amsgrad) {
   const auto is_float = [](const Array& a) { return a.dtype == Dtype::float32; };
   typed = value.dtype != Dtype::float64 && is_float(exp_avg) && is_float(exp_avg_sq) && (!amsgrad || is_float(max_exp_avg_sq)) &&
-          (is_float(value) || (master.data && is_float(master))) && (!anchor.data || anchor.dtype == value.dtype);
+          (is_float(value) || (master.data && is_float(master))) &&
+          (!anchor.data || anchor.dtype == value.dtype);
   vector = typed && entries.runs_of(kVectorBytes / item_size(Dtype::float32)) && is_aligned(dense);
-  for (const Array* a : {&value, &exp_avg, &exp_avg_sq, &max_exp_avg_sq, &master, &anchor}) vector = vector && is_aligned(a->data);
+  for (const Array* a : {&value, &exp_avg, &exp_avg_sq, &max_exp_avg_sq, &master, &anchor}) {
+    vector = vector && is_aligned(a->data);
+  }
 }
 
 }  // namespace clm::cuda
