@@ -3,13 +3,7 @@
 
 #include <cmath>
 
-#if defined(__CUDACC__)
-#define CLM_HOST_DEVICE __host__ __device__ __forceinline__
-#elif defined(__GNUC__)
-#define CLM_HOST_DEVICE inline __attribute__((always_inline))
-#else
-#define CLM_HOST_DEVICE inline
-#endif
+#include "host_device.h"
 
 namespace clm {
 
@@ -29,7 +23,8 @@ struct AdamWScalars {
     return {U(decay), U(beta1), U(one_minus_beta1), U(beta2), U(one_minus_beta2), U(step_size), U(correction2), U(eps), U(sign)};
   }
 
-  static AdamWScalars of(double lr, double beta1, double beta2, double eps, double weight_decay, double step, bool maximize) {
+  CLM_HOST_DEVICE static AdamWScalars of(double lr, double beta1, double beta2, double eps, double weight_decay, double step,
+                                         bool maximize) {
     const double correction1 = 1 - std::pow(beta1, step), correction2 = 1 - std::pow(beta2, step);
     return {T(lr * weight_decay), T(beta1), T(1 - beta1), T(beta2), T(1 - beta2),
             T(lr / correction1), T(1 / std::sqrt(correction2)), T(eps), T(maximize ? -1 : 1)};

@@ -76,7 +76,7 @@ def test_imports_run_downward(name, path):
         if other in LAYER:  # else something that the package's __init__ defines
             assert LAYER[other] > LAYER[own] or (own, other) in SIDEWAYS, f"{name} imports {other}, which does not lie below it"
         else:
-            assert other in ("_cpu",) and own == "ops", f"{name} imports {other} from the package's top"
+            assert other in ("_cpu", "_cuda") and own == "ops", f"{name} imports {other} from the package's top"
 
 
 def test_the_checker_sees_the_imports_that_there_are():
@@ -88,17 +88,24 @@ def test_the_checker_sees_the_imports_that_there_are():
     assert {"choose", "delta", "optim", "patch", "selection", "values"} <= seen["clm_kernels"]
 
 
+LENDING = {  # implementations that use another one for what they have no kernel of
+    "vendor": {"vendor", "reference"},
+    "triton": {"triton", "vendor", "reference"},
+    "cuda": {"cuda", "vendor", "reference"},
+}
+
+
 @pytest.mark.parametrize(("name", "path"), INSIDE)
 def test_implementations_are_reached_through_the_registry_alone(name, path):
     own = name.split(".")[2] if name.startswith("clm_kernels.ops.") else None
     for imported in _imported(name, path):
         pieces = imported.split(".")
         if pieces[:2] == ["clm_kernels", "ops"] and len(pieces) > 2 and pieces[2] in IMPLEMENTATIONS:
-            assert own == pieces[2] or (own == "triton" and pieces[2] == "reference"), f"{name} imports {imported}"
-        if pieces[:2] == ["clm_kernels", "_cpu"]:
-            assert own == "cpu", f"{name} imports {imported}"
+            assert pieces[2] in LENDING.get(own, {own}), f"{name} imports {imported}"
+        if pieces[0] == "clm_kernels" and pieces[1:2] in (["_cpu"], ["_cuda"]):
+            assert own == pieces[1][1:], f"{name} imports {imported}"
         if own in IMPLEMENTATIONS and pieces[:2] == ["clm_kernels", "ops"]:
-            known = {own, "layout"} | ({"reference", "registry"} if own == "triton" else set())  # for what it has no kernel for
+            known = LENDING.get(own, {own}) | {"layout", "registry"}
             assert pieces[2] in known, f"{name} imports {imported}: an implementation knows layouts and itself"
 
 

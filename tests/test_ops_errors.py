@@ -213,12 +213,21 @@ class TestRegistry:
             raise KeyError
         assert ops.chosen(torch.device("cpu")) == before
 
-    def test_auto_takes_the_kernels_on_the_cpu_if_they_are_there(self, monkeypatch):
+    def test_auto_takes_the_first_that_can_run(self, monkeypatch):
         monkeypatch.setattr(registry, "_wanted", "auto")
-        for reason, expected in ((None, "cpu"), ("not built", "reference")):
-            monkeypatch.setattr(registry, "why_not", lambda name, reason=reason: reason)
-            assert ops.chosen(torch.device("cpu")) == expected
-            assert ops.chosen(torch.device("cuda")) == "reference"
+        missing = set()
+        monkeypatch.setattr(registry, "why_not", lambda name: "not built" if name in missing else None)
+        for without, on_cpu, on_cuda in (
+            ({}, "cpu", "cuda"),
+            ({"cuda"}, "cpu", "triton"),
+            ({"cuda", "cpu", "triton"}, *2 * ("reference",)),
+        ):
+            missing.update(without)
+            monkeypatch.setitem(registry.DEVICES, "triton", "cuda")
+            assert ops.chosen(torch.device("cpu")) == on_cpu
+            assert ops.chosen(torch.device("cuda")) == on_cuda
+            assert ops.chosen(torch.device("cuda"), "weight_grad") == "vendor"
+            assert ops.chosen(torch.device("cuda"), "embedding_grad") == "reference"
 
     def test_what_cannot_run_says_why(self, monkeypatch):
         """By name it raises, with the reason; `auto` goes on without it."""

@@ -11,9 +11,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from clm_kernels.ops.layout import Layout
 from clm_kernels.ops.triton.adamw import scalars
-from clm_kernels.ops.triton.weight_grad import _strips, share_of_tokens, tile_sizes
+from clm_kernels.ops.triton.weight_grad import share_of_tokens, tile_sizes
 
 REGISTERS = {"sm_80": 255, "sm_90": 255, "gfx942": 256}
 KERNELS = 12
@@ -47,16 +46,6 @@ def test_tiles_are_what_the_matrix_units_take():
     for dtype in (torch.bfloat16, torch.float32):
         for shape in ((1, 1), (82, 4096), (10_000, 3)):
             assert all(size >= 16 and size & (size - 1) == 0 for size in tile_sizes(*shape, dtype))
-
-
-def test_strips_hold_every_element_once():
-    layout = Layout.of("elements", (50, 7))
-    index = torch.randperm(350)[:40].sort().values.int()
-    strips = _strips(index, layout.columns, height=4)
-    assert [begin for _, begin, _ in strips] == [0, *(end for *_, end in strips[:-1])] and strips[-1][2] == 40
-    for row, begin, end in strips:
-        assert begin < end and (index[begin:end] // 7 // 4 == row // 4).all() and row % 4 == 0
-    assert _strips(index, layout.columns, height=4) is strips
 
 
 def test_scalars_are_those_of_the_update():

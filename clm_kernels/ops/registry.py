@@ -11,16 +11,22 @@ from contextlib import contextmanager
 import torch
 
 OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "AdamWPlan")
-MODULES = {"reference": "clm_kernels.ops.reference", "cpu": "clm_kernels.ops.cpu", "triton": "clm_kernels.ops.triton"}
+MODULES = {name: f"clm_kernels.ops.{name}" for name in ("reference", "vendor", "cpu", "cuda", "triton")}
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = {"reference": None, "cpu": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}  # None: any
+DEVICES = {"reference": None, "vendor": None, "cpu": "cpu", "cuda": "cuda"}  # None: any
+DEVICES["triton"] = "cpu" if INTERPRETED else "cuda"
 
-# What `auto` takes by device and op: the first that can run; the reference where nothing is listed. A kernel is listed
-# once it has been measured to beat the reference, which for rows and columns is the vendor's product of a sliced
-# operand, or where the reference is a loop in Python, as for AdamW. No GPU kernel of a gradient has been measured yet.
+# What `auto` takes by device and op: the first that can run; the reference where nothing is listed. No GPU kernel of a
+# product is listed before one is measured to beat the vendor's; the others do in one pass what torch does in several.
 AUTO = {
     "cpu": dict.fromkeys(OPS, ("cpu",)),
-    "cuda": {"AdamWPlan": ("triton",)},
+    "cuda": {
+        "weight_grad": ("vendor",),
+        "AdamWPlan": ("cuda", "triton"),
+        "gather": ("cuda",),
+        "scatter_": ("cuda",),
+        "masked_grad_": ("cuda",),
+    },
 }
 
 _wanted = os.environ.get("CLM_KERNELS_BACKEND", "auto")  # on every thread: autograd has threads of its own
@@ -53,7 +59,7 @@ def chosen(device: torch.device, op: str = "AdamWPlan") -> str:
 
 def _choose(wanted: str, device: str, op: str) -> str:
     if wanted == "auto":
-        able = (name for name in AUTO.get(device, {}).get(op, ()) if DEVICES[name] == device and why_not(name) is None)
+        able = (name for name in AUTO.get(device, {}).get(op, ()) if DEVICES[name] in (None, device) and why_not(name) is None)
         return next(able, "reference")
     if DEVICES[_known(wanted)] not in (None, device):
         raise RuntimeError(f"clm_kernels: the implementation {wanted!r} runs on {DEVICES[wanted]} only, got tensors on {device}")

@@ -1,4 +1,4 @@
-"""Compact gradients of rows, columns and blocks on tensor cores, and of elements strip by strip."""
+"""Compact gradients of rows, columns and blocks on tensor cores."""
 
 from __future__ import annotations
 
@@ -9,14 +9,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
-from .. import reference
+from .. import vendor
 from ..layout import BLOCKS, COLUMNS, ELEMENTS, ROWS, Layout
 from ..registry import INTERPRETED
 from .narrow import narrow
-
-STRIP = 1 << 22  # entries of the dense gradient that exist at a time, for elements
 
 
 @triton.jit
@@ -61,17 +58,15 @@ def outer_product(
 
 
 def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As `ops.weight_grad`. float64, which tensor cores do not take here, goes to torch's own products."""
+    """As `ops.weight_grad`. Elements, which skip no tile, and float64 go to the vendor's products."""
     layout = Layout(*layout)
     count, tokens = index.numel(), dy.shape[0]
     compact = dy.new_empty(layout.compact_shape(count), dtype=dtype)
-    if dy.dtype == torch.float64:
-        return reference.weight_grad(dy, x, index, layout, dtype)
+    if dy.dtype == torch.float64 or layout.kind == ELEMENTS:
+        return vendor.weight_grad(dy, x, index, layout, dtype)
     if tokens == 0 or compact.numel() == 0:
         return compact.zero_()
     dy, x = unit_columns(dy), unit_columns(x)
-    if layout.kind == ELEMENTS:
-        return _elements(dy, x, index, layout, compact)
 
     units = count if layout.kind == BLOCKS else 1
     rows, columns = compact.shape[-2:]
@@ -116,34 +111,3 @@ def processors(device: torch.device) -> int:
 def precision(operand: Tensor) -> str:
     """TensorFloat-32 only where torch allows it for its own products."""
     return "tf32" if operand.is_cuda and torch.backends.cuda.matmul.allow_tf32 else "ieee"
-
-
-def _elements(dy: Tensor, x: Tensor, index: Tensor, layout: Layout, compact: Tensor) -> Tensor:
-    """At 1 % nearly every tile holds an element: so the vendor's product of some rows at a time, of which a few are kept."""
-    height = max(1, STRIP // layout.columns)
-    for row, begin, end in _strips(index, layout.columns, height):
-        strip = _product(dy[:, row : row + height].T, x)
-        compact[begin:end] = strip.view(-1)[index[begin:end] - row * layout.columns]
-    return compact
-
-
-_known_strips = WeakIdKeyDictionary()  # index -> what `_strips` found, which costs a wait for the device
-
-
-def _strips(index: Tensor, columns: int, height: int) -> list[tuple[int, int, int]]:
-    """(first row, begin, end) of each strip of `height` rows that has elements [begin, end)."""
-    known = _known_strips.setdefault(index, {})
-    if (columns, height) not in known:
-        strip = torch.div(index, columns * height, rounding_mode="floor")
-        numbers, counts = torch.unique_consecutive(strip, return_counts=True)
-        ends = counts.cumsum(0)
-        spans = zip((numbers * height).tolist(), (ends - counts).tolist(), ends.tolist(), strict=True)
-        known[columns, height] = list(spans)
-    return known[columns, height]
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b with float32 sums that are not rounded."""
-    if a.is_cuda and a.dtype != torch.float32:
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()

@@ -1,0 +1,24 @@
+"""The CUDA kernels for tensors on an NVIDIA GPU: same functions, same arguments as `ops.reference`.
+
+They run asynchronously on the current stream of the tensors' device, and wait for nothing. `weight_grad` is the vendor's
+products, `embedding_grad` torch's indexing: there is no CUDA kernel for them.
+"""
+
+try:
+    from clm_kernels import _cuda  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "the CUDA kernels are not built: install the CUDA toolkit (nvcc) and run "
+        "`CLM_KERNELS_CUDA=1 pip install --force-reinstall --no-binary clm-kernels clm-kernels`, "
+        f"or, in a source tree, `CLM_KERNELS_CUDA=1 pip install -e .` ({error})"
+    ) from error
+
+from ..reference import embedding_grad
+from ..vendor import weight_grad
+from .adamw import AdamWPlan
+from .gradients import NormPlan, global_norm, masked_grad_
+from .movement import gather, scatter_
+
+__all__ = [
+    "AdamWPlan", "NormPlan", "embedding_grad", "gather", "global_norm", "masked_grad_", "scatter_", "weight_grad",
+]  # fmt: skip

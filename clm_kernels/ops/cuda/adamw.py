@@ -1,0 +1,74 @@
+"""AdamW over compact values, scattered into the dense weights, for all parameters in one launch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from clm_kernels import _cuda
+
+from ..layout import DENSE
+from .arguments import DTYPES, NO_ARRAY, GradTable, array, stream, table, upload
+
+OP = "adamw_step_"
+
+
+class AdamWPlan:
+    """`adamw_step_` of the same tensors again and again: what the kernel needs to know of them is on the device.
+
+    Nothing waits for the GPU. `settings` may also be a contiguous float64 tensor on the device, as a CUDA graph needs;
+    gradients must then stay where they were at the step before the capture. Steps on several streams must be ordered
+    by the caller, as for any tensor.
+    """
+
+    def __init__(
+        self,
+        values: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor],
+        masters: list[Tensor],
+        anchors: list[Tensor],
+        denses: list[Tensor],
+        indices: list[Tensor],
+        layouts: Sequence[int],
+        amsgrad: bool,
+        maximize: bool,
+    ):
+        typed = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors)
+        self.tensors = (*typed, denses, indices)  # kept alive
+        addresses = [list(map(Tensor.data_ptr, tensors)) for tensors in self.tensors]  # 0 for an empty tensor
+        dtypes = [[DTYPES[tensor.dtype] for tensor in tensors] for tensors in typed]
+        sizes = [list(map(Tensor.numel, values)), list(map(Tensor.numel, indices)), [index.itemsize for index in indices]]
+        self.plan = _cuda.AdamWPlan(addresses, dtypes, sizes, layouts, amsgrad, maximize)
+        self.device = values[0].device
+        self.table = table(self.plan.table(), self.device)
+        self.grads = GradTable(OP, len(values), self.device)
+        self.settings = torch.empty(len(values), 6, dtype=torch.float64, device=self.device)
+        scattered = [dense for dense, kind in zip(denses, layouts[::5], strict=True) if kind != DENSE]
+        self.written = values + exp_avgs + exp_avg_sqs + masters + scattered + (max_exp_avg_sqs if amsgrad else [])
+
+    def __call__(
+        self,
+        grads: list[Tensor],
+        settings: Tensor,
+        grad_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+        clip: Tensor | None = None,
+    ) -> None:
+        """One step; `clip` is a 0-dim factor that gradients are multiplied by, without being written."""
+        with torch.cuda.device(self.device):
+            if settings.device.type == "cpu":
+                upload(OP, "settings", self.settings, settings)
+                settings = self.settings
+            elif settings.dtype != torch.float64 or not settings.is_contiguous():
+                raise ValueError(f"{OP}: settings must be contiguous float64, got {settings.dtype}, strides {settings.stride()}")
+            scalars = [None if s is None else s.to(self.device) for s in (grad_scale, found_inf, clip)]
+            self.plan.run(
+                self.table.data_ptr(), self.grads.address(grads), settings.data_ptr(),
+                *(NO_ARRAY if s is None else array(s) for s in scalars), stream(self.device),
+            )  # fmt: skip
+        increment_version(self.written)
+        if grad_scale is not None:
+            increment_version(grads)

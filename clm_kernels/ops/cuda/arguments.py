@@ -1,0 +1,54 @@
+"""Tensors as the CUDA kernels take them: addresses, codes, tables on the device, the current stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype in csrc/cuda/kernels.h
+NO_ARRAY = (0, 0)
+
+
+def array(tensor: Tensor) -> tuple[int, int]:
+    return tensor.data_ptr(), DTYPES[tensor.dtype]
+
+
+def entries(index: Tensor, layout: Sequence[int]) -> tuple[tuple[int, ...], int, int, int]:
+    return tuple(layout), index.data_ptr(), index.itemsize, index.numel()
+
+
+def stream(device: torch.device) -> int:
+    return torch.cuda.current_stream(device).cuda_stream
+
+
+def table(data: bytes, device: torch.device) -> Tensor:
+    """The bytes on the device."""
+    return torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8).to(device)
+
+
+def upload(op: str, argument: str, target: Tensor, source: Tensor) -> None:
+    """Copies from the CPU without waiting for the GPU.
+
+    Page-locked memory comes from torch, which hands it out again only after the copy is done. A CUDA graph would read
+    it at every replay, when it holds something else.
+    """
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{op}: {argument} must be on the GPU, and unchanged, while a CUDA graph is captured")
+    target.copy_(source.pin_memory(), non_blocking=True)
+
+
+class GradTable:
+    """Addresses and dtypes of gradients, on the device: written anew only when they have changed."""
+
+    def __init__(self, op: str, length: int, device: torch.device):
+        self.op, self.rows = op, None
+        self.table = torch.empty(max(length, 1), 2, dtype=torch.int64, device=device)
+
+    def address(self, grads: list[Tensor]) -> int:
+        rows = list(map(array, grads))
+        if rows != self.rows:
+            upload(self.op, "grads", self.table, torch.tensor(rows, dtype=torch.int64, device="cpu"))
+            self.rows = rows
+        return self.table.data_ptr()
