@@ -1,4 +1,4 @@
-"""The command line: ``clm-kernels train | predict | export | select | doctor | demo``."""
+"""The command line: ``clm-kernels train | predict | export | select | doctor | demo | bench``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import demo, doctor, predict, train
+from . import bench, demo, doctor, predict, train
 from .errors import guarded, wanted
 
 __all__ = ["app", "main"]
@@ -19,7 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, predict.predict, predict.export, train.select, doctor.doctor, demo.demo):
+for command in (train.train, predict.predict, predict.export, train.select, doctor.doctor, demo.demo, bench.bench):
     app.command()(guarded(command))
 
 

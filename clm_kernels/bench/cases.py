@@ -1,0 +1,190 @@
+"""Every op x kind x dtype x model shape: a call, its correctness gate, its baselines, the bytes and FLOP it cannot avoid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..optim import SparseAdamW
+from ..selection import Entries
+from ..values import Values
+
+SHAPES = {  # (out, in) of one feed-forward weight
+    "MiniLM": (1536, 384),
+    "BERT-base": (3072, 768),
+    "ModernBERT-large": (5248, 1024),
+    "Qwen3-0.6B": (3072, 1024),
+    "Llama-2-7B": (11008, 4096),
+}
+KINDS = ("rows", "columns", "blocks", "elements")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "adamw_step_")
+DENSITY = {"rows": 0.02, "columns": 0.02, "blocks": 0.02, "elements": 0.01}
+BLOCK = (64, 64)
+WEIGHTS = 4  # that one optimizer step covers
+
+
+@dataclass
+class Case:
+    """One call of an op, with what it is measured against."""
+
+    op: str
+    kind: str
+    dtype: str
+    shape: str
+    run: Callable[[], object]
+    check: Callable[[], None]
+    bytes: int  # that must move
+    flop: int = 0
+    baselines: dict[str, Callable[[], object]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.kind} {self.dtype} {self.shape}"
+
+
+def build(
+    op: str, kind: str, dtype: str, shape: str, device: torch.device, tokens: int = 1024, density: float | None = None
+) -> Case:
+    """The case, its tensors on `device`.
+
+    Raises:
+        ValueError: for an embedding whose kind is not rows, or a name that is not known.
+    """
+    if op not in OPS or kind not in KINDS or dtype not in DTYPES or shape not in SHAPES:
+        raise ValueError(f"bench: no case {op} {kind} {dtype} {shape}")
+    if op == "embedding_grad" and kind != "rows":
+        raise ValueError(f"bench: embedding_grad takes rows, got {kind}")
+    size = SHAPES[shape]
+    entries = some_entries(kind, size, DENSITY[kind] if density is None else density).to(device)
+    make = {"weight_grad": _weight_grad, "embedding_grad": _embedding_grad, "adamw_step_": _adamw}.get(op, _movement)
+    arguments = make(op, entries, size, DTYPES[dtype], device, tokens)
+    return Case(op, kind, dtype, shape, **arguments)
+
+
+def some_entries(kind: str, shape: tuple[int, int], density: float) -> Entries:
+    block = BLOCK if kind == "blocks" else None
+    units = Entries.of(kind, [], shape, block).units
+    chosen = torch.randperm(units, generator=torch.Generator().manual_seed(0))[: max(1, round(density * units))]
+    return Entries.of(kind, chosen, shape, block)
+
+
+def _count(entries: Entries) -> int:
+    return torch.Size(entries.compact_shape).numel()
+
+
+def _weight_grad(op: str, entries: Entries, size, dtype, device, tokens) -> dict:
+    out, inner = size
+    dy, x = (torch.randn(tokens, n, device=device).to(dtype) for n in size)
+    selected = entries.index.numel()
+    read = {"rows": selected + inner, "columns": out + selected}.get(entries.kind, out + inner)  # columns of dy and x
+    return {
+        "run": lambda: ops.weight_grad(dy, x, entries),
+        "check": lambda: close(
+            ops.weight_grad(dy, x, entries), ops.gather((dy.float().T @ x.float()), entries), dtype, tokens**0.5
+        ),
+        "bytes": (tokens * read + _count(entries)) * dtype.itemsize,
+        "flop": 2 * tokens * _count(entries),
+        "baselines": {"dense + gather": lambda: ops.gather(dy.T @ x, entries)},
+    }
+
+
+def _embedding_grad(op: str, entries: Entries, size, dtype, device, tokens) -> dict:
+    rows, width = size
+    dy, ids = torch.randn(tokens, width, device=device).to(dtype), torch.randint(0, rows, (tokens,), device=device)
+
+    def dense():
+        return torch.ops.aten.embedding_dense_backward(dy, ids, rows, -1, False)
+
+    expected = torch.zeros(size, device=device).index_add_(0, ids, dy.float())
+    return {
+        "run": lambda: ops.embedding_grad(dy, ids, entries),
+        "check": lambda: close(ops.embedding_grad(dy, ids, entries), ops.gather(expected, entries), dtype),
+        "bytes": (_count(entries) + int(torch.isin(ids, entries.index).sum()) * width) * dtype.itemsize + ids.nbytes,
+        "baselines": {"dense + gather": lambda: ops.gather(dense(), entries)},
+    }
+
+
+def _movement(op: str, entries: Entries, size, dtype, device, tokens) -> dict:
+    dense = torch.randn(size, device=device).to(dtype)
+    flat = entries.layout.flat_index(entries.index)
+    compact = ops.gather(dense, entries)
+    moved = compact.nbytes + entries.index.nbytes
+    if op == "gather":
+        return {
+            "run": lambda: ops.gather(dense, entries),
+            "check": lambda: exact(ops.gather(dense, entries), dense.view(-1)[flat]),
+            "bytes": moved + compact.nbytes,
+            "baselines": {"flat index": lambda: dense.view(-1)[flat]},
+        }
+    if op == "scatter_":
+        return {
+            "run": lambda: ops.scatter_(dense, entries, compact),
+            "check": lambda: exact(ops.scatter_(torch.zeros_like(dense), entries, compact).view(-1)[flat], compact),
+            "bytes": moved + compact.nbytes,
+            "baselines": {"flat index": lambda: dense.view(-1).index_put_((flat,), compact)},
+        }
+    grad = torch.zeros_like(compact)
+    return {
+        "run": lambda: ops.masked_grad_(grad, dense, entries, 0.0),
+        "check": lambda: exact(_accumulated(dense, entries), compact),
+        "bytes": moved + 2 * compact.nbytes,
+        "baselines": {"flat index": lambda: (grad.add_(dense.view(-1)[flat], alpha=0.0), torch.isfinite(grad).all())},
+    }
+
+
+def _accumulated(dense: Tensor, entries: Entries) -> Tensor:
+    grad = torch.zeros(entries.compact_shape, dtype=dense.dtype, device=dense.device)
+    ops.masked_grad_(grad, dense, entries)
+    return grad
+
+
+def _adamw(op: str, entries: Entries, size, dtype, device, tokens) -> dict:
+    dense = [nn.Parameter(torch.randn(size, device=device).to(dtype)) for _ in range(WEIGHTS)]
+    values = [Values(weight.detach().clone(), entries) for weight in dense]
+    compact = [nn.Parameter(v.detach().clone()) for v in values]
+    for parameter in (*dense, *values, *compact):
+        parameter.grad = torch.randn_like(parameter) * 1e-3
+    flat = entries.layout.flat_index(entries.index)
+    fused, several = torch.optim.AdamW(dense, fused=True), torch.optim.AdamW(compact, foreach=True)
+
+    def in_several_passes():
+        several.step()
+        for weight, value in zip(dense, compact, strict=True):
+            weight.data.view(-1).index_put_((flat,), value.data)
+
+    state = 8 + 8 + (8 if dtype.itemsize == 2 else 0)  # both moments, the master: read and written
+    return {
+        "run": SparseAdamW(values).step,
+        "check": lambda: _same_update(size, dtype, device, entries),
+        "bytes": WEIGHTS * (_count(entries) * (4 * dtype.itemsize + state) + entries.index.nbytes),
+        "flop": 15 * WEIGHTS * _count(entries),
+        "baselines": {"torch fused": fused.step, "foreach + put": in_several_passes},
+    }
+
+
+def _same_update(size, dtype, device, entries: Entries) -> None:
+    weight = nn.Parameter(torch.randn(size, device=device).to(dtype))
+    value = Values(weight.detach().clone(), entries)
+    weight.grad = torch.randn_like(weight)
+    value.grad = ops.gather(weight.grad, entries)
+    before = value.dense.clone()
+    torch.optim.AdamW([weight]).step()
+    SparseAdamW([value]).step()
+    close(ops.gather(value.dense.detach(), entries), ops.gather(weight.detach(), entries), dtype)
+    expected = ops.scatter_(before.detach(), entries, value.detach())
+    exact(value.dense.detach(), expected)
+
+
+def close(actual: Tensor, expected: Tensor, dtype: torch.dtype, size: float = 1.0) -> None:
+    """Within some roundings of values of order `size`."""
+    tolerance = {torch.float32: 1e-4, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(actual.float(), expected.float(), rtol=tolerance, atol=tolerance * size)
+
+
+def exact(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)

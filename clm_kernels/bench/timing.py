@@ -1,0 +1,96 @@
+"""Time of a call, on the device's own clock where it has one, with caches flushed; and what the machine can do."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .cases import Case
+
+FLUSH = 256 << 20  # bytes, more than any cache here
+
+
+class Timer:
+    """Seconds of one call. `flush` writes more than the caches hold before it; GPUs are timed by events."""
+
+    def __init__(self, device: torch.device, flush: bool = True):
+        self.device = device
+        self.buffer = torch.empty(FLUSH, dtype=torch.int8, device=device) if flush else None
+
+    def flush(self) -> None:
+        """Drives everything else out of the caches."""
+        if self.buffer is not None:
+            self.buffer.zero_()
+
+    def __call__(self, call: Callable[[], object]) -> float:
+        self.flush()
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Measured rates: bytes a second of a copy (read and written), FLOP a second of a product, by dtype."""
+
+    copy: float
+    product: dict[str, float]
+
+    @classmethod
+    def measure(cls, device: torch.device, rounds: int = 7) -> Machine:
+        timer = Timer(device, flush=False)
+        source = torch.ones(64 << 20, device=device)
+        target = torch.empty_like(source)
+        size = 8192 if device.type == "cuda" else 1024
+        product = {}
+        for name in ("float32", "bfloat16"):
+            a = torch.ones(size, size, dtype=getattr(torch, name), device=device)
+            product[name] = 2 * size**3 / _fastest(timer, lambda a=a: a @ a, rounds)
+        return cls(2 * source.nbytes / _fastest(timer, lambda: target.copy_(source), rounds), product)
+
+
+def _fastest(timer: Timer, call: Callable[[], object], rounds: int) -> float:
+    call()
+    return min(timer(call) for _ in range(rounds))
+
+
+def measure(case: Case, machine: Machine, device: torch.device, rounds: int = 15, flush: bool = True) -> dict[str, object]:
+    """Checks the case, then times it and its baselines in rotation.
+
+    Returns:
+        Median microseconds, GB/s, percent of the machine's copy and product rates, and the median ratio to each baseline.
+
+    Raises:
+        AssertionError: if the op's result is wrong; nothing is timed then.
+    """
+    case.check()
+    timer = Timer(device, flush)
+    calls = {"ours": case.run, **case.baselines}
+    for call in calls.values():
+        for _ in range(3):
+            call()
+    names, seconds = list(calls), {name: [] for name in calls}
+    for i in range(rounds):
+        for name in names[i % len(names) :] + names[: i % len(names)]:
+            seconds[name].append(timer(calls[name]))
+    ours = statistics.median(seconds["ours"])
+    ratios = {
+        name: statistics.median(b / a for a, b in zip(seconds["ours"], seconds[name], strict=True)) for name in case.baselines
+    }
+    return {
+        "op": case.op, "kind": case.kind, "dtype": case.dtype, "shape": case.shape,
+        "microseconds": 1e6 * ours, "bytes": case.bytes, "flop": case.flop, "GB/s": case.bytes / ours / 1e9,
+        "% of copy": 100 * case.bytes / ours / machine.copy,
+        "% of product": 100 * case.flop / ours / machine.product[case.dtype], "faster than": ratios,
+    }  # fmt: skip

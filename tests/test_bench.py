@@ -1,0 +1,70 @@
+"""Microbenchmarks: a wrong op is never timed, bytes and FLOP are counted right, and the command runs."""
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from clm_kernels import bench, ops
+from clm_kernels.bench import cases
+from clm_kernels.cli import app
+
+CPU = torch.device("cpu")
+MACHINE = bench.Machine(copy=1e9, product={"float32": 1e9, "bfloat16": 1e9})
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(bench.SHAPES, "MiniLM", (128, 192))
+    monkeypatch.setattr("clm_kernels.bench.timing.FLUSH", 1 << 10)
+
+
+@pytest.mark.parametrize("dtype", bench.DTYPES)
+@pytest.mark.parametrize("kind", bench.KINDS)
+@pytest.mark.parametrize("op", bench.OPS)
+def test_every_case_is_right_and_timed(op, kind, dtype):
+    if op == "embedding_grad" and kind != "rows":
+        with pytest.raises(ValueError, match="embedding_grad takes rows, got"):
+            bench.build(op, kind, dtype, "MiniLM", CPU)
+        return
+    row = bench.measure(bench.build(op, kind, dtype, "MiniLM", CPU, tokens=32), MACHINE, CPU, rounds=2)
+    assert row["microseconds"] > 0 and row["bytes"] > 0 and all(ratio > 0 for ratio in row["faster than"].values())
+    assert row["GB/s"] == pytest.approx(row["bytes"] / row["microseconds"] / 1e3)
+
+
+@pytest.mark.parametrize("op", bench.OPS)
+def test_a_wrong_op_is_not_timed(op, monkeypatch):
+    case = bench.build(op, "rows", "float32", "MiniLM", CPU, tokens=32)
+    if op == "adamw_step_":
+        monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    else:
+        right = getattr(ops, op)
+        wrong = {
+            "scatter_": lambda dense, entries, values: right(dense, entries, values + 1),
+            "masked_grad_": lambda grad, dense, entries, scale=1.0: right(grad, dense + 1, entries, scale),
+        }.get(op, lambda *args: right(*args) + 1)
+        monkeypatch.setattr(cases.ops, op, wrong)
+    with pytest.raises(AssertionError):
+        bench.measure(case, MACHINE, CPU, rounds=1)
+
+
+def test_bytes_and_flop_of_a_product():
+    case = bench.build("weight_grad", "rows", "bfloat16", "MiniLM", CPU, tokens=10, density=0.25)
+    rows, inner = 32, 192
+    assert case.flop == 2 * 10 * rows * inner
+    assert case.bytes == 2 * (10 * (rows + inner) + rows * inner)
+
+
+def test_the_command(tmp_path):
+    output = tmp_path / "bench.json"
+    result = CliRunner().invoke(app, ["bench", "--rounds", "1", "--tokens", "16", "--device", "cpu", "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(output.read_text())["rows"]
+    assert len(rows) == 5 * len(bench.KINDS) + 1 and all(row["implementation"] for row in rows)
+
+
+@pytest.mark.parametrize("option", [("--shape", "GPT-5"), ("--dtype", "int8")])
+def test_an_unknown_name(option):
+    result = CliRunner().invoke(app, ["bench", *option, "--device", "cpu"])
+    assert result.exit_code == 2 and "must be one of" in result.stderr and option[1] in result.stderr
