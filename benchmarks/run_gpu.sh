@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# All that needs a CUDA GPU, in under 9 minutes, offline, with the machine's own Python packages:
+#   benchmarks/run_gpu.sh [build] [tests] [sanitize] [micro]      all of them without arguments
+# Logs, JSON and summary.json go to benchmarks/results/<gpu>/, or to $OUT where it is set. Without a GPU it is a dry run:
+# it builds, the tests skip, a few cases are timed on the CPU, and what it writes goes to a temporary folder.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+python=${PYTHON:-python3}
+probe='import torch; has = torch.cuda.is_available()
+print(torch.cuda.get_device_name().replace(" ", "_") if has else "none", "%d.%d" % torch.cuda.get_device_capability() if has else "9.0")'
+read -r gpu capability < <("$python" -c "$probe")
+if [ -n "${OUT:-}" ]; then out=$OUT; elif [ "$gpu" = none ]; then out=$(mktemp -d); else out=benchmarks/results/$gpu; fi
+mkdir -p "$out"
+test=("$python" -m pytest -p no:cacheprovider)
+
+build() { # seconds at most: 120
+  CLM_KERNELS_CPU=1 CLM_KERNELS_CUDA=1 TORCH_CUDA_ARCH_LIST=$capability timeout 120 "$python" setup.py build_ext --inplace
+}
+tests() { # 150
+  timeout 150 "${test[@]}" -m gpu -rs --maxfail=20 tests/test_cuda.py tests/test_ops.py tests/test_ops_adamw.py
+}
+sanitize() { # 90
+  command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; return 0; }
+  [ "$gpu" != none ] || { echo "skipped: no GPU"; return 0; }
+  timeout 90 compute-sanitizer --error-exitcode 9 --target-processes all "${test[@]}" -x -m gpu tests/test_cuda.py
+}
+micro() { # 160
+  local which=(-k "not Llama or adamw_step_ or weight_grad")
+  [ "$gpu" != none ] || which=(-k "MiniLM and float32 and gather")
+  timeout 160 "${test[@]}" benchmarks --benchmark-only --benchmark-json="$out/micro.json" "${which[@]}"
+}
+
+parts=("$@")
+[ $# -gt 0 ] || parts=(build tests sanitize micro)
+results=()
+for part in "${parts[@]}"; do
+  case $part in build | tests | sanitize | micro) ;; *) echo "run_gpu.sh: parts are build, tests, sanitize, micro, got $part" >&2; exit 2 ;; esac
+  start=$SECONDS
+  "$part" > "$out/$part.log" 2>&1
+  code=$?
+  results+=("\"$part\": {\"exit\": $code, \"seconds\": $((SECONDS - start))}")
+  echo "$part: exit $code, $((SECONDS - start)) s"
+  [ $code = 0 ] || tail -n 30 "$out/$part.log"
+done
+joined=$(IFS=,; echo "${results[*]}")
+commit=$(git describe --always --dirty 2> /dev/null || echo unknown)
+versions=$("$python" -c 'import json, platform, torch, triton, transformers as t
+print(json.dumps({"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
+                  "triton": triton.__version__, "transformers": t.__version__}))')
+echo "{\"gpu\": \"$gpu\", \"commit\": \"$commit\", \"versions\": $versions, \"parts\": {$joined}}" | "$python" -m json.tool | tee "$out/summary.json"
+! grep -q '"exit": [^0]' "$out/summary.json"
