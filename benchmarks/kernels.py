@@ -8,6 +8,7 @@ import torch
 
 import clm_kernels as clm
 from clm_kernels import ops
+from clm_kernels.ops.parameters import Parameters
 from clm_kernels.ops.registry import implementation
 
 from .common import interleaved, keep, medians, ratio, row
@@ -61,9 +62,9 @@ def prepared_op(optimizer: clm.SparseAdamW, values: list[clm.Values]) -> Callabl
     moments = ([optimizer.state[v][name] for v in values] for name in ("exp_avg", "exp_avg_sq"))
     none = [torch.empty(0)] * len(values)
     layouts = [number for v in values for number in v.entries.layout]
-    plan = implementation("AdamWPlan", values[0].device)(
-        values, *moments, none, none, none, [v.dense for v in values], [v.entries.index for v in values], layouts, False, False
-    )
+    denses, indices = [v.dense for v in values], [v.entries.index for v in values]
+    parameters = Parameters(values, *moments, none, none, none, denses, indices, layouts, False, False)
+    plan = implementation("AdamWPlan", values[0].device)(parameters)
     settings = torch.tensor([[1e-5, 0.9, 0.999, 1e-8, 0.01, 2.0]] * len(values), dtype=torch.float64)
     grads = [v.grad for v in values]
     return lambda: plan(grads, settings)

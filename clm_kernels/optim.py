@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from . import ops
 from .ops.layout import DENSE
+from .ops.parameters import Parameters
 from .ops.registry import implementation
 from .selection import Selection
 from .values import Values
@@ -247,8 +248,8 @@ class _Batch:
         ops.adamw_step_(
             self.parameters, grads, *tensors, self.layouts, self.settings(), amsgrad=self.amsgrad, maximize=self.maximize
         )
-        plan = implementation("AdamWPlan", self.device)  # of what has just been checked
-        self.plans[name] = plan(self.parameters, *tensors, self.layouts, self.amsgrad, self.maximize)
+        checked = Parameters(self.parameters, *tensors, self.layouts, self.amsgrad, self.maximize)
+        self.plans[name] = implementation("AdamWPlan", self.device)(checked)
 
 
 def _check_range(name: str, value: float | Tensor, low: float, high: float = float("inf")) -> None:

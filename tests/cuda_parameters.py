@@ -8,6 +8,7 @@ from tolerances import assert_close
 from torch import Tensor
 
 from clm_kernels.ops import reference
+from clm_kernels.ops.parameters import Parameters
 
 LOW = (torch.bfloat16, torch.float16)
 SHAPES = {  # 16-byte accesses fit the first; the second has odd runs; the third is longer than a chunk of 1024
@@ -75,7 +76,7 @@ def check_step(parameters, truth, before):
 
 def plan(make, parameters, amsgrad=False, maximize=False):
     lists = [list(column) for column in zip(*(tensors for tensors, _ in parameters), strict=True)]
-    return make(*lists, [number for _, layout in parameters for number in layout], amsgrad, maximize)
+    return make(Parameters(*lists, [number for _, layout in parameters for number in layout], amsgrad, maximize))
 
 
 def settings(parameters, step=3.0):

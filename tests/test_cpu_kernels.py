@@ -12,6 +12,7 @@ from tolerances import assert_close
 import clm_kernels
 from clm_kernels import Entries, ops
 from clm_kernels.ops import reference
+from clm_kernels.ops.parameters import Parameters
 
 if reason := ops.why_not("cpu"):
     pytest.skip(reason, allow_module_level=True)
@@ -215,7 +216,7 @@ def adamw_arguments(kind, dtype, size, grad_dtype, moment_dtype, master):
 def adamw(backend, arguments, amsgrad=False, maximize=False, **options):
     """One step of an implementation with what `adamw_arguments` makes."""
     values, grads, *others = arguments
-    plan = backend.AdamWPlan(values, *others, amsgrad, maximize)
+    plan = backend.AdamWPlan(Parameters(values, *others, amsgrad, maximize))
     plan(grads, torch.tensor([[1e-2, 0.9, 0.99, 1e-8, 0.1, 3.0]], dtype=torch.float64), **options)
 
 

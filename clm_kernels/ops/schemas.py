@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import checks
 from .layout import Layout
+from .parameters import Parameters
 from .registry import implementation
 
 SCHEMAS = (
@@ -36,9 +37,9 @@ def _dispatch(op: str):
 
 def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
                  amsgrad, maximize, grad_scale=None, found_inf=None):  # fmt: skip
-    plan = implementation("AdamWPlan", values[0].device)
     tensors = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)
-    plan(*tensors, layouts, amsgrad, maximize)(grads, settings, grad_scale, found_inf)
+    plan = implementation("AdamWPlan", values[0].device)(Parameters(*tensors, layouts, amsgrad, maximize))
+    plan(grads, settings, grad_scale, found_inf)
 
 
 for op in ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_"):

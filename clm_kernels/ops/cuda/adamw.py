@@ -1,14 +1,12 @@
 """AdamW over compact values, scattered into the dense weights, for all parameters in one launch."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from clm_kernels import _cuda
 
-from ..layout import DENSE
+from ..parameters import Parameters
 from .arguments import DTYPES, NO_ARRAY, GradTable, array, stream, table, upload
 
 OP = "adamw_step_"
@@ -22,32 +20,17 @@ class AdamWPlan:
     by the caller, as for any tensor.
     """
 
-    def __init__(
-        self,
-        values: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        max_exp_avg_sqs: list[Tensor],
-        masters: list[Tensor],
-        anchors: list[Tensor],
-        denses: list[Tensor],
-        indices: list[Tensor],
-        layouts: Sequence[int],
-        amsgrad: bool,
-        maximize: bool,
-    ):
-        typed = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors)
-        self.tensors = (*typed, denses, indices)  # kept alive
-        addresses = [list(map(Tensor.data_ptr, tensors)) for tensors in self.tensors]  # 0 for an empty tensor
-        dtypes = [[DTYPES[tensor.dtype] for tensor in tensors] for tensors in typed]
-        sizes = [list(map(Tensor.numel, values)), list(map(Tensor.numel, indices)), [index.itemsize for index in indices]]
-        self.plan = _cuda.AdamWPlan(addresses, dtypes, sizes, layouts, amsgrad, maximize)
-        self.device = values[0].device
+    def __init__(self, parameters: Parameters):
+        self.parameters = parameters  # kept alive
+        dtypes = [[DTYPES[tensor.dtype] for tensor in tensors] for tensors in parameters.floats]
+        self.plan = _cuda.AdamWPlan(
+            parameters.addresses, dtypes, parameters.sizes, parameters.layouts, parameters.amsgrad, parameters.maximize
+        )
+        self.written = parameters.written
+        self.device = parameters.values[0].device
         self.table = table(self.plan.table(), self.device)
-        self.grads = GradTable(OP, len(values), self.device)
-        self.settings = torch.empty(len(values), 6, dtype=torch.float64, device=self.device)
-        scattered = [dense for dense, kind in zip(denses, layouts[::5], strict=True) if kind != DENSE]
-        self.written = values + exp_avgs + exp_avg_sqs + masters + scattered + (max_exp_avg_sqs if amsgrad else [])
+        self.grads = GradTable(OP, len(parameters.values), self.device)
+        self.settings = torch.empty(len(parameters.values), 6, dtype=torch.float64, device=self.device)
 
     def __call__(
         self,

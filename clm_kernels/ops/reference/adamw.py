@@ -1,11 +1,10 @@
 """AdamW (Loshchilov & Hutter, arXiv 1711.05101, algorithm 2) over compact values, scattered into the dense weights."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ..layout import DENSE, Layout
+from ..parameters import Parameters
 from .gradients import accumulator
 from .movement import scatter_
 
@@ -13,24 +12,11 @@ from .movement import scatter_
 class AdamWPlan:
     """One AdamW step of the same tensors at every call, see `ops.adamw_step_` for what they are."""
 
-    def __init__(
-        self,
-        values: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        max_exp_avg_sqs: list[Tensor],
-        masters: list[Tensor],
-        anchors: list[Tensor],
-        denses: list[Tensor],
-        indices: list[Tensor],
-        layouts: Sequence[int],
-        amsgrad: bool,
-        maximize: bool,
-    ):
-        lists = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)
-        self.parameters = list(zip(*lists, strict=True))
+    def __init__(self, parameters: Parameters):
+        self.parameters = list(zip(*parameters.tensors, strict=True))
+        layouts = parameters.layouts
         self.layouts = [Layout(*layouts[i : i + 5]) for i in range(0, len(layouts), 5)]
-        self.amsgrad, self.maximize = amsgrad, maximize
+        self.amsgrad, self.maximize = parameters.amsgrad, parameters.maximize
 
     def __call__(
         self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None = None, found_inf: Tensor | None = None

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ..layout import BLOCKS, COLUMNS, DENSE, ROWS
+from ..parameters import Parameters
 from .narrow import narrow
 
 CHUNK = 512  # entries of one program
@@ -103,25 +104,10 @@ def adamw(
 class AdamWPlan:
     """`adamw_step_` of the same tensors again and again: their addresses lie in tables on the device."""
 
-    def __init__(
-        self,
-        values: list[Tensor],
-        exp_avgs: list[Tensor],
-        exp_avg_sqs: list[Tensor],
-        max_exp_avg_sqs: list[Tensor],
-        masters: list[Tensor],
-        anchors: list[Tensor],
-        denses: list[Tensor],
-        indices: list[Tensor],
-        layouts: Sequence[int],
-        amsgrad: bool,
-        maximize: bool,
-    ):
-        self.amsgrad, self.maximize = amsgrad, maximize
-        self.tensors = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)  # kept alive
-        self.device = values[0].device
-        rows = zip(*self.tensors, strict=True)
-        self.addresses = self._table([[tensor.data_ptr() for tensor in row] for row in rows])
+    def __init__(self, parameters: Parameters):
+        values, layouts = parameters.values, parameters.layouts
+        self.parameters, self.device, self.written = parameters, values[0].device, parameters.written
+        self.addresses = self._table(list(zip(*parameters.addresses, strict=True)))
         shapes = [self._shape(i, layouts[5 * i : 5 * i + 5]) for i in range(len(values))]
         self.shapes = self._table(shapes)
         groups: dict[tuple, list[int]] = {}
@@ -129,19 +115,17 @@ class AdamWPlan:
             if values[i].numel():
                 groups.setdefault(self._types(i, shapes[i][1]), []).append(i)
         self.groups = [(types, members, self._chunks(members)) for types, members in groups.items()]
-        scattered = [dense for dense, kind in zip(denses, layouts[::5], strict=True) if kind != DENSE]
-        self.written = values + exp_avgs + exp_avg_sqs + masters + scattered + (max_exp_avg_sqs if amsgrad else [])
 
     def _table(self, rows: list) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64).to(self.device)
 
     def _shape(self, i: int, layout: Sequence[int]) -> list[int]:
         kind, _, columns, height, width = layout
-        return [self.tensors[0][i].numel(), kind, columns, self.tensors[7][i].numel(), height, width]
+        return [self.parameters.values[i].numel(), kind, columns, self.parameters.indices[i].numel(), height, width]
 
     def _types(self, i: int, kind: int) -> tuple:
         """What is compiled into the kernel for a parameter."""
-        value, exp_avg, exp_avg_sq, _, master, anchor, _, index = (tensors[i] for tensors in self.tensors)
+        value, exp_avg, exp_avg_sq, _, master, anchor, _, index = (tensors[i] for tensors in self.parameters.tensors)
         if exp_avg.dtype != exp_avg_sq.dtype:
             raise ValueError(f"adamw_step_: moments must have one dtype, got {exp_avg.dtype} and {exp_avg_sq.dtype}")
         index_dtype = torch.int32 if kind == DENSE else index.dtype
@@ -154,14 +138,14 @@ class AdamWPlan:
         )
 
     def _chunks(self, members: list[int]) -> Tensor:
-        return self._table([(i, first) for i in members for first in range(0, self.tensors[0][i].numel(), CHUNK)])
+        return self._table([(i, first) for i in members for first in range(0, self.parameters.values[i].numel(), CHUNK)])
 
     def __call__(
         self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
     ) -> None:
         if found_inf is not None and found_inf.item():
             return
-        table = scalars(settings, self.maximize).to(self.device, non_blocking=True)
+        table = scalars(settings, self.parameters.maximize).to(self.device, non_blocking=True)
         pointers = self._table([grad.data_ptr() for grad in grads])
         for (value, moment, master, anchor, index), members, chunks in self.groups:
             grad_dtypes = {grads[i].dtype for i in members}
@@ -172,7 +156,7 @@ class AdamWPlan:
                 VALUE=TYPES[value], GRAD=TYPES[grad_dtypes.pop()], MOMENT=TYPES[moment], MASTER=TYPES[master or torch.float32],
                 ANCHOR=TYPES[anchor or value], INDEX=tl.int64 if index == torch.int64 else tl.int32,
                 WIDE=tl.float64 if value == torch.float64 else tl.float32, HAS_MASTER=master is not None,
-                ANCHORED=anchor is not None, AMSGRAD=self.amsgrad, SCALED=grad_scale is not None, SIZE=CHUNK,
+                ANCHORED=anchor is not None, AMSGRAD=self.parameters.amsgrad, SCALED=grad_scale is not None, SIZE=CHUNK,
             )  # fmt: skip
         increment_version(self.written)
         if grad_scale is not None:
