@@ -21,8 +21,8 @@ tests() { # 150
   timeout 150 "${test[@]}" -m gpu -rs --maxfail=20 tests/test_cuda.py tests/test_ops.py tests/test_ops_adamw.py
 }
 sanitize() { # 90
-  command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; return 0; }
-  [ "$gpu" != none ] || { echo "skipped: no GPU"; return 0; }
+  command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; return 77; }
+  [ "$gpu" != none ] || { echo "skipped: no GPU"; return 77; }
   timeout 90 compute-sanitizer --error-exitcode 9 --target-processes all "${test[@]}" -x -m gpu tests/test_cuda.py
 }
 micro() { # 160
@@ -39,9 +39,12 @@ for part in "${parts[@]}"; do
   start=$SECONDS
   "$part" > "$out/$part.log" 2>&1
   code=$?
-  results+=("\"$part\": {\"exit\": $code, \"seconds\": $((SECONDS - start))}")
-  echo "$part: exit $code, $((SECONDS - start)) s"
-  [ $code = 0 ] || tail -n 30 "$out/$part.log"
+  outcome=failed
+  [ $code != 0 ] || outcome=done
+  [ $code != 77 ] || outcome=skipped
+  results+=("\"$part\": {\"outcome\": \"$outcome\", \"exit\": $code, \"seconds\": $((SECONDS - start))}")
+  echo "$part: $outcome, exit $code, $((SECONDS - start)) s"
+  [ $outcome = done ] || tail -n 30 "$out/$part.log"
 done
 joined=$(IFS=,; echo "${results[*]}")
 commit=$(git describe --always --dirty 2> /dev/null || echo unknown)
@@ -49,4 +52,4 @@ versions=$("$python" -c 'import json, platform, torch, triton, transformers as t
 print(json.dumps({"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda,
                   "triton": triton.__version__, "transformers": t.__version__}))')
 echo "{\"gpu\": \"$gpu\", \"commit\": \"$commit\", \"versions\": $versions, \"parts\": {$joined}}" | "$python" -m json.tool | tee "$out/summary.json"
-! grep -q '"exit": [^0]' "$out/summary.json"
+! grep -q '"outcome": "failed"' "$out/summary.json"

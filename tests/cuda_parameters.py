@@ -16,6 +16,14 @@ SHAPES = {  # 16-byte accesses fit the first; the second has odd runs; the third
     "odd": ((15, 34), (5, 17)),
     "long": ((64, 136), (8, 4)),
 }
+VARIANTS = {
+    "plain": {},
+    "all options": {"amsgrad": True, "anchored": True},
+    "unaligned": {"offset": 1},
+    "int64 index": {"wide_index": True},
+    "no master": {"master": False},
+    "float16 moments": {"moments": torch.float16},
+}
 
 
 def aligned(tensor: Tensor, offset: int = 0) -> Tensor:

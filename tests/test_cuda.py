@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cuda_parameters import LOW, SHAPES, aligned, check_step, grads, parameter, plan, settings, widened
+from cuda_parameters import LOW, SHAPES, VARIANTS, aligned, check_step, grads, parameter, plan, settings, widened
 from oracles import DTYPES, KINDS, assert_same_bits, entries_of, pick, place
 from tolerances import assert_close
 
@@ -17,14 +17,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 on_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 on_kinds = pytest.mark.parametrize("kind", KINDS)
 on_sizes = pytest.mark.parametrize("size", SHAPES)
-VARIANTS = {
-    "plain": {},
-    "all options": {"amsgrad": True, "anchored": True},
-    "unaligned": {"offset": 1},
-    "int64 index": {"wide_index": True},
-    "no master": {"master": False},
-    "float16 moments": {"moments": torch.float16},
-}
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cuda_parameters import SHAPES, check_step, grads, parameter, plan, settings, widened
+from cuda_parameters import SHAPES, VARIANTS, check_step, grads, parameter, plan, settings, widened
 from oracles import DTYPES, KINDS, assert_same_bits, entries_of
 
 from clm_kernels.ops import reference
@@ -171,16 +171,6 @@ def on_host(tmp_path_factory):
         run(made.table.data_ptr(), chunks, table.data_ptr(), settings.data_ptr(), *scalars, amsgrad, maximize)
 
     return step
-
-
-VARIANTS = {
-    "plain": {},
-    "all options": {"amsgrad": True, "anchored": True},
-    "unaligned": {"offset": 1},
-    "int64 index": {"wide_index": True},
-    "no master": {"master": False},
-    "float16 moments": {"moments": torch.float16},
-}
 
 
 @needs_nvcc
