@@ -7,9 +7,10 @@ import gc
 import torch
 
 import clm_kernels as clm
+from clm_kernels.choose import random_selection
 
 from .common import keep, row
-from .step import minilm, random_selection
+from .step import minilm
 
 
 def live_bytes() -> int:
@@ -27,7 +28,7 @@ def live_bytes() -> int:
 def bytes_per_entry(kind: str) -> float:
     model = minilm()
     before = live_bytes()
-    selection = random_selection(model, kind, 0.03)
+    selection = random_selection(model, density=0.03, kind=kind)
     clm.patch(model, selection, head=False)
     optimizer = clm.SparseAdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     model(input_ids=torch.randint(1000, 30000, (4, 8)), labels=torch.zeros(4, dtype=torch.long)).loss.backward()

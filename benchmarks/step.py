@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import clm_kernels as clm
-from clm_kernels.choose import eligible_weights
+from clm_kernels.choose import random_selection
 from clm_kernels.structure import depths
 
 from .common import interleaved, keep, medians, ratio, row
@@ -21,18 +21,6 @@ def minilm() -> BertForSequenceClassification:
     torch.manual_seed(0)
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=LABELS)
     return BertForSequenceClassification(config).train()
-
-
-def random_selection(model: nn.Module, kind: str, density: float, layers: str = "all") -> clm.Selection:
-    """The same share of each eligible weight's units, drawn at random."""
-    generator = torch.Generator().manual_seed(0)
-    selection = {}
-    for name, module in eligible_weights(model, layers).items():
-        shape, block = tuple(module.weight.shape), (32, 32) if kind == "blocks" else None
-        units = clm.Entries.of(kind, [], shape, block).units
-        chosen = torch.randperm(units, generator=generator)[: max(1, round(density * units))]
-        selection[name] = clm.Entries.of(kind, chosen, shape, block)
-    return clm.Selection(selection)
 
 
 def full():
@@ -57,7 +45,7 @@ def lora():
 
 def sparse(kind: str, layers: str):
     model = minilm()
-    clm.patch(model, random_selection(model, kind, 0.03, layers))
+    clm.patch(model, random_selection(model, density=0.03, kind=kind, layers=layers))
     return model, clm.SparseAdamW(model.parameters(), lr=1e-5)
 
 

@@ -6,6 +6,7 @@ from .delta import Delta
 from .optim import SparseAdamW
 from .patch import Handle, patch
 from .pooling import set_pooling
+from .profile import profiling
 from .selection import Entries, Selection
 from .values import Values
 
@@ -20,6 +21,7 @@ __all__ = [
     "budget",
     "choose",
     "patch",
+    "profiling",
     "sensitivity",
     "set_pooling",
     "warm_up_head",

@@ -16,7 +16,7 @@ from tolerances import assert_close
 from torch import nn
 
 import clm_kernels as clm
-from clm_kernels.choose import eligible_weights
+from clm_kernels.choose import eligible_weights, random_selection
 from clm_kernels.choose.sensitivity import LAYERS
 from clm_kernels.pooling import set_pooling
 from clm_kernels.structure import base_model, head_names
@@ -272,3 +272,17 @@ class TestChoose:
         """Those that need no data come before the data is touched (None cannot be read at all)."""
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
             clm.choose(self.model(), tokenizer, rows, **changes)
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns", "blocks", "elements"])
+def test_a_random_selection_has_the_density_and_its_seed(kind):
+    model = build()
+    selection = random_selection(model, density=0.25, kind=kind, block=(8, 8))
+    assert list(selection) == list(eligible_weights(model))
+    assert selection.count == pytest.approx(0.25 * sum(m.weight.numel() for m in eligible_weights(model).values()))
+    assert selection == random_selection(model, density=0.25, kind=kind, block=(8, 8))
+    assert selection != random_selection(model, density=0.25, kind=kind, block=(8, 8), seed=1)
+    few = random_selection(model, density=1e-9, kind=kind, block=(8, 8), layers="upper half")
+    assert all(entries.index.numel() == 1 for entries in few.values()) and set(few) < set(selection)
+    with pytest.raises(ValueError, match=r"density must lie in \(0, 1\], got 0"):
+        random_selection(model, density=0)

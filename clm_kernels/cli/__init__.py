@@ -1,4 +1,4 @@
-"""The command line: ``clm-kernels train | predict | export | select | doctor | demo | bench``."""
+"""The command line: ``clm-kernels train | predict | export | select | doctor | demo | bench | profile``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import bench, demo, doctor, predict, train
+from . import bench, demo, doctor, predict, profile, train
 from .errors import guarded, wanted
 
 __all__ = ["app", "main"]
@@ -19,7 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, predict.predict, predict.export, train.select, doctor.doctor, demo.demo, bench.bench):
+for command in (
+    train.train, predict.predict, predict.export, train.select, doctor.doctor, demo.demo, bench.bench, profile.profile,
+):  # fmt: skip
     app.command()(guarded(command))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
 
 from . import checks
 from .layout import Layout
@@ -50,11 +51,21 @@ library.impl("adamw_step_", _adamw_step_, "CompositeExplicitAutograd")
 def direct(op: str, like: Tensor) -> Callable:
     """The op without torch's dispatcher, which takes longer than a small op itself.
 
-    It is the torch op where others may listen: under `torch.compile`, dispatch modes, and for tensor subclasses.
+    It is the torch op where others may listen: under `torch.compile`, dispatch modes, and for tensor subclasses. torch's
+    profiler sees it by name.
     """
     if torch.compiler.is_compiling() or type(like) is not Tensor or torch._C._len_torch_dispatch_stack():
         return getattr(torch.ops.clm_kernels, op)
-    return implementation(op, like.device)
+    run = implementation(op, like.device)
+    return _named(op, run) if profiler._is_profiler_enabled else run
+
+
+def _named(op: str, run: Callable) -> Callable:
+    def recorded(*args):
+        with profiler.record_function(f"clm_kernels::{op}"):
+            return run(*args)
+
+    return recorded
 
 
 def _compact(like: Tensor, index: Tensor, layout: list[int], dtype: torch.dtype) -> Tensor:
