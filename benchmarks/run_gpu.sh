@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All that needs a CUDA GPU, in under 9 minutes, offline, with the machine's own Python packages:
-#   benchmarks/run_gpu.sh [build] [tests] [sanitize] [micro]      all of them without arguments
+#   benchmarks/run_gpu.sh [build] [tests] [numbers] [sweep] [micro] [profile] [sanitize]      all of them without arguments
 # Logs, JSON and summary.json go to benchmarks/results/<gpu>/, or to $OUT where it is set. Without a GPU it is a dry run:
 # it builds, the tests skip, a few cases are timed on the CPU, and what it writes goes to a temporary folder.
 set -uo pipefail
@@ -14,28 +14,45 @@ if [ -n "${OUT:-}" ]; then out=$OUT; elif [ "$gpu" = none ]; then out=$(mktemp -
 mkdir -p "$out"
 test=("$python" -m pytest -p no:cacheprovider)
 
-build() { # seconds at most: 120
-  CLM_KERNELS_CPU=1 CLM_KERNELS_CUDA=1 TORCH_CUDA_ARCH_LIST=$capability timeout 120 "$python" setup.py build_ext --inplace
+# Seconds at most: 90 + 110 + 120 + 70 + 70 + 30 + 50 = 540.
+build() {
+  CLM_KERNELS_CPU=1 CLM_KERNELS_CUDA=1 TORCH_CUDA_ARCH_LIST=$capability timeout 90 "$python" setup.py build_ext --inplace
 }
-tests() { # 150
-  timeout 150 "${test[@]}" -m gpu -rs --maxfail=20 tests/test_cuda.py tests/test_ops.py tests/test_ops_adamw.py
+tests() {
+  timeout 110 "${test[@]}" -m gpu -rs --maxfail=20 tests/test_cuda.py tests/test_ops*.py tests/test_patch.py
 }
-sanitize() { # 90
-  command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; return 77; }
-  [ "$gpu" != none ] || { echo "skipped: no GPU"; return 77; }
-  timeout 90 compute-sanitizer --error-exitcode 9 --target-processes all "${test[@]}" -x -m gpu tests/test_cuda.py
+numbers() { # what README's table for GPUs asks
+  timeout 120 "$python" -m benchmarks.gpu --output "$out"
 }
-micro() { # 160
+sweep() { # what `python -m benchmarks.rule` makes the rule for `auto` from
+  local quick=()
+  [ "$gpu" != none ] || quick=(--quick)
+  timeout 70 "$python" -m benchmarks.sweep --output "$out/sweep.json" "${quick[@]}"
+}
+micro() {
   local which=(-k "not Llama or adamw_step_ or weight_grad")
   [ "$gpu" != none ] || which=(-k "MiniLM and float32 and gather")
-  timeout 160 "${test[@]}" benchmarks --benchmark-only --benchmark-json="$out/micro.json" "${which[@]}"
+  timeout 70 "${test[@]}" benchmarks --benchmark-only --benchmark-json="$out/micro.json" "${which[@]}"
+}
+profile() {
+  local size="num_labels=77"
+  [ "$gpu" != none ] || size="num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=128"
+  "$python" -c "import transformers, sys; transformers.BertConfig($size).save_pretrained('$out/profile/bert')" &&
+    timeout 30 "$python" -c "from clm_kernels.cli import main; main()" profile --model "$out/profile/bert" \
+      --dtype bfloat16 --density 0.03 --output "$out/profile"
+}
+sanitize() {
+  command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; return 77; }
+  [ "$gpu" != none ] || { echo "skipped: no GPU"; return 77; }
+  timeout 50 compute-sanitizer --error-exitcode 9 --target-processes all "${test[@]}" -x -m gpu tests/test_cuda.py -k "odd or even"
 }
 
 parts=("$@")
-[ $# -gt 0 ] || parts=(build tests sanitize micro)
+all=(build tests numbers sweep micro profile sanitize)
+[ $# -gt 0 ] || parts=("${all[@]}")
 results=()
 for part in "${parts[@]}"; do
-  case $part in build | tests | sanitize | micro) ;; *) echo "run_gpu.sh: parts are build, tests, sanitize, micro, got $part" >&2; exit 2 ;; esac
+  case " ${all[*]} " in *" $part "*) ;; *) echo "run_gpu.sh: parts are ${all[*]}, got $part" >&2; exit 2 ;; esac
   start=$SECONDS
   "$part" > "$out/$part.log" 2>&1
   code=$?

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
 
 
 def quiet() -> None:
-    import datasets
     import transformers
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if importlib.util.find_spec("datasets"):  # only `train` and its kin need it
+        import datasets
+
+        datasets.disable_progress_bars()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     warnings.filterwarnings("ignore", module="transformers|torch.utils.data|accelerate")
