@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from pathlib import Path
 
 import torch
 from rich.progress import track
+
+from clm_kernels.bench.provenance import provenance
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent
@@ -51,36 +50,25 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
 
 
-def machine() -> dict[str, object]:
-    """Processor, versions and commit that a result belongs to."""
-    packages = ("torch", "transformers", "peft", "numpy")
-    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-    return {
-        "processor": _processor(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in packages},
-        "commit": _git("describe", "--always") + ("-dirty" if changed else ""),
-    }
+def machine(device: torch.device | str = "cpu") -> dict[str, object]:
+    """Device, processor, versions and commit that a result belongs to."""
+    return provenance(device)
 
 
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+def folder(device: torch.device | str) -> Path:
+    """``results/cpu``, or ``results/<name of the GPU>``."""
+    gpu = torch.device(device).type == "cuda"
+    return RESULTS / (torch.cuda.get_device_name(device).replace(" ", "_") if gpu else "cpu")
 
 
 def keep(name: str, rows: list[dict[str, object]]) -> None:
     """Writes ``results/cpu/<name>.json``: the machine, and a row for each number with what it should reach."""
-    path = RESULTS / "cpu" / f"{name}.json"
+    write(folder("cpu") / f"{name}.json", {"machine": machine(), "rows": rows})
+
+
+def write(path: Path, stored: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    path.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 def row(what: str, measured: float, reach: str, met: bool, **details: object) -> dict[str, object]:

@@ -1,9 +1,11 @@
 """``pytest benchmarks/ --benchmark-only``: every op x kind x dtype x model shape, on the GPU if there is one.
 
 ``-k "MiniLM and weight_grad"`` picks some; ``--benchmark-json=FILE`` keeps bytes, FLOP, rates and ratios with the times.
+``CLM_KERNELS_COMPILE=0|1``: whether baselines under `torch.compile` are there too; by default they are on a GPU.
 """
 
 import functools
+import os
 import time
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from clm_kernels import bench
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+COMPILED = os.environ.get("CLM_KERNELS_COMPILE", "1" if DEVICE.type == "cuda" else "0") == "1"
 TOKENS = 8192 if DEVICE.type == "cuda" else 512
 CASES = [
     (op, kind, dtype, shape)
@@ -41,5 +44,5 @@ def test_op(benchmark, case):
     torch.manual_seed(0)
     built = bench.build(*case, DEVICE, TOKENS)
     benchmark.group = " ".join(case[i] for i in (0, 2, 3))
-    benchmark.extra_info.update(bench.measure(built, machine(), DEVICE, rounds=7))
+    benchmark.extra_info.update(bench.measure(built, machine(), DEVICE, rounds=7, compiled=COMPILED))
     benchmark.pedantic(built.run, setup=bench.Timer(DEVICE).flush, rounds=7)

@@ -1,6 +1,7 @@
 """Microbenchmarks: a wrong op is never timed, bytes and FLOP are counted right, and the command runs."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -68,3 +69,56 @@ def test_the_command(tmp_path):
 def test_an_unknown_name(option):
     result = CliRunner().invoke(app, ["bench", *option, "--device", "cpu"])
     assert result.exit_code == 2 and "must be one of" in result.stderr and option[1] in result.stderr
+
+
+def test_a_wrong_baseline_is_not_timed():
+    """Every baseline that is verified: no result, or a step that changes nothing, is refused."""
+    for op in ("weight_grad", "embedding_grad", "adamw_step_"):
+        for dtype in bench.DTYPES:
+            case = bench.build(op, "rows", dtype, "MiniLM", CPU, tokens=32)
+            for name, right in [*case.baselines.items()]:
+                wrong = (lambda: None) if op == "adamw_step_" else (lambda right=right: right() + 1)
+                case.baselines[name] = wrong
+                with pytest.raises(AssertionError):
+                    bench.measure(case, MACHINE, CPU, rounds=1)
+                case.baselines[name] = right
+            bench.measure(case, MACHINE, CPU, rounds=1)
+
+
+def test_sparse_adam_stands_beside_rows_alone():
+    for kind in bench.KINDS:
+        case = bench.build("adamw_step_", kind, "float32", "MiniLM", CPU)
+        assert ("SparseAdam (no decay)" in case.baselines) == (kind == "rows")
+
+
+COMPILED = {"weight_grad": "dense + gather, compiled", "adamw_step_": "torch foreach, compiled"}
+
+
+@pytest.mark.parametrize("op", COMPILED)
+def test_nothing_is_compiled_unless_asked_for(op, monkeypatch):
+    seen, compile = [], torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **options: seen.append(call) or compile(call, backend="eager", **options))
+    for kind in ("rows", "elements"):
+        case = bench.build(op, kind, "float32", "MiniLM", CPU, tokens=32)
+        plain = bench.measure(case, MACHINE, CPU, rounds=1)
+        assert not seen
+        row = bench.measure(case, MACHINE, CPU, rounds=1, compiled=True)
+        assert len(seen) == 1 and set(row["faster than"]) - set(plain["faster than"]) == {COMPILED[op]}
+        seen.clear()
+
+
+def test_each_case_is_compiled_however_many_there_were(monkeypatch):
+    """Closures share their code object, for which torch compiles eight times at most."""
+    graphs, compile = [], torch.compile
+    backend = lambda graph, _: graphs.append(graph) or graph.forward  # noqa: E731
+    monkeypatch.setattr(torch, "compile", lambda call, **options: compile(call, backend=backend, **options))
+    for tokens in range(2, 12):
+        case = bench.build("weight_grad", "rows", "float32", "MiniLM", CPU, tokens=tokens)
+        bench.measure(case, MACHINE, CPU, rounds=1, compiled=True)
+    assert len(graphs) == 10
+
+
+@pytest.mark.skipif(not (shutil.which("c++") or shutil.which("g++")), reason="inductor needs a C++ compiler")
+def test_the_compiled_product():
+    case = bench.build("weight_grad", "columns", "float32", "MiniLM", CPU, tokens=32)
+    assert bench.measure(case, MACHINE, CPU, rounds=1, compiled=True)["faster than"]["dense + gather, compiled"] > 0

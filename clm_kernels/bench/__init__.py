@@ -1,6 +1,7 @@
 """Microbenchmarks of the ops: what is run, what it is held against, and how time is taken."""
 
 from .cases import DTYPES, KINDS, OPS, SHAPES, Case, build
-from .timing import Machine, Timer, measure
+from .provenance import provenance
+from .timing import Machine, Timer, measure, rotated
 
-__all__ = ["DTYPES", "KINDS", "OPS", "SHAPES", "Case", "Machine", "Timer", "build", "measure"]
+__all__ = ["DTYPES", "KINDS", "OPS", "SHAPES", "Case", "Machine", "Timer", "build", "measure", "provenance", "rotated"]

@@ -26,11 +26,19 @@ OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "a
 DENSITY = {"rows": 0.02, "columns": 0.02, "blocks": 0.02, "elements": 0.01}
 BLOCK = (64, 64)
 WEIGHTS = 4  # that one optimizer step covers
+SPARSE_ADAM = "SparseAdam (no decay)"  # torch's for embeddings: the rows that a sparse gradient holds
 
 
 @dataclass
 class Case:
-    """One call of an op, with what it is measured against."""
+    """One call of an op, with what it is measured against.
+
+    Attributes:
+        check: raises AssertionError if the op is wrong.
+        baselines: what else one would call, by name.
+        compiled: makes further ones, by name, that nothing is compiled for until they are asked for and called.
+        verify: calls a baseline, given with its name, and raises AssertionError if what it did is wrong.
+    """
 
     op: str
     kind: str
@@ -41,6 +49,8 @@ class Case:
     bytes: int  # that must move
     flop: int = 0
     baselines: dict[str, Callable[[], object]] = field(default_factory=dict)
+    compiled: dict[str, Callable[[], Callable[[], object]]] = field(default_factory=dict)
+    verify: Callable[[str, Callable[[], object]], None] = lambda name, call: None
 
     @property
     def name(self) -> str:
@@ -82,14 +92,21 @@ def _weight_grad(op: str, entries: Entries, size, dtype, device, tokens) -> dict
     dy, x = (torch.randn(tokens, n, device=device).to(dtype) for n in size)
     selected = entries.index.numel()
     read = {"rows": selected + inner, "columns": out + selected}.get(entries.kind, out + inner)  # columns of dy and x
+
+    def dense():
+        return ops.gather(dy.T @ x, entries)
+
+    def verify(name: str, call: Callable[[], object]) -> None:
+        close(call(), ops.gather((dy.float().T @ x.float()), entries), dtype, tokens**0.5)
+
     return {
         "run": lambda: ops.weight_grad(dy, x, entries),
-        "check": lambda: close(
-            ops.weight_grad(dy, x, entries), ops.gather((dy.float().T @ x.float()), entries), dtype, tokens**0.5
-        ),
+        "check": lambda: verify("ours", lambda: ops.weight_grad(dy, x, entries)),
         "bytes": (tokens * read + _count(entries)) * dtype.itemsize,
         "flop": 2 * tokens * _count(entries),
-        "baselines": {"dense + gather": lambda: ops.gather(dy.T @ x, entries)},
+        "baselines": {"dense + gather": dense},
+        "compiled": {"dense + gather, compiled": _lazily(dense, fullgraph=True)},
+        "verify": verify,
     }
 
 
@@ -100,12 +117,13 @@ def _embedding_grad(op: str, entries: Entries, size, dtype, device, tokens) -> d
     def dense():
         return torch.ops.aten.embedding_dense_backward(dy, ids, rows, -1, False)
 
-    expected = torch.zeros(size, device=device).index_add_(0, ids, dy.float())
+    expected = ops.gather(torch.zeros(size, device=device).index_add_(0, ids, dy.float()), entries)
     return {
         "run": lambda: ops.embedding_grad(dy, ids, entries),
-        "check": lambda: close(ops.embedding_grad(dy, ids, entries), ops.gather(expected, entries), dtype),
+        "check": lambda: close(ops.embedding_grad(dy, ids, entries), expected, dtype),
         "bytes": (_count(entries) + int(torch.isin(ids, entries.index).sum()) * width) * dtype.itemsize + ids.nbytes,
         "baselines": {"dense + gather": lambda: ops.gather(dense(), entries)},
+        "verify": lambda name, call: close(call(), expected, dtype),
     }
 
 
@@ -144,11 +162,11 @@ def _accumulated(dense: Tensor, entries: Entries) -> Tensor:
 
 
 def _adamw(op: str, entries: Entries, size, dtype, device, tokens) -> dict:
-    dense = [nn.Parameter(torch.randn(size, device=device).to(dtype)) for _ in range(WEIGHTS)]
+    dense = [nn.Parameter((0.02 * torch.randn(size, device=device)).to(dtype)) for _ in range(WEIGHTS)]
     values = [Values(weight.detach().clone(), entries) for weight in dense]
     compact = [nn.Parameter(v.detach().clone()) for v in values]
     for parameter in (*dense, *values, *compact):
-        parameter.grad = torch.randn_like(parameter) * 1e-3
+        parameter.grad = torch.rand_like(parameter) + 0.5  # where it is 0 the optimizers' ways to use eps differ
     flat = entries.layout.flat_index(entries.index)
     fused, several = torch.optim.AdamW(dense, fused=True), torch.optim.AdamW(compact, foreach=True)
 
@@ -157,14 +175,48 @@ def _adamw(op: str, entries: Entries, size, dtype, device, tokens) -> dict:
         for weight, value in zip(dense, compact, strict=True):
             weight.data.view(-1).index_put_((flat,), value.data)
 
+    baselines, changes = {"torch fused": fused.step, "foreach + put": in_several_passes}, {"foreach + put": compact}
+    if entries.kind == "rows":
+        embeddings = changes[SPARSE_ADAM] = [nn.Parameter(weight.detach()) for weight in dense]  # the same memory
+        for embedding in embeddings:
+            some = torch.rand(entries.compact_shape, device=device).to(dtype) + 0.5
+            embedding.grad = torch.sparse_coo_tensor(
+                entries.index.long()[None], some, size, is_coalesced=True, check_invariants=True
+            )
+        baselines[SPARSE_ADAM] = torch.optim.SparseAdam(embeddings).step
+
+    def verify(name: str, call: Callable[[], object]) -> None:
+        """The first weight against a float32 step of torch's; gradients stay the same, so every step is like the first."""
+        weight = changes.get(name, dense)[0]
+        expected = nn.Parameter(weight.detach().clone().float())
+        expected.grad = weight.grad.to_dense().float()
+        torch.optim.AdamW([expected], weight_decay=0.0 if name == SPARSE_ADAM else 0.01).step()
+        call()
+        rounding = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2**-7, "atol": 1e-4}
+        torch.testing.assert_close(weight.detach().float(), expected.detach(), **rounding)  # a step is 1e-3
+        if weight is compact[0]:
+            exact(ops.gather(dense[0].detach(), entries), weight.detach())
+
     state = 8 + 8 + (8 if dtype.itemsize == 2 else 0)  # both moments, the master: read and written
     return {
         "run": SparseAdamW(values).step,
         "check": lambda: _same_update(size, dtype, device, entries),
         "bytes": WEIGHTS * (_count(entries) * (4 * dtype.itemsize + state) + entries.index.nbytes),
         "flop": 15 * WEIGHTS * _count(entries),
-        "baselines": {"torch fused": fused.step, "foreach + put": in_several_passes},
+        "baselines": baselines,
+        "compiled": {"torch foreach, compiled": _lazily(torch.optim.AdamW(dense, foreach=True).step)},
+        "verify": verify,
     }
+
+
+def _lazily(call: Callable[[], object], **options: object) -> Callable[[], Callable[[], object]]:
+    """Makes the compiled `call`, from a clean slate: of closures that share their code torch compiles a few, then none."""
+
+    def make() -> Callable[[], object]:
+        torch.compiler.reset()
+        return torch.compile(call, **options)
+
+    return make
 
 
 def _same_update(size, dtype, device, entries: Entries) -> None:

@@ -65,29 +65,38 @@ def _fastest(timer: Timer, call: Callable[[], object], rounds: int) -> float:
     return min(timer(call) for _ in range(rounds))
 
 
-def measure(case: Case, machine: Machine, device: torch.device, rounds: int = 15, flush: bool = True) -> dict[str, object]:
-    """Checks the case, then times it and its baselines in rotation.
-
-    Returns:
-        Median microseconds, GB/s, percent of the machine's copy and product rates, and the median ratio to each baseline.
-
-    Raises:
-        AssertionError: if the op's result is wrong; nothing is timed then.
-    """
-    case.check()
-    timer = Timer(device, flush)
-    calls = {"ours": case.run, **case.baselines}
+def rotated(calls: dict[str, Callable[[], object]], timer: Timer, rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
+    """Seconds of every call in every round; each round begins with another one."""
     for call in calls.values():
-        for _ in range(3):
+        for _ in range(warm_up):
             call()
     names, seconds = list(calls), {name: [] for name in calls}
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             seconds[name].append(timer(calls[name]))
+    return seconds
+
+
+def measure(
+    case: Case, machine: Machine, device: torch.device, rounds: int = 15, flush: bool = True, compiled: bool = False
+) -> dict[str, object]:
+    """Checks the case and its baselines, then times them in rotation; `compiled`: those under `torch.compile` as well.
+
+    Returns:
+        Median microseconds, GB/s, percent of the machine's copy and product rates, and the median ratio to each baseline.
+
+    Raises:
+        AssertionError: if the op's result or a baseline's is wrong; nothing is timed then.
+    """
+    case.check()
+    baselines = dict(case.baselines)
+    if compiled:
+        baselines |= {name: make() for name, make in case.compiled.items()}
+    for name, call in baselines.items():
+        case.verify(name, call)
+    seconds = rotated({"ours": case.run, **baselines}, Timer(device, flush), rounds)
     ours = statistics.median(seconds["ours"])
-    ratios = {
-        name: statistics.median(b / a for a, b in zip(seconds["ours"], seconds[name], strict=True)) for name in case.baselines
-    }
+    ratios = {name: statistics.median(b / a for a, b in zip(seconds["ours"], seconds[name], strict=True)) for name in baselines}
     return {
         "op": case.op, "kind": case.kind, "dtype": case.dtype, "shape": case.shape,
         "microseconds": 1e6 * ours, "bytes": case.bytes, "flop": case.flop, "GB/s": case.bytes / ours / 1e9,

@@ -18,6 +18,9 @@ def bench(
     device: Annotated[str, typer.Option(help="cpu or cuda; by default the GPU if there is one")] = "",
     tokens: Annotated[int, typer.Option(min=1, help="tokens of a batch, for gradients")] = 1024,
     rounds: Annotated[int, typer.Option(min=1, help="times that each call is timed")] = 15,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="hold it against torch.compile too, which takes some ten seconds a case")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file for the numbers")] = None,
 ) -> None:
     """Time every op beside what torch has for it: checked first, caches flushed, in rotation, medians."""
@@ -35,7 +38,7 @@ def bench(
     names = [(op, kind) for op in bench.OPS for kind in bench.KINDS if op != "embedding_grad" or kind == "rows"]
     rows = []
     for op, kind in track(names, "timing", transient=True):
-        rows.append(bench.measure(bench.build(op, kind, dtype, shape, place, tokens), machine, place, rounds))
+        rows.append(bench.measure(bench.build(op, kind, dtype, shape, place, tokens), machine, place, rounds, compiled=compile))
         rows[-1]["implementation"] = ops.chosen(place, op.replace("adamw_step_", "AdamWPlan"))
 
     console = Console(soft_wrap=True)
