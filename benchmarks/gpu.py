@@ -6,11 +6,12 @@ Without a GPU it is a dry run over small shapes on the CPU, which shows that eve
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,8 @@ from clm_kernels.bench.cases import some_entries
 from clm_kernels.bench.timing import Machine, Timer, rotated
 from clm_kernels.choose import random_selection
 
-from .common import RESULTS, machine, ratio, row
+from .common import folder, machine, ratio, row, write
+from .sweep import implementations
 
 LLAMA = [(4096, 4096)] * 4 + [(11008, 4096)] * 2 + [(4096, 11008)]  # the linear weights of one of Llama-2-7B's 32 layers
 BERT = [(768, 768)] * 4 + [(3072, 768), (768, 3072)]  # of one of BERT-base's 12
@@ -73,7 +75,7 @@ def line(what: str, measured: float, **details: object) -> dict[str, object]:
 
 
 def adamw(scale: Scale) -> list[dict[str, object]]:
-    machine, lines = Machine.measure(scale.device), []
+    rates, lines = Machine.measure(scale.device), []
     dense = [nn.Parameter(torch.randn(shape, device=scale.device, dtype=torch.bfloat16) * 0.02) for shape in scale.llama]
     for weight in dense:
         weight.grad = torch.randn_like(weight) * 1e-3
@@ -88,7 +90,7 @@ def adamw(scale: Scale) -> list[dict[str, object]]:
     milliseconds = {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
     for kind, bytes_ in moved.items():
         of = f"adamw_step_, 1 % {kind} of Llama-2-7B's linears: "
-        lines.append(line(of + "share of the copy bandwidth", bytes_ / statistics.median(seconds[kind]) / machine.copy))
+        lines.append(line(of + "share of the copy bandwidth", bytes_ / statistics.median(seconds[kind]) / rates.copy))
         lines.append(line(of + "torch fused over all / ours", ratio(seconds, "torch fused over all", kind)))
     lines.append(line("adamw_step_, 1 % rows of Llama-2-7B's linears: kernels launched", launches(calls["rows"], scale)))
     for each in lines:
@@ -105,10 +107,10 @@ def compact(kind: str, dense: list[nn.Parameter]) -> list[clm.Values]:
     return values
 
 
-def launches(step: Callable[[], object], scale: Scale) -> int:
+def launches(step: Callable[[], object], scale: Scale) -> float:
     """Kernels of one call; copies and fills of memory are none."""
     if scale.device.type == "cpu":
-        return 1
+        return math.nan
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
         step()
         torch.cuda.synchronize()
@@ -138,7 +140,7 @@ def synchronize(scale: Scale) -> None:
 def products(scale: Scale) -> list[dict[str, object]]:
     out, inner, tokens = scale.product
     dy, x = (torch.randn(tokens, n, device=scale.device, dtype=torch.bfloat16) for n in (out, inner))
-    names = [name for name in ("vendor", "triton") if ops.why_not(name) is None and not ops.interpreted(name)]
+    ways = implementations(scale.device)
     densities = {"rows": 0.02, "columns": 0.02, "blocks": 0.02, "elements": 0.01}
     entries = {kind: some_entries(kind, (out, inner), density).to(scale.device) for kind, density in densities.items()}
     lines = []
@@ -147,7 +149,8 @@ def products(scale: Scale) -> list[dict[str, object]]:
             "dense product": lambda: dy.T @ x,
             "dense product + gather": lambda selected=selected: ops.gather(dy.T @ x, selected),
         }
-        calls |= {name: under(name, dy, x, selected) for name in names}
+        names = [name for name in ways if name != "reference"]
+        calls |= {name: partial(ways[name], dy, x, selected.index, selected.layout, dy.dtype) for name in names}
         expected = ops.gather(dy.double().T @ x.double(), selected).float()
         for name in names:
             error = (calls[name]().float() - expected).norm() / expected.norm()
@@ -158,7 +161,9 @@ def products(scale: Scale) -> list[dict[str, object]]:
         details = {"implementation": best, "milliseconds": {name: 1e3 * statistics.median(s) for name, s in seconds.items()}}
         extra = peak_extra(calls[best], scale)
         if kind == "elements":
-            lines.append(line(of + "ours / (dense product + gather)", 1 / ratio(seconds, "dense product + gather", best), **details))
+            lines.append(
+                line(of + "ours / (dense product + gather)", 1 / ratio(seconds, "dense product + gather", best), **details)
+            )
             allowed = 2 * selected.index.numel() * dy.itemsize + (4 << 22)  # one strip of float32
             lines.append(line(of + "extra memory / (2 compact gradients + a strip)", extra / allowed))
         else:
@@ -168,18 +173,10 @@ def products(scale: Scale) -> list[dict[str, object]]:
     return lines
 
 
-def under(name: str, dy: Tensor, x: Tensor, entries: clm.Entries) -> Callable[[], Tensor]:
-    def call() -> Tensor:
-        with ops.backend(name):
-            return ops.weight_grad(dy, x, entries)
-
-    return call
-
-
-def peak_extra(call: Callable[[], object], scale: Scale) -> int:
+def peak_extra(call: Callable[[], object], scale: Scale) -> float:
     """Bytes allocated at most during the call."""
     if scale.device.type == "cpu":
-        return 0
+        return math.nan
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     call()
@@ -262,13 +259,12 @@ def main() -> None:
     for part in given.parts or PARTS:
         for each in PARTS[part](scale):
             rows.append(each)
-            print(f"{each['what']}: {each['measured']:g} (reach {each['reach']})", flush=True)
+            outcome = f"{each['measured']:g} (reach {each['reach']})" if on_gpu else "runs"
+            print(f"{each['what']}: {outcome}", flush=True)
     if not on_gpu:
-        print("dry run on the CPU, over small shapes: these numbers mean nothing and are not kept")
+        print("dry run on the CPU, over small shapes: nothing was measured and nothing is kept")
         return
-    folder = given.output or RESULTS / torch.cuda.get_device_name().replace(" ", "_")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "gpu.json").write_text(json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n")
+    write((given.output or folder(scale.device)) / "gpu.json", {"machine": machine(scale.device), "rows": rows})
 
 
 if __name__ == "__main__":

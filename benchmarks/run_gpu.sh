@@ -35,11 +35,11 @@ micro() {
   timeout 70 "${test[@]}" benchmarks --benchmark-only --benchmark-json="$out/micro.json" "${which[@]}"
 }
 profile() {
-  local size="num_labels=77"
-  [ "$gpu" != none ] || size="num_hidden_layers=2, hidden_size=64, num_attention_heads=4, intermediate_size=128"
-  "$python" -c "import transformers, sys; transformers.BertConfig($size).save_pretrained('$out/profile/bert')" &&
-    timeout 30 "$python" -c "from clm_kernels.cli import main; main()" profile --model "$out/profile/bert" \
-      --dtype bfloat16 --density 0.03 --output "$out/profile"
+  local size="num_labels=77" batch=(--batch-size 32 --length 128 --dtype bfloat16)
+  if [ "$gpu" = none ]; then size="vocab_size=99, hidden_size=64, num_hidden_layers=2, num_attention_heads=4" batch=(--batch-size 2 --length 8); fi
+  "$python" -c "import transformers; transformers.BertConfig($size).save_pretrained('$out/profile/bert')" &&
+    timeout 30 "$python" -c "from clm_kernels.cli import main; main()" profile --model "$out/profile/bert" --density 0.03 \
+      "${batch[@]}" --output "$out/profile"
 }
 sanitize() {
   command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; return 77; }

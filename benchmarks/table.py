@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from .common import RESULTS
+from .gpu import REACH
 
 NAMES = ("step", "kernels", "memory", "sensitivity", "accuracy_sparse", "accuracy_full")
 
@@ -25,8 +26,28 @@ def main() -> None:
             for line in stored["rows"]:
                 if line["reach"] != "not set":
                     print(f"| {line['what']} | {line['measured']:g} | {line['reach']} | {'yes' if line['met'] else '**no**'} |")
-    print(f"\n{stored['machine']['processor']}, {stored['machine']['threads']} threads, commits {', '.join(sorted(commits))}")
+    print(f"\n{stored['machine']['processor']}, {stored['machine']['threads']} threads, commits {', '.join(sorted(commits))}\n")
+    gpus()
     draw_steps()
+
+
+def gpus() -> None:
+    """A table for each GPU of which there are results; with none, what is to be measured."""
+    for path in sorted(RESULTS.glob("*/gpu.json")):
+        stored = json.loads(path.read_text())
+        rows = {
+            line["what"]: f"{line['measured']:g} | {line['reach']} | {'yes' if line['met'] else '**no**'}"
+            for line in stored["rows"]
+        }
+        _gpu_table(f"{stored['machine']['name']}, commit {stored['machine']['commit']}", rows)
+    if not list(RESULTS.glob("*/gpu.json")):
+        _gpu_table("an H200", {})
+
+
+def _gpu_table(name: str, rows: dict[str, str]) -> None:
+    print(f"On {name}:\n\n| what | measured | reach | met |\n|---|---|---|---|")
+    for what, (reach, _) in REACH.items():
+        print(f"| {what} | {rows.get(what, f'not yet measured | {reach} |')} |")
 
 
 def draw_steps() -> None:

@@ -12,10 +12,11 @@ import torch
 from .cases import Case
 
 FLUSH = 256 << 20  # bytes, more than any cache here
+AHEAD = 500_000  # cycles, some 0.3 ms, that a GPU waits so that the host's time for a call passes before the call is timed
 
 
 class Timer:
-    """Seconds of one call. `flush` writes more than the caches hold before it; GPUs are timed by events."""
+    """Seconds of one call, on a GPU by events. `flush` writes more than the caches hold before it."""
 
     def __init__(self, device: torch.device, flush: bool = True):
         self.device = device
@@ -30,6 +31,7 @@ class Timer:
         self.flush()
         if self.device.type == "cuda":
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(AHEAD)
             start.record()
             call()
             end.record()
@@ -50,12 +52,12 @@ class Machine:
     @classmethod
     def measure(cls, device: torch.device, rounds: int = 7) -> Machine:
         timer = Timer(device, flush=False)
-        source = torch.ones(64 << 20, device=device)
+        source = torch.randn(64 << 20, device=device)  # a product of equal numbers is faster than one of real data
         target = torch.empty_like(source)
         size = 8192 if device.type == "cuda" else 1024
         product = {}
         for name in ("float32", "bfloat16"):
-            a = torch.ones(size, size, dtype=getattr(torch, name), device=device)
+            a = torch.randn(size, size, device=device).to(getattr(torch, name))
             product[name] = 2 * size**3 / _fastest(timer, lambda a=a: a @ a, rounds)
         return cls(2 * source.nbytes / _fastest(timer, lambda: target.copy_(source), rounds), product)
 
