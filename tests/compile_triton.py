@@ -15,6 +15,7 @@ from triton.compiler import ASTSource
 
 from clm_kernels.ops.triton.adamw import CHUNK, adamw
 from clm_kernels.ops.triton.embedding_grad import sum_segments
+from clm_kernels.ops.triton.sampled_product import ELEMENTS, TOKENS, sampled_product
 from clm_kernels.ops.triton.weight_grad import outer_product, tile_sizes
 
 TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
@@ -38,6 +39,8 @@ def cases():
             warps = 4 if tile_rows * tile_columns < 128 * 128 else 8
             long = "columns" if kind == "rows" else "rows"
             yield f"weight_grad {kind} {name}", outer_product, pointers, constants, (*STRIDES, long), warps
+        pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": f"*{name}"}
+        yield f"weight_grad elements {name}", sampled_product, pointers, {"SIZE": ELEMENTS, "STEP": TOKENS}, STRIDES, 4
     pointers = {"dy": "*bf16", "token": "*i64", "begins": "*i64", "ends": "*i64", "out": "*bf16"}
     yield "embedding_grad", sum_segments, pointers, {"COLUMNS": 256}, ("width", "dy_stride"), 4
     pointers = dict.fromkeys(("chunks", "addresses", "grads", "shapes"), "*i64")

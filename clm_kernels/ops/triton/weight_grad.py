@@ -1,4 +1,4 @@
-"""Compact gradients of rows, columns and blocks on tensor cores."""
+"""Compact gradients of rows, columns and blocks on tensor cores; of elements as sampled products."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .. import vendor
 from ..layout import BLOCKS, COLUMNS, ELEMENTS, ROWS, Layout
 from ..registry import INTERPRETED
 from .narrow import narrow
+from .sampled_product import sampled
 
 
 @triton.jit
@@ -58,14 +59,16 @@ def outer_product(
 
 
 def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As `ops.weight_grad`. Elements, which skip no tile, and float64 go to the vendor's products."""
+    """As `ops.weight_grad`; float64 goes to the vendor's products."""
     layout = Layout(*layout)
     count, tokens = index.numel(), dy.shape[0]
     compact = dy.new_empty(layout.compact_shape(count), dtype=dtype)
-    if dy.dtype == torch.float64 or layout.kind == ELEMENTS:
+    if dy.dtype == torch.float64:
         return vendor.weight_grad(dy, x, index, layout, dtype)
     if tokens == 0 or compact.numel() == 0:
         return compact.zero_()
+    if layout.kind == ELEMENTS:
+        return sampled(dy, x, index, layout.columns, compact)
     dy, x = unit_columns(dy), unit_columns(x)
 
     units = count if layout.kind == BLOCKS else 1

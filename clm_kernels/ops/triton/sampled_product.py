@@ -1,0 +1,40 @@
+"""Compact gradients of single elements: one dot product over the tokens for each.
+
+It reads 2 T operands an element, so it is for few elements; of many, nearly every tile of the dense gradient holds one,
+and the matrix units make whole tiles faster.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .narrow import narrow
+
+ELEMENTS, TOKENS = 16, 128  # of one step of a program
+
+
+@triton.jit
+def sampled_product(dy, x, index, out, count, tokens, columns, dy_stride, x_stride, SIZE: tl.constexpr, STEP: tl.constexpr):
+    """``out[e] = sum over t of dy[i, t] * x[j, t]`` for the elements (i, j) of one program; neighbours share their row i."""
+    e = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
+    place = tl.load(index + e, mask=e < count, other=0).to(tl.int64)
+    row, column = dy + place // columns * dy_stride, x + place % columns * x_stride
+    sums = tl.zeros((SIZE, STEP), dtype=tl.float32)
+    for begin in range(0, tokens, STEP):
+        t = begin + tl.arange(0, STEP)
+        mask = (e < count)[:, None] & (t < tokens)[None, :]
+        a = tl.load(row[:, None] + t[None, :], mask=mask, other=0.0).to(tl.float32)
+        sums += a * tl.load(column[:, None] + t[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + e, narrow(tl.sum(sums, 1), out.dtype.element_ty), mask=e < count)
+
+
+def sampled(dy: Tensor, x: Tensor, index: Tensor, columns: int, compact: Tensor) -> Tensor:
+    """Fills `compact`, ``(nnz,)``; dy ``(T, out)`` and x ``(T, in)`` are transposed first, so that tokens lie side by side."""
+    dy, x = dy.T.contiguous(), x.T.contiguous()
+    count, tokens = index.numel(), dy.shape[1]
+    sampled_product[(triton.cdiv(count, ELEMENTS),)](
+        dy, x, index, compact, count, tokens, columns, dy.stride(0), x.stride(0), SIZE=ELEMENTS, STEP=TOKENS
+    )
+    return compact
