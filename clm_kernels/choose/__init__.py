@@ -11,10 +11,10 @@ from ..selection import Selection
 from ..structure import head_names, weights
 from .batches import batches_of
 from .budget import budget, check_budget
-from .sensitivity import eligible_weights, sensitivity, unit_sensitivity
+from .sensitivity import eligible_weights, sensitivity
 from .warm_up import warm_up_head
 
-__all__ = ["budget", "choose", "eligible_weights", "sensitivity", "unit_sensitivity", "warm_up_head"]
+__all__ = ["budget", "choose", "eligible_weights", "sensitivity", "warm_up_head"]
 
 
 def choose(
