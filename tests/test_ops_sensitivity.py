@@ -38,6 +38,10 @@ def operands(examples, tokens, out, inner, dtype=torch.float32):
     return (torch.randn(examples, tokens, out) * scale).to(dtype), torch.randn(examples, tokens, inner).to(dtype)
 
 
+def wide(dtype):
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def dense(dy, x, kind, weights=None):
     scores = torch.zeros((dy if kind == "rows" else x).shape[2], dtype=torch.float64)
     for i in range(dy.shape[0]):
@@ -54,9 +58,16 @@ def test_equals_the_dense_gradients(backend, poison, kind, dtype):
         weights = torch.rand(sizes[:2])
         for weighted in ((), (weights,)):
             scores = ops.sensitivity(dy, x, kind, *weighted)
-            assert scores.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            assert scores.dtype == wide(dtype)
             assert scores.shape == (sizes[2 if kind == "rows" else 3],) and scores.is_contiguous()
             assert_close(scores, dense(dy, x, kind, *weighted))
+
+
+@on_dtypes
+def test_a_sum_of_nothing_is_zero(backend, poison, dtype):
+    dy, x = operands(2, 17, 5, 0, dtype)
+    assert_same_bits(ops.sensitivity(dy, x, "rows"), torch.zeros(5, dtype=wide(dtype)))
+    assert ops.sensitivity(dy, x, "columns").shape == (0,)
 
 
 @on_kinds
