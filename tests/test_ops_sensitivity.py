@@ -113,6 +113,15 @@ def test_sums_and_gram_matrices_are_not_rounded_to_the_operands(backend, kind, d
 
 
 @on_kinds
+@on_dtypes
+def test_autocast_does_not_round_it(backend, kind, dtype):
+    dy, x = operands(2, 17, 5, 4, dtype)
+    expected = ops.sensitivity(dy, x, kind)
+    with torch.autocast(dy.device.type, dtype=torch.bfloat16):
+        assert_same_bits(ops.sensitivity(dy, x, kind), expected)
+
+
+@on_kinds
 def test_makes_no_dense_gradient(backend, kind):
     class Made(TorchDispatchMode):
         shapes = set()

@@ -31,7 +31,11 @@ for schema in SCHEMAS:
 
 def _dispatch(op: str):
     def run(first, *args, **kwargs):
-        return implementation(op, first.device)(first, *args, **kwargs)
+        device = first.device
+        if torch.is_autocast_enabled(device.type):  # it would round the operands of an implementation's products
+            with torch.autocast(device.type, enabled=False):
+                return implementation(op, device)(first, *args, **kwargs)
+        return implementation(op, device)(first, *args, **kwargs)
 
     return run
 

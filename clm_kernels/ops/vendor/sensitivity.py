@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..reference.gradients import accumulator
 from .weight_grad import product
 
 
@@ -16,6 +17,8 @@ def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None)
 
 def gram_matrices(operand: Tensor, weights: Tensor | None) -> Tensor:
     """``(B, T, T)``, not rounded: of ``(B, T, n)``, each position multiplied by its weight."""
+    if not operand.is_cuda:
+        operand = operand.to(accumulator(operand.dtype))  # once, where `product` would do it to both factors
     gram = product(operand, operand.mT)
     if weights is not None:
         weights = weights.to(gram.dtype)
