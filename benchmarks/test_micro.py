@@ -21,8 +21,7 @@ CASES = [
     for shape in bench.SHAPES
     for dtype in bench.DTYPES
     for op in bench.OPS
-    for kind in bench.KINDS
-    if op != "embedding_grad" or kind == "rows"
+    for kind in bench.KINDS_OF.get(op, bench.KINDS)
 ]
 
 

@@ -16,6 +16,8 @@ from triton.compiler import ASTSource
 from clm_kernels.ops.triton.adamw import CHUNK, adamw
 from clm_kernels.ops.triton.embedding_grad import sum_segments
 from clm_kernels.ops.triton.sampled_product import ELEMENTS, TOKENS, sampled_product
+from clm_kernels.ops.triton.sensitivity import WARPS, quadratic_forms
+from clm_kernels.ops.triton.sensitivity import tile_sizes as sensitivity_tiles
 from clm_kernels.ops.triton.weight_grad import outer_product, tile_sizes
 
 TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
@@ -41,6 +43,14 @@ def cases():
             yield f"weight_grad {kind} {name}", outer_product, pointers, constants, (*STRIDES, long), warps
         pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": f"*{name}"}
         yield f"weight_grad elements {name}", sampled_product, pointers, {"SIZE": ELEMENTS, "STEP": TOKENS}, STRIDES, 4
+    for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
+        tokens, units, step = sensitivity_tiles(512, 3072, dtype)
+        constants = {
+            "SPLIT": name == "bf16", "WIDEN": False, "PRECISION": "ieee", "TOKENS": tokens, "UNITS": units, "STEP": step,
+        }  # fmt: skip
+        pointers = {"gram": "*fp32", "units": f"*{name}", "out": "*fp32"}
+        multiples = ("tokens", "size", "batch_stride", "token_stride")
+        yield f"sensitivity {name}", quadratic_forms, pointers, constants, multiples, WARPS
     pointers = {"dy": "*bf16", "token": "*i64", "begins": "*i64", "ends": "*i64", "out": "*bf16"}
     yield "embedding_grad", sum_segments, pointers, {"COLUMNS": 256}, ("width", "dy_stride"), 4
     pointers = dict.fromkeys(("chunks", "addresses", "grads", "shapes"), "*i64")

@@ -25,8 +25,9 @@ def tiny(monkeypatch):
 @pytest.mark.parametrize("kind", bench.KINDS)
 @pytest.mark.parametrize("op", bench.OPS)
 def test_every_case_is_right_and_timed(op, kind, dtype):
-    if op == "embedding_grad" and kind != "rows":
-        with pytest.raises(ValueError, match="embedding_grad takes rows, got"):
+    if kind not in bench.KINDS_OF.get(op, bench.KINDS):
+        taken = {"embedding_grad": "rows", "sensitivity": "rows or columns"}[op]
+        with pytest.raises(ValueError, match=f"^bench: {op} takes {taken}, got {kind}$"):
             bench.build(op, kind, dtype, "MiniLM", CPU)
         return
     row = bench.measure(bench.build(op, kind, dtype, "MiniLM", CPU, tokens=32), MACHINE, CPU, rounds=2)
@@ -57,12 +58,21 @@ def test_bytes_and_flop_of_a_product():
     assert case.bytes == 2 * (10 * (rows + inner) + rows * inner)
 
 
+@pytest.mark.parametrize("tokens", [10, 300])
+def test_bytes_and_flop_of_a_sensitivity(tokens):
+    """Whole examples of 128 tokens, or one shorter one."""
+    case = bench.build("sensitivity", "columns", "bfloat16", "MiniLM", CPU, tokens=tokens)
+    examples, length = {10: (1, 10), 300: (2, 128)}[tokens]
+    assert case.flop == examples * length * (length + 1) * (128 + 192)
+    assert case.bytes == 2 * examples * length * (128 + 192) + 4 * 192
+
+
 def test_the_command(tmp_path):
     output = tmp_path / "bench.json"
     result = CliRunner().invoke(app, ["bench", "--rounds", "1", "--tokens", "16", "--device", "cpu", "--output", str(output)])
     assert result.exit_code == 0, result.output
     rows = json.loads(output.read_text())["rows"]
-    assert len(rows) == 5 * len(bench.KINDS) + 1 and all(row["implementation"] for row in rows)
+    assert len(rows) == 5 * len(bench.KINDS) + 3 and all(row["implementation"] for row in rows)
 
 
 @pytest.mark.parametrize("option", [("--shape", "GPT-5"), ("--dtype", "int8")])

@@ -90,6 +90,7 @@ def test_the_checker_sees_the_imports_that_there_are():
 
 LENDING = {  # implementations that use another one for what they have no kernel of
     "vendor": {"vendor", "reference"},
+    "cpu": {"cpu", "vendor"},
     "triton": {"triton", "vendor", "reference"},
     "cuda": {"cuda", "vendor", "reference"},
 }

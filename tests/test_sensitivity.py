@@ -1,4 +1,4 @@
-"""Sensitivity against per-example dense gradients, and what a model is made of."""
+"""Sensitivity of a model against its dense gradients, and what a model is made of. The op alone: test_ops_sensitivity.py."""
 
 import copy
 import math
@@ -14,44 +14,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import clm_kernels as clm
-from clm_kernels.choose import eligible_weights, unit_sensitivity
+from clm_kernels.choose import eligible_weights
 from clm_kernels.choose.sensitivity import LAYERS
 from clm_kernels.structure import base_model, bias_names, depths, head_names, norm_names, number_of_layers
 
 DIM = {"rows": 1, "columns": 0}  # the dim of a dense gradient that a unit's squared norm sums over
 on_kinds = pytest.mark.parametrize("kind", DIM)
-
-
-class TestUnitSensitivity:
-    @staticmethod
-    def oracle(dy, x, kind, positions=None):
-        positions = torch.ones(dy.shape[:2]) if positions is None else positions
-        grads = [
-            (dy_i.double() * p_i.double()[:, None]).T @ x_i.double() for dy_i, x_i, p_i in zip(dy, x, positions, strict=True)
-        ]
-        return sum(grad.square().sum(DIM[kind]) for grad in grads)
-
-    @on_kinds
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-    @pytest.mark.parametrize(("tokens", "out", "into"), [(1, 1, 1), (7, 5, 3), (16, 9, 17)])
-    def test_equals_the_dense_fisher_of_each_example(self, kind, dtype, tokens, out, into):
-        dy, x = torch.randn(3, tokens, out).to(dtype) / tokens, torch.randn(3, tokens, into).to(dtype)
-        score = unit_sensitivity(dy, x, kind)
-        assert score.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        assert_close(score, self.oracle(dy, x, kind))
-
-    @on_kinds
-    @pytest.mark.parametrize(
-        "positions",
-        [torch.rand(3, 7), torch.rand(3, 7, dtype=torch.float64), torch.rand(3, 7) > 0.5, torch.arange(21).view(3, 7) % 3],
-    )
-    def test_positions_weigh_each_tokens_gradient(self, kind, positions):
-        dy, x = torch.randn(3, 7, 5), torch.randn(3, 7, 4)
-        assert_close(unit_sensitivity(dy, x, kind, positions), self.oracle(dy, x, kind, positions))
-
-    def test_an_unknown_kind(self):
-        with pytest.raises(ValueError, match=r"^sensitivity: kind must be rows or columns, got 'blocks'$"):
-            unit_sensitivity(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1), "blocks")
 
 
 def looped(model, given, kind):
@@ -111,6 +79,18 @@ class TestSensitivity:
         else:
             clm.sensitivity(model, given)
         assert_as_before(model, before)
+
+    @on_kinds
+    @pytest.mark.parametrize("family", ["bert", "gpt2"])
+    def test_works_under_autocast(self, family, kind):
+        """Where a layer's input may be float32 and its output bfloat16."""
+        model = build(family)
+        given = batches(model)
+        expected = clm.sensitivity(model, given, kind=kind)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores = clm.sensitivity(model, given, kind=kind)
+        for name in scores:
+            assert (scores[name] - expected[name]).norm() < 0.1 * expected[name].norm(), name
 
     def test_works_under_no_grad(self):
         model = build()

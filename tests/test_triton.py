@@ -12,10 +12,11 @@ import torch
 pytest.importorskip("triton")
 
 from clm_kernels.ops.triton.adamw import scalars
+from clm_kernels.ops.triton.sensitivity import tile_sizes as sensitivity_tiles
 from clm_kernels.ops.triton.weight_grad import share_of_tokens, tile_sizes
 
 REGISTERS = {"sm_80": 255, "sm_90": 255, "gfx942": 256}
-KERNELS = 15
+KERNELS = 18
 
 
 @pytest.mark.parametrize("target", REGISTERS)
@@ -46,6 +47,15 @@ def test_tiles_are_what_the_matrix_units_take():
     for dtype in (torch.bfloat16, torch.float32):
         for shape in ((1, 1), (82, 4096), (10_000, 3)):
             assert all(size >= 16 and size & (size - 1) == 0 for size in tile_sizes(*shape, dtype))
+
+
+def test_steps_divide_the_tiles_of_a_sensitivity():
+    """Else a step would lie on both sides of the diagonal, or go beyond it."""
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for shape in ((1, 1), (17, 129), (4096, 4096)):
+            tokens, units, step = sensitivity_tiles(*shape, dtype)
+            assert tokens % step == 0 and step <= tokens
+            assert all(size >= 16 and size & (size - 1) == 0 for size in (tokens, units, step))
 
 
 def test_scalars_are_those_of_the_update():

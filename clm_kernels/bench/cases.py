@@ -22,9 +22,11 @@ SHAPES = {  # (out, in) of one feed-forward weight
 }
 KINDS = ("rows", "columns", "blocks", "elements")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "adamw_step_")
+OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity", "adamw_step_")
+KINDS_OF = {"embedding_grad": ("rows",), "sensitivity": ("rows", "columns")}  # of the ops that do not take them all
 DENSITY = {"rows": 0.02, "columns": 0.02, "blocks": 0.02, "elements": 0.01}
 BLOCK = (64, 64)
+LENGTH = 128  # tokens of one example, for sensitivity
 WEIGHTS = 4  # that one optimizer step covers
 SPARSE_ADAM = "SparseAdam (no decay)"  # torch's for embeddings: the rows that a sparse gradient holds
 
@@ -63,16 +65,18 @@ def build(
     """The case, its tensors on `device`.
 
     Raises:
-        ValueError: for an embedding whose kind is not rows, or a name that is not known.
+        ValueError: for a kind that the op does not take, or a name that is not known.
     """
     if op not in OPS or kind not in KINDS or dtype not in DTYPES or shape not in SHAPES:
         raise ValueError(f"bench: no case {op} {kind} {dtype} {shape}")
-    if op == "embedding_grad" and kind != "rows":
-        raise ValueError(f"bench: embedding_grad takes rows, got {kind}")
+    if kind not in KINDS_OF.get(op, KINDS):
+        raise ValueError(f"bench: {op} takes {' or '.join(KINDS_OF[op])}, got {kind}")
     size = SHAPES[shape]
     entries = some_entries(kind, size, DENSITY[kind] if density is None else density).to(device)
-    make = {"weight_grad": _weight_grad, "embedding_grad": _embedding_grad, "adamw_step_": _adamw}.get(op, _movement)
-    arguments = make(op, entries, size, DTYPES[dtype], device, tokens)
+    make = {
+        "weight_grad": _weight_grad, "embedding_grad": _embedding_grad, "sensitivity": _sensitivity, "adamw_step_": _adamw,
+    }  # fmt: skip
+    arguments = make.get(op, _movement)(op, entries, size, DTYPES[dtype], device, tokens)
     return Case(op, kind, dtype, shape, **arguments)
 
 
@@ -124,6 +128,30 @@ def _embedding_grad(op: str, entries: Entries, size, dtype, device, tokens) -> d
         "bytes": (_count(entries) + int(torch.isin(ids, entries.index).sum()) * width) * dtype.itemsize + ids.nbytes,
         "baselines": {"dense + gather": lambda: ops.gather(dense(), entries)},
         "verify": lambda name, call: close(call(), expected, dtype),
+    }
+
+
+def _sensitivity(op: str, entries: Entries, size, dtype, device, tokens) -> dict:
+    length = min(LENGTH, tokens)
+    examples, kind = tokens // length, entries.kind
+    out, inner = size
+    scale = (examples * length * max(size)) ** -0.5  # scores of order 1
+    dy = (torch.randn(examples, length, out, device=device) * scale).to(dtype)
+    x = torch.randn(examples, length, inner, device=device).to(dtype)
+    units, others = (dy, x) if kind == "rows" else (x, dy)
+
+    def dense(dy: Tensor = dy, x: Tensor = x) -> Tensor:
+        return torch.bmm(dy.mT, x).float().square().sum((0, 2 if kind == "rows" else 1))
+
+    def gram() -> Tensor:
+        return (torch.bmm(torch.bmm(others, others.mT), units) * units).sum((0, 1), dtype=torch.float32)
+
+    return {
+        "run": lambda: ops.sensitivity(dy, x, kind),
+        "check": lambda: close(ops.sensitivity(dy, x, kind), dense(dy.float(), x.float()), torch.float32),
+        "bytes": dy.nbytes + x.nbytes + 4 * units.shape[2],
+        "flop": examples * length * (length + 1) * (out + inner),  # of Gram matrices, which are symmetric
+        "baselines": {"per-example dense gradient": dense, "gram, three products": gram},
     }
 
 

@@ -12,10 +12,10 @@ from ..structure import head_names, weights
 from .batches import batches_of
 from .budget import budget, check_budget
 from .control import random_selection
-from .sensitivity import eligible_weights, sensitivity, unit_sensitivity
+from .sensitivity import eligible_weights, sensitivity
 from .warm_up import warm_up_head
 
-__all__ = ["budget", "choose", "eligible_weights", "random_selection", "sensitivity", "unit_sensitivity", "warm_up_head"]
+__all__ = ["budget", "choose", "eligible_weights", "random_selection", "sensitivity", "warm_up_head"]
 
 
 def choose(

@@ -1,7 +1,6 @@
 """How much the loss depends on each row or column of each weight: the diagonal empirical Fisher, without a gradient.
 
-For one example with T tokens the gradient of a linear weight is ``G = dy.T @ x``. A row's score is its squared norm,
-``diag(dy.T (x x.T) dy)``, a column's ``diag(x.T (dy dy.T) x)``: through T x T Gram matrices, G itself is never built.
+A row's or column's score is the squared norm of its gradient, summed over the examples: `ops.sensitivity`.
 """
 
 from __future__ import annotations
@@ -12,32 +11,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from ..structure import depths, head_names, number_of_layers
 from .frozen import frozen
 
 LAYERS = {"all": 0.0, "upper half": 1 / 2, "upper third": 2 / 3}
-
-
-def unit_sensitivity(dy: Tensor, x: Tensor, kind: str, positions: Tensor | None = None) -> Tensor:
-    """Squared norms of the rows or columns of each example's weight gradient, summed over the examples.
-
-    Args:
-        dy: ``(B, T, out)``, gradient of each example's own loss.
-        x: ``(B, T, in)``.
-        kind: ``"rows"`` (dim 0 of ``dy.T @ x``) or ``"columns"``.
-        positions: ``(B, T)`` weights of the positions; all 1 by default.
-
-    Returns:
-        ``(out,)`` for rows, ``(in,)`` for columns, float32 (float64 for float64).
-    """
-    if kind not in ("rows", "columns"):
-        raise ValueError(f"sensitivity: kind must be rows or columns, got {kind!r}")
-    wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
-    units, others = (dy.to(wide), x.to(wide)) if kind == "rows" else (x.to(wide), dy.to(wide))
-    if positions is not None:
-        others = others * positions[..., None].to(wide)
-    gram = others @ others.transpose(1, 2)  # (B, T, T)
-    return ((gram @ units) * units).sum((0, 1))
 
 
 def eligible_weights(model: nn.Module, layers: str = "all") -> dict[str, nn.Module]:
@@ -103,10 +81,11 @@ def _score_into(scores: dict[str, Tensor], name: str, kind: str):
         stored_transposed = not isinstance(module, nn.Linear)  # Conv1D: (in, out)
 
         def backward_hook(dy: Tensor) -> None:
-            first, second = (x, dy) if stored_transposed else (dy, x)
+            given = x.to(dy.dtype)  # as autocast gave it to the product
+            first, second = (given, dy) if stored_transposed else (dy, given)
             batch = first.shape[0] if first.dim() == 3 else 1
             parts = [part.reshape(batch, -1, part.shape[-1]) for part in (first, second)]
-            score = unit_sensitivity(*parts, kind)
+            score = ops.sensitivity(*parts, kind)
             scores[name] = scores[name] + score if name in scores else score
 
         output.register_hook(backward_hook)

@@ -35,7 +35,7 @@ def bench(
         if value not in known:
             raise ValueError(f"bench: {name} must be one of {', '.join(known)}, got {value!r}")
     machine = bench.Machine.measure(place)
-    names = [(op, kind) for op in bench.OPS for kind in bench.KINDS if op != "embedding_grad" or kind == "rows"]
+    names = [(op, kind) for op in bench.OPS for kind in bench.KINDS_OF.get(op, bench.KINDS)]
     rows = []
     for op, kind in track(names, "timing", transient=True):
         rows.append(bench.measure(bench.build(op, kind, dtype, shape, place, tokens), machine, place, rounds, compiled=compile))

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ..selection import Entries
 
 __all__ = [
-    "adamw_step_", "backend", "chosen", "embedding_grad", "gather", "interpreted", "masked_grad_", "scatter_", "weight_grad",
-    "why_not",
+    "adamw_step_", "backend", "chosen", "embedding_grad", "gather", "interpreted", "masked_grad_", "scatter_", "sensitivity",
+    "weight_grad", "why_not",
 ]  # fmt: skip
 
 _ops = torch.ops.clm_kernels
@@ -94,6 +94,33 @@ def masked_grad_(grad: Tensor, dense_grad: Tensor, entries: Entries, scale: floa
     """
     checks.check_masked_grad(grad, dense_grad, entries.index, entries.layout)
     return _ops.masked_grad_(grad, dense_grad, entries.index, entries.layout, scale)
+
+
+def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
+    """Squared norms of the rows or columns of each example's weight gradient, summed over the examples.
+
+    That is the diagonal empirical Fisher (Kunstner et al., arXiv 1905.12558, equation 3) of whole rows or columns of a
+    weight used as ``y = x @ weight.T``. For one example with T tokens its gradient is ``G = dy.T @ x``; ``G @ G.T`` has
+    the diagonal ``diag(dy.T (x x.T) dy)``, a row each, and ``G.T @ G`` ``diag(x.T (dy dy.T) x)``, a column each.
+
+    Through T x T Gram matrices G is never built: ``B T^2 (in + out)`` multiplications and ``4 B T^2`` bytes, instead of
+    ``B T in out`` and ``4 B in out``. Beyond ``T = in out / (in + out)`` tokens (614 for 3072 x 768) an example's G would
+    take fewer multiplications, beyond ``T^2 = in out`` less memory too; this op stays with Gram matrices.
+
+    Args:
+        dy: ``(B, T, out)``, gradient of each example's own loss.
+        x: ``(B, T, in)``, the input, of dy's dtype.
+        kind: ``"rows"`` or ``"columns"`` of the ``(out, in)`` weight.
+        weights: ``(B, T)``, of any real dtype, that multiply each token's share of the gradient; all 1 by default.
+
+    Returns:
+        ``(out,)`` for rows, ``(in,)`` for columns, float32 (float64 for float64). Not differentiable.
+
+    Raises:
+        ValueError: if kind, shapes, dtypes or devices do not fit.
+    """
+    checks.check_sensitivity(dy, x, kind, weights)
+    return _ops.sensitivity(dy.detach(), x.detach(), kind, None if weights is None else weights.detach())
 
 
 def adamw_step_(

@@ -114,6 +114,21 @@ def check_masked_grad(grad: Tensor, dense_grad: Tensor, index: Tensor, layout: L
     check_contiguous(op, "grad", grad)
 
 
+def check_sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None, op: str = "sensitivity") -> None:
+    if kind not in ("rows", "columns"):
+        refuse(op, "kind", "rows or columns", repr(kind))
+    check_float(op, "dy", dy)
+    if dy.dim() != 3:
+        refuse(op, "dy", "of shape (B, T, out)", tuple(dy.shape))
+    check_same(op, "x", x, "dy", dy)
+    if x.dim() != 3 or x.shape[:2] != dy.shape[:2]:
+        refuse(op, "x", f"of shape ({dy.shape[0]}, {dy.shape[1]}, in)", tuple(x.shape))
+    if weights is not None:
+        check_shape(op, "weights", weights, dy.shape[:2])
+        check_same(op, "weights", weights, "dy", dy, dtype=False)
+        require(not weights.dtype.is_complex, op, "weights", "real", weights.dtype)
+
+
 def check_adamw_step(
     values: list[Tensor],
     lists: dict[str, list[Tensor]],

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "AdamWPlan")
+OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity", "AdamWPlan")
 MODULES = {name: f"clm_kernels.ops.{name}" for name in ("reference", "vendor", "cpu", "cuda", "triton")}
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = {"reference": None, "vendor": None, "cpu": "cpu", "cuda": "cuda"}  # None: any
@@ -19,9 +19,10 @@ DEVICES["triton"] = "cpu" if INTERPRETED else "cuda"
 # What `auto` takes by device and op: the first that can run; the reference where nothing is listed. No GPU kernel of a
 # product is listed before one is measured to beat the vendor's; the others do in one pass what torch does in several.
 AUTO = {
-    "cpu": dict.fromkeys(OPS, ("cpu",)),
+    "cpu": dict.fromkeys(OPS, ("cpu",)) | {"sensitivity": ("vendor",)},
     "cuda": {
         "weight_grad": ("vendor",),
+        "sensitivity": ("vendor",),
         "AdamWPlan": ("cuda", "triton"),
         "gather": ("cuda",),
         "scatter_": ("cuda",),

@@ -19,6 +19,7 @@ SCHEMAS = (
     "gather(Tensor dense, Tensor index, int[] layout) -> Tensor",
     "scatter_(Tensor(a!) dense, Tensor index, int[] layout, Tensor values) -> ()",
     "masked_grad_(Tensor(a!) grad, Tensor dense_grad, Tensor index, int[] layout, float scale) -> Tensor",
+    "sensitivity(Tensor dy, Tensor x, str kind, Tensor? weights=None) -> Tensor",
     "adamw_step_(Tensor(a!)[] values, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, "
     "Tensor(e!)[] max_exp_avg_sqs, Tensor(f!)[] masters, Tensor[] anchors, Tensor(g!)[] denses, Tensor[] indices, "
     "int[] layouts, Tensor settings, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None) -> ()",
@@ -31,7 +32,11 @@ for schema in SCHEMAS:
 
 def _dispatch(op: str):
     def run(first, *args, **kwargs):
-        return implementation(op, first.device)(first, *args, **kwargs)
+        device = first.device
+        if torch.is_autocast_enabled(device.type):  # it would round the operands of an implementation's products
+            with torch.autocast(device.type, enabled=False):
+                return implementation(op, device)(first, *args, **kwargs)
+        return implementation(op, device)(first, *args, **kwargs)
 
     return run
 
@@ -43,7 +48,7 @@ def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters,
     plan(grads, settings, grad_scale, found_inf)
 
 
-for op in ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_"):
+for op in ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity"):
     library.impl(op, _dispatch(op), "CompositeExplicitAutograd")
 library.impl("adamw_step_", _adamw_step_, "CompositeExplicitAutograd")
 
@@ -101,6 +106,13 @@ def _(dense, index, layout, values):
 def _(grad, dense_grad, index, layout, scale):
     checks.check_masked_grad(grad, dense_grad, index, Layout(*layout))
     return grad.new_empty((), dtype=torch.float32)
+
+
+@torch.library.register_fake("clm_kernels::sensitivity", lib=library)
+def _(dy, x, kind, weights=None):
+    checks.check_sensitivity(dy, x, kind, weights)
+    size = (dy if kind == "rows" else x).shape[2]
+    return dy.new_empty(size, dtype=torch.float64 if dy.dtype == torch.float64 else torch.float32)
 
 
 @torch.library.register_fake("clm_kernels::adamw_step_", lib=library)

@@ -1,4 +1,7 @@
-"""The C++ kernels for tensors on the CPU: same functions, same arguments as `ops.reference`."""
+"""The C++ kernels for tensors on the CPU: same functions, same arguments as `ops.reference`.
+
+`sensitivity` is the vendor's products: there is no C++ kernel for it.
+"""
 
 try:
     from clm_kernels import _cpu  # noqa: F401
@@ -8,8 +11,9 @@ except ImportError as error:
         f"or, in a source tree, `pip install -e .` ({error})"
     ) from error
 
+from ..vendor import sensitivity
 from .adamw import AdamWPlan
 from .gradients import embedding_grad, masked_grad_, weight_grad
 from .movement import gather, scatter_
 
-__all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad"]
+__all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "sensitivity", "weight_grad"]

@@ -89,7 +89,7 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
 
 
 def unit_columns(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(1) == 1 or tensor.shape[1] == 1 else tensor.contiguous()
+    return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
 def tile_sizes(rows: int, columns: int, dtype: torch.dtype) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ product is the reference's.
 """
 
 from ..reference import AdamWPlan, embedding_grad, gather, masked_grad_, scatter_
+from .sensitivity import sensitivity
 from .weight_grad import weight_grad
 
-__all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "weight_grad"]
+__all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "sensitivity", "weight_grad"]
