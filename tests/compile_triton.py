@@ -54,11 +54,12 @@ def cases():
     pointers = {"dy": "*bf16", "token": "*i64", "begins": "*i64", "ends": "*i64", "out": "*bf16"}
     yield "embedding_grad", sum_segments, pointers, {"COLUMNS": 256}, ("width", "dy_stride"), 4
     pointers = dict.fromkeys(("chunks", "addresses", "grads", "shapes"), "*i64")
-    pointers |= {"scalars": "*fp64", "grad_scale": "*fp32"}
+    pointers |= {"scalars": "*fp64", "grad_scale": "*fp32", "found_inf": "*fp32", "clip": "*fp32"}
     for value, master in ((tl.bfloat16, True), (tl.float32, False)):
         constants = {
             "VALUE": value, "GRAD": value, "MOMENT": tl.float32, "MASTER": tl.float32, "ANCHOR": value, "INDEX": tl.int32,
-            "WIDE": tl.float32, "HAS_MASTER": master, "ANCHORED": True, "AMSGRAD": True, "SCALED": True, "SIZE": CHUNK,
+            "WIDE": tl.float32, "HAS_MASTER": master, "ANCHORED": True, "AMSGRAD": True, "SCALED": True,
+            "SKIPPED": True, "CLIPPED": True, "SIZE": CHUNK,
         }  # fmt: skip
         yield f"adamw_step_ {value}", adamw, pointers, constants, (), 4
 

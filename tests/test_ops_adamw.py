@@ -171,6 +171,19 @@ def test_large_weights(backend, two_threads, kind):
     train([Parameter(kind, shape=(240, 340)), Parameter(kind, torch.bfloat16, shape=(240, 340), master=True)], 1)
 
 
+def test_settings_may_lie_beside_the_values(backend):
+    """There a GPU reads them without the host: no kind of step may ask for them on the CPU."""
+    parameters = [Parameter(kind) for kind in (*KINDS, "dense")]
+    for _ in range(2):
+        for parameter in parameters:
+            parameter.make_grad()
+        *lists, settings = arguments(parameters)
+        ops.adamw_step_(*lists, settings.to(parameters[0].value.device))
+        for parameter in parameters:
+            parameter.oracle_step()
+            parameter.check()
+
+
 def test_an_empty_list_does_nothing(backend):
     step([])
 
@@ -225,6 +238,21 @@ class TestLossScale:
             for tensor, copy in zip((*parameter.state(), parameter.grad), was, strict=True):
                 assert_same_bits(tensor, copy)
 
+    @on_dtypes
+    def test_clip_scales_gradients_that_stay_as_they_are(self, backend, dtype):
+        """By no power of two, after the loss scale; torch's AdamW gets the scaled gradient."""
+        parameters = [Parameter(kind, dtype, maximize=True, master=dtype in LOW) for kind in (*KINDS, "dense")]
+        clip = torch.tensor(0.3)
+        for loss_scale in (None, torch.tensor(1024.0)):
+            for parameter in parameters:
+                parameter.make_grad().mul_(1.0 if loss_scale is None else loss_scale)
+            ops.adamw_step_(*arguments(parameters), maximize=True, grad_scale=loss_scale, clip=clip)
+            for parameter in parameters:
+                assert_same_bits(parameter.grad, parameter.pick(parameter.dense_grad))
+                parameter.dense_grad = parameter.dense_grad.to(parameter.oracle.dtype) * clip.to(parameter.oracle.dtype)
+                parameter.oracle_step()
+                parameter.check()
+
     def test_without_found_inf_a_nan_stays_in_its_entry(self, backend):
         parameter = Parameter("rows")
         parameter.make_grad()[1, 2] = float("nan")
@@ -261,7 +289,7 @@ def test_opcheck(backend, scaled):
     ]
     for parameter in parameters:
         parameter.make_grad()
-    options = {"grad_scale": torch.tensor(2.0), "found_inf": torch.tensor(0.0)} if scaled else {}
+    options = {"grad_scale": torch.tensor(2.0), "found_inf": torch.tensor(0.0), "clip": torch.tensor(0.5)} if scaled else {}
     torch.library.opcheck(torch.ops.clm_kernels.adamw_step_.default, (*arguments(parameters), True, False), options)
 
 

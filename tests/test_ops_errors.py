@@ -110,7 +110,7 @@ def step(**changes):
     lists = {name: f(2, 6) for name in ("values", "grads", "exp_avgs", "exp_avg_sqs")}
     lists |= {name: f(0) for name in ("max_exp_avg_sqs", "masters", "anchors")} | {"denses": f(4, 6), "indices": ROWS.index}
     rest = {"layouts": [*ROWS.layout], "settings": torch.tensor([[1e-3, 0.9, 0.999, 1e-8, 0.1, 1.0]], dtype=torch.float64)}
-    options = {name: changes.pop(name) for name in ("amsgrad", "grad_scale", "found_inf") if name in changes}
+    options = {name: changes.pop(name) for name in ("amsgrad", "grad_scale", "found_inf", "clip") if name in changes}
     rest |= {name: changes.pop(name) for name in ("layouts", "settings") if name in changes}
     given = {name: value if isinstance(value, list) else [value] for name, value in (lists | changes).items()}
     ops.adamw_step_(*given.values(), *rest.values(), **options)
@@ -158,6 +158,7 @@ REFUSED_STEPS = [
     ({"indices": f(2)}, "adamw_step_[0]: index must be 1-D, int32 or int64, got torch.float32 of shape (2,)"),
     ({"grad_scale": f(2)}, "adamw_step_: grad_scale must be a tensor of one element, got shape (2,)"),
     ({"found_inf": f(0)}, "adamw_step_: found_inf must be a tensor of one element, got shape (0,)"),
+    ({"clip": f(1, 2)}, "adamw_step_: clip must be a tensor of one element, got shape (1, 2)"),
 ]
 
 

@@ -140,6 +140,7 @@ def adamw_step_(
     maximize: bool = False,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
+    clip: Tensor | None = None,
 ) -> None:
     """One AdamW step of all parameters in one call: update the values, scatter them into the dense weights.
 
@@ -156,9 +157,11 @@ def adamw_step_(
         denses: the dense weights, changed in place at the selected entries only.
         indices: index of each parameter's entries.
         layouts: ``entries.layout`` of each parameter, one after the other (5 ints each).
-        settings: ``(parameters, 6)`` float64: lr, beta1, beta2, eps, weight_decay, step (counted from 1).
+        settings: ``(parameters, 6)`` float64: lr, beta1, beta2, eps, weight_decay, step (counted from 1); on the CPU, or
+            on values' device, where a GPU reads it without waiting for the host.
         grad_scale: 0-dim loss scale that the gradients still carry.
         found_inf: 0-dim; if it is not 0, nothing is changed.
+        clip: 0-dim factor of all gradients, after `grad_scale`; they themselves are not written.
 
     Raises:
         ValueError: if lists, shapes, dtypes or devices do not fit.
@@ -168,10 +171,10 @@ def adamw_step_(
         "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
     }  # fmt: skip
     checks.check_adamw_step(
-        values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf
+        values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf, clip=clip
     )
     if values:
         _ops.adamw_step_(
             values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
-            amsgrad, maximize, grad_scale, found_inf,
+            amsgrad, maximize, grad_scale, found_inf, clip,
         )  # fmt: skip

@@ -140,16 +140,18 @@ def check_adamw_step(
     op: str = "adamw_step_",
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
+    clip: Tensor | None = None,
 ) -> None:
     for name, tensors in lists.items():
         if len(tensors) != len(values):
             refuse(op, name, f"a list of {len(values)} as values", len(tensors))
     if len(layouts) != 5 * len(values):
         refuse(op, "layouts", f"{5 * len(values)} ints", len(layouts))
-    if settings.dtype != torch.float64 or settings.shape != (len(values), len(SETTINGS)) or settings.device.type != "cpu":
-        expected = f"float64 of shape ({len(values)}, {len(SETTINGS)}) on cpu"
+    places = [torch.device("cpu"), *(value.device for value in values[:1])]
+    if settings.dtype != torch.float64 or settings.shape != (len(values), len(SETTINGS)) or settings.device not in places:
+        expected = f"float64 of shape ({len(values)}, {len(SETTINGS)}) on {' or '.join(dict.fromkeys(map(str, places)))}"
         refuse(op, "settings", expected, f"{settings.dtype} of shape {tuple(settings.shape)} on {settings.device}")
-    for name, tensor in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+    for name, tensor in (("grad_scale", grad_scale), ("found_inf", found_inf), ("clip", clip)):
         if tensor is not None and tensor.numel() != 1:
             refuse(op, name, "a tensor of one element", f"shape {tuple(tensor.shape)}")
     optional = {"max_exp_avg_sqs": not amsgrad, "masters": True, "anchors": True}

@@ -22,7 +22,8 @@ SCHEMAS = (
     "sensitivity(Tensor dy, Tensor x, str kind, Tensor? weights=None) -> Tensor",
     "adamw_step_(Tensor(a!)[] values, Tensor(b!)[] grads, Tensor(c!)[] exp_avgs, Tensor(d!)[] exp_avg_sqs, "
     "Tensor(e!)[] max_exp_avg_sqs, Tensor(f!)[] masters, Tensor[] anchors, Tensor(g!)[] denses, Tensor[] indices, "
-    "int[] layouts, Tensor settings, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None) -> ()",
+    "int[] layouts, Tensor settings, bool amsgrad, bool maximize, Tensor? grad_scale=None, Tensor? found_inf=None, "
+    "Tensor? clip=None) -> ()",
 )
 
 library = torch.library.Library("clm_kernels", "DEF")
@@ -42,10 +43,10 @@ def _dispatch(op: str):
 
 
 def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
-                 amsgrad, maximize, grad_scale=None, found_inf=None):  # fmt: skip
+                 amsgrad, maximize, grad_scale=None, found_inf=None, clip=None):  # fmt: skip
     tensors = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)
     plan = implementation("AdamWPlan", values[0].device)(Parameters(*tensors, layouts, amsgrad, maximize))
-    plan(grads, settings, grad_scale, found_inf)
+    plan(grads, settings, grad_scale, found_inf, clip)
 
 
 for op in ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity"):
@@ -117,11 +118,11 @@ def _(dy, x, kind, weights=None):
 
 @torch.library.register_fake("clm_kernels::adamw_step_", lib=library)
 def _(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
-      amsgrad, maximize, grad_scale=None, found_inf=None):  # fmt: skip
+      amsgrad, maximize, grad_scale=None, found_inf=None, clip=None):  # fmt: skip
     lists = {
         "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
         "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
     }  # fmt: skip
     checks.check_adamw_step(
-        values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf
+        values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf, clip=clip
     )

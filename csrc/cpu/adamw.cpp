@@ -34,6 +34,7 @@ void adamw_step(const std::vector<AdamWParameter>& parameters, const AdamWOption
   int64_t chunks = 0, entries = 0;
   for (const AdamWParameter& p : parameters) {
     steps.push_back({p, AdamWScalars<double>::of(p.lr, p.beta1, p.beta2, p.eps, p.weight_decay, p.step, options.maximize), chunks});
+    steps.back().scalars.sign *= options.clip;  // the one place where all of a gradient passes, at no cost
     chunks += (p.count + kChunk - 1) / kChunk;
     entries += p.count;
   }

@@ -59,6 +59,7 @@ struct AdamWParameter {
 struct AdamWOptions {
   bool amsgrad, maximize, unscale;
   double grad_scale;  // that grads are divided by, in place, if unscale
+  double clip;        // a factor of grads, which are not written
 };
 
 void adamw_step(const std::vector<AdamWParameter>& parameters, const AdamWOptions& options, int threads);

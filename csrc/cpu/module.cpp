@@ -75,7 +75,8 @@ class AdamWPlan {
     }
   }
 
-  void run(const std::vector<Array>& grads, Address settings, std::optional<double> grad_scale, int threads) {
+  void run(const std::vector<Array>& grads, Address settings, std::optional<double> grad_scale, std::optional<double> clip,
+           int threads) {
     const double* s = pointer<const double>(settings);
     for (size_t i = 0; i < parameters_.size(); ++i, s += 6) {
       AdamWParameter& p = parameters_[i];
@@ -83,7 +84,7 @@ class AdamWPlan {
       p.lr = s[0], p.beta1 = s[1], p.beta2 = s[2], p.eps = s[3], p.weight_decay = s[4], p.step = s[5];
     }
     py::gil_scoped_release release;
-    adamw_step(parameters_, {amsgrad_, maximize_, grad_scale.has_value(), grad_scale.value_or(1)}, threads);
+    adamw_step(parameters_, {amsgrad_, maximize_, grad_scale.has_value(), grad_scale.value_or(1), clip.value_or(1)}, threads);
   }
 
  private:

@@ -22,13 +22,18 @@ class AdamWPlan:
         self.written = parameters.written
 
     def __call__(
-        self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
+        self,
+        grads: list[Tensor],
+        settings: Tensor,
+        grad_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+        clip: Tensor | None = None,
     ) -> None:
         if found_inf is not None and found_inf.item():
             return
         settings = settings.contiguous()
-        scale = None if grad_scale is None else grad_scale.item()
-        self.plan.run(list(map(array, grads)), settings.data_ptr(), scale, torch.get_num_threads())
+        scale, factor = (None if scalar is None else scalar.item() for scalar in (grad_scale, clip))
+        self.plan.run(list(map(array, grads)), settings.data_ptr(), scale, factor, torch.get_num_threads())
         increment_version(self.written)
         if grad_scale is not None:
             increment_version(grads)

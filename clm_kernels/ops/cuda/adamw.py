@@ -7,7 +7,8 @@ from torch.autograd.graph import increment_version
 from clm_kernels import _cuda
 
 from ..parameters import Parameters
-from .arguments import DTYPES, NO_ARRAY, GradTable, array, stream, table, upload
+from ..upload import upload
+from .arguments import DTYPES, NO_ARRAY, GradTable, array, stream, table
 
 OP = "adamw_step_"
 
@@ -15,9 +16,8 @@ OP = "adamw_step_"
 class AdamWPlan:
     """`adamw_step_` of the same tensors again and again: what the kernel needs to know of them is on the device.
 
-    Nothing waits for the GPU. `settings` may also be a contiguous float64 tensor on the device, as a CUDA graph needs;
-    gradients must then stay where they were at the step before the capture. Steps on several streams must be ordered
-    by the caller, as for any tensor.
+    Nothing waits for the GPU. In a CUDA graph, `settings` must lie on the device, and gradients where they were at the
+    step before the capture. Steps on several streams must be ordered by the caller, as for any tensor.
     """
 
     def __init__(self, parameters: Parameters):
@@ -40,13 +40,11 @@ class AdamWPlan:
         found_inf: Tensor | None = None,
         clip: Tensor | None = None,
     ) -> None:
-        """One step; `clip` is a 0-dim factor that gradients are multiplied by, without being written."""
         with torch.cuda.device(self.device):
             if settings.device.type == "cpu":
                 upload(OP, "settings", self.settings, settings)
                 settings = self.settings
-            elif settings.dtype != torch.float64 or not settings.is_contiguous():
-                raise ValueError(f"{OP}: settings must be contiguous float64, got {settings.dtype}, strides {settings.stride()}")
+            settings = settings.contiguous()
             scalars = [None if s is None else s.to(self.device) for s in (grad_scale, found_inf, clip)]
             self.plan.run(
                 self.table.data_ptr(), self.grads.address(grads), settings.data_ptr(),

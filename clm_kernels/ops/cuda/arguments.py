@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..upload import upload
+
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype in csrc/cuda/kernels.h
 NO_ARRAY = (0, 0)
 
@@ -26,17 +28,6 @@ def stream(device: torch.device) -> int:
 def table(data: bytes, device: torch.device) -> Tensor:
     """The bytes on the device."""
     return torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8).to(device)
-
-
-def upload(op: str, argument: str, target: Tensor, source: Tensor) -> None:
-    """Copies from the CPU without waiting for the GPU.
-
-    Page-locked memory comes from torch, which hands it out again only after the copy is done. A CUDA graph would read
-    it at every replay, when it holds something else.
-    """
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(f"{op}: {argument} must be on the GPU, and unchanged, while a CUDA graph is captured")
-    target.copy_(source.pin_memory(), non_blocking=True)
 
 
 class GradTable:

@@ -19,22 +19,29 @@ class AdamWPlan:
         self.amsgrad, self.maximize = parameters.amsgrad, parameters.maximize
 
     def __call__(
-        self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
+        self,
+        grads: list[Tensor],
+        settings: Tensor,
+        grad_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+        clip: Tensor | None = None,
     ) -> None:
         if found_inf is not None and found_inf.item():
             return
         for tensors, layout, grad, scalars in zip(self.parameters, self.layouts, grads, settings.tolist(), strict=True):
             if grad_scale is not None:
                 grad.div_(grad_scale)
-            self._update(*tensors, layout, grad, *scalars)
+            self._update(*tensors, layout, grad, clip, *scalars)
 
     def _update(
-        self, value, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor, dense, index, layout, grad,
+        self, value, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor, dense, index, layout, grad, clip,
         lr, beta1, beta2, eps, weight_decay, step,
     ) -> None:  # fmt: skip
         master = master if master.numel() else value
         wide = accumulator(value.dtype)
         g = -grad.to(wide) if self.maximize else grad.to(wide)
+        if clip is not None:
+            g = g * clip.to(g)
         weight = master.to(wide)
 
         away = weight - anchor.to(wide) if anchor.numel() else weight

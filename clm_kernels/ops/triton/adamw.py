@@ -12,9 +12,12 @@ from torch.autograd.graph import increment_version
 
 from ..layout import BLOCKS, COLUMNS, DENSE, ROWS
 from ..parameters import Parameters
+from ..upload import upload
 from .narrow import narrow
 
+OP = "adamw_step_"
 CHUNK = 512  # entries of one program
+SCALARS = 9  # of one parameter
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 _ROWS, _COLUMNS, _BLOCKS, _DENSE = tl.constexpr(ROWS), tl.constexpr(COLUMNS), tl.constexpr(BLOCKS), tl.constexpr(DENSE)
@@ -48,21 +51,24 @@ def dense_offset(shapes, parameter, index, entry, mask):
 
 @triton.jit
 def adamw(
-    chunks, addresses, grads, shapes, scalars, grad_scale,
+    chunks, addresses, grads, shapes, scalars, grad_scale, found_inf, clip,
     VALUE: tl.constexpr, GRAD: tl.constexpr, MOMENT: tl.constexpr, MASTER: tl.constexpr, ANCHOR: tl.constexpr, INDEX: tl.constexpr,
     WIDE: tl.constexpr, HAS_MASTER: tl.constexpr, ANCHORED: tl.constexpr, AMSGRAD: tl.constexpr, SCALED: tl.constexpr,
-    SIZE: tl.constexpr,
+    SKIPPED: tl.constexpr, CLIPPED: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """Updates one chunk of one parameter."""
     parameter = tl.load(chunks + tl.program_id(0) * 2)
     entry = tl.load(chunks + tl.program_id(0) * 2 + 1) + tl.arange(0, SIZE)
-    mask = entry < tl.load(shapes + parameter * 6)
+    end = tl.load(shapes + parameter * 6)
+    if SKIPPED:
+        end = tl.where(tl.load(found_inf) == 0, end, 0)  # nothing is read or written
+    mask = entry < end
     value = array(addresses, parameter, 0, VALUE) + entry
     exp_avg = array(addresses, parameter, 1, MOMENT) + entry
     exp_avg_sq = array(addresses, parameter, 2, MOMENT) + entry
     gradient = tl.load(grads + parameter).to(tl.pointer_type(GRAD)) + entry
 
-    scalar = scalars + parameter * 9
+    scalar = scalars + parameter * 9  # SCALARS
     decay, beta1, rest1 = tl.load(scalar).to(WIDE), tl.load(scalar + 1).to(WIDE), tl.load(scalar + 2).to(WIDE)
     beta2, rest2 = tl.load(scalar + 3).to(WIDE), tl.load(scalar + 4).to(WIDE)
     step_size, correction2 = tl.load(scalar + 5).to(WIDE), tl.load(scalar + 6).to(WIDE)
@@ -73,6 +79,8 @@ def adamw(
         g = narrow(g / tl.load(grad_scale).to(WIDE), GRAD)
         tl.store(gradient, g, mask=mask)
         g = g.to(WIDE)
+    if CLIPPED:
+        sign *= tl.load(clip).to(WIDE)
     g *= sign
     held = value
     if HAS_MASTER:
@@ -102,7 +110,11 @@ def adamw(
 
 
 class AdamWPlan:
-    """`adamw_step_` of the same tensors again and again: their addresses lie in tables on the device."""
+    """`adamw_step_` of the same tensors again and again: their addresses lie in tables on the device.
+
+    Nothing waits for the GPU. In a CUDA graph, `settings` must lie on the device, and gradients where they were at the
+    step before the capture.
+    """
 
     def __init__(self, parameters: Parameters):
         values, layouts = parameters.values, parameters.layouts
@@ -110,6 +122,8 @@ class AdamWPlan:
         self.addresses = self._table(list(zip(*parameters.addresses, strict=True)))
         shapes = [self._shape(i, layouts[5 * i : 5 * i + 5]) for i in range(len(values))]
         self.shapes = self._table(shapes)
+        self.scalars = torch.empty(len(values), SCALARS, dtype=torch.float64, device=self.device)
+        self.grads, self.grad_addresses = torch.empty(len(values), dtype=torch.int64, device=self.device), None
         groups: dict[tuple, list[int]] = {}
         for i in range(len(values)):
             if values[i].numel():
@@ -140,23 +154,43 @@ class AdamWPlan:
     def _chunks(self, members: list[int]) -> Tensor:
         return self._table([(i, first) for i in members for first in range(0, self.parameters.values[i].numel(), CHUNK)])
 
+    def _scalars(self, settings: Tensor) -> Tensor:
+        """On the device; where the settings lie there, they stay there."""
+        if settings.device == self.device:
+            return scalars(settings, self.parameters.maximize)
+        upload(OP, "settings", self.scalars, scalars(settings, self.parameters.maximize))
+        return self.scalars
+
+    def _pointers(self, grads: list[Tensor]) -> Tensor:
+        addresses = [grad.data_ptr() for grad in grads]
+        if addresses != self.grad_addresses:
+            upload(OP, "grads", self.grads, torch.tensor(addresses, dtype=torch.int64, device="cpu"))
+            self.grad_addresses = addresses
+        return self.grads
+
     def __call__(
-        self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None = None, found_inf: Tensor | None = None
+        self,
+        grads: list[Tensor],
+        settings: Tensor,
+        grad_scale: Tensor | None = None,
+        found_inf: Tensor | None = None,
+        clip: Tensor | None = None,
     ) -> None:
-        if found_inf is not None and found_inf.item():
-            return
-        table = scalars(settings, self.parameters.maximize).to(self.device, non_blocking=True)
-        pointers = self._table([grad.data_ptr() for grad in grads])
+        table = self._scalars(settings)
+        pointers = self._pointers(grads)
+        grad_scale, found_inf, clip = (None if s is None else s.to(self.device) for s in (grad_scale, found_inf, clip))
         for (value, moment, master, anchor, index), members, chunks in self.groups:
             grad_dtypes = {grads[i].dtype for i in members}
             if len(grad_dtypes) != 1:
                 raise ValueError(f"adamw_step_: grads of {value} values must have one dtype, got {sorted(map(str, grad_dtypes))}")
             adamw[(len(chunks),)](
-                chunks, self.addresses, pointers, self.shapes, table, table if grad_scale is None else grad_scale,
+                chunks, self.addresses, pointers, self.shapes, table,
+                *(table if scalar is None else scalar for scalar in (grad_scale, found_inf, clip)),
                 VALUE=TYPES[value], GRAD=TYPES[grad_dtypes.pop()], MOMENT=TYPES[moment], MASTER=TYPES[master or torch.float32],
                 ANCHOR=TYPES[anchor or value], INDEX=tl.int64 if index == torch.int64 else tl.int32,
                 WIDE=tl.float64 if value == torch.float64 else tl.float32, HAS_MASTER=master is not None,
-                ANCHORED=anchor is not None, AMSGRAD=self.parameters.amsgrad, SCALED=grad_scale is not None, SIZE=CHUNK,
+                ANCHORED=anchor is not None, AMSGRAD=self.parameters.amsgrad, SCALED=grad_scale is not None,
+                SKIPPED=found_inf is not None, CLIPPED=clip is not None, SIZE=CHUNK,
             )  # fmt: skip
         increment_version(self.written)
         if grad_scale is not None:
@@ -164,7 +198,7 @@ class AdamWPlan:
 
 
 def scalars(settings: Tensor, maximize: bool) -> Tensor:
-    """What is the same for all entries of a parameter, in float64: `(P, 9)`, from the table of `ops.adamw_step_`."""
+    """What is the same for all entries of a parameter, in float64: `(P, SCALARS)`, from the table of `ops.adamw_step_`."""
     lr, beta1, beta2, eps, weight_decay, step = settings.unbind(1)
     sign = torch.full_like(lr, -1.0 if maximize else 1.0)
     step_size, correction2 = lr / (1 - beta1**step), (1 - beta2**step) ** -0.5

@@ -8,15 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import ops
-from .ops.layout import DENSE
-from .ops.parameters import Parameters
-from .ops.registry import implementation
-from .selection import Selection
-from .values import Values
+from ..selection import Selection
+from ..values import Values
+from .batch import Batch
+from .settings import capturing
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
-DENSE_LAYOUT = (DENSE, 0, 0, 0, 0)
 
 
 class SparseAdamW(Optimizer):
@@ -30,8 +27,14 @@ class SparseAdamW(Optimizer):
         params: parameters, groups, or ``model.named_parameters()``.
         lr: learning rate, a float or a 0-dim tensor.
         betas, eps, weight_decay, amsgrad, maximize: as `torch.optim.AdamW`.
-        foreach, fused, capturable: accepted for compatibility; there is one implementation, and it is fused.
+        foreach: accepted for compatibility; there is one implementation, and it is fused.
+        capturable: keeps step counters and settings on the parameters' device, so that `step` can be captured in a CUDA
+            graph and never waits for the GPU. A learning rate that is to change between replays is a tensor there; numbers
+            are those of the capture, or of a later step outside of the graph. After the capture, steps outside of it must
+            find the same gradients, and whoever writes into bf16 or fp16 parameters lets one such step see it.
         differentiable: must be False.
+        fused: False makes `GradScaler` unscale the gradients and look at its ``found_inf`` on the host, before `step`; else
+            `step` does both where they lie.
         decay_to: what weight decay pulls toward: ``"zero"``, or ``"pretrained"``, the value at the first step.
         selection: for an unpatched model: what to train of the weights named in it. Their dense gradients are
             gathered from and freed as soon as autograd has made them. `params` must then be named. Other parameters
@@ -77,10 +80,16 @@ class SparseAdamW(Optimizer):
         if selection is not None:
             self._select(selection)
 
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """Asked by `torch.amp.GradScaler`, which then hands `grad_scale` and `found_inf` to `step` as attributes."""
+        return self.defaults["fused"] is not False
+
     def _forget(self) -> None:
         self._versions: dict[nn.Parameter, int] = {}  # of parameters with masters, as of the last step
-        self._batches: list[_Batch] = []
-        self._collected: list | None = None  # what they were collected from
+        self._batches: list[Batch] = []
+        self._captured: list[Batch] = []  # that CUDA graphs go on using
+        self._collected: list | None = None  # what the batches were collected from
 
     def __setstate__(self, state):
         self._forget()
@@ -106,9 +115,15 @@ class SparseAdamW(Optimizer):
                     group["params"][i] = Values(dense, selection[name].to(dense.device))
                     group["params"][i].take_dense_gradient()
 
+    @torch._disable_dynamo  # torch.compiler.disable, but that one makes the import of this package take a second longer
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step over all parameters that have a gradient; returns what `closure` returns."""
+        """One step over all parameters that have a gradient; returns what `closure` returns.
+
+        `torch.compile` leaves it as it is: it knows its tensors by their addresses, and is one launch already.
+        """
+        if capturing() and not all(group["capturable"] for group in self.param_groups):
+            raise RuntimeError("SparseAdamW: capturable must be True while a CUDA graph is captured, got False")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -121,8 +136,10 @@ class SparseAdamW(Optimizer):
             self._collected = self._identity(active)
         for batch in self._batches:
             batch.refresh_masters(self._versions)
-            batch.run()
+            batch.run(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
             batch.note_versions(self._versions)
+        if capturing():
+            self._captured += self._batches
         return loss
 
     def _check_hooks(self) -> None:
@@ -140,29 +157,27 @@ class SparseAdamW(Optimizer):
         """What the collected batches depend on: they serve as long as this stays the same."""
         identity = []
         for group, parameters in zip(self.param_groups, active, strict=True):
-            identity.append((id(group), len(parameters), group["amsgrad"], group["maximize"], group["decay_to"]))
+            identity += id(group), len(parameters), *(group[key] for key in ("amsgrad", "maximize", "decay_to", "capturable"))
             for p in parameters:
                 identity += id(p), p.data_ptr(), id(self.state[p].get("exp_avg"))
                 if isinstance(p, Values):
                     identity.append(p.dense.data_ptr())
         return identity
 
-    def _collect(self, active: list[list[nn.Parameter]]) -> list[_Batch]:
-        batches: dict[tuple, _Batch] = {}
+    def _collect(self, active: list[list[nn.Parameter]]) -> list[Batch]:
+        batches: dict[tuple, Batch] = {}
         for group, parameters in zip(self.param_groups, active, strict=True):
             for parameter in parameters:
-                key = parameter.device, group["amsgrad"], group["maximize"]
-                batch = batches.setdefault(key, _Batch(*key))
+                key = parameter.device, group["amsgrad"], group["maximize"], group["capturable"]
+                batch = batches.setdefault(key, Batch(*key))
                 batch.add(parameter, self._state(parameter, group), group)
-        for batch in batches.values():
-            batch.join_steps()
         return list(batches.values())
 
     def _state(self, parameter: nn.Parameter, group: dict) -> dict:
         state = self.state[parameter]
         wide = torch.float32 if parameter.dtype in LOW_PRECISION else parameter.dtype
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros((), device=parameter.device if group["capturable"] else "cpu")
             state["exp_avg"] = torch.zeros_like(parameter, dtype=wide, memory_format=torch.contiguous_format)
             state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
             if group["amsgrad"]:
@@ -174,82 +189,20 @@ class SparseAdamW(Optimizer):
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """As torch's, but every state tensor keeps the dtype it was saved with: float32 masters stay float32."""
+        """As torch's, but state tensors keep the dtype they were saved with: float32 masters stay float32.
+
+        Groups stay capturable or not, as they are here; what either kind has saved, the other continues bit for bit.
+        """
+        capturable = [group["capturable"] for group in self.param_groups]
         super().load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, capturable, strict=True):
+            group["capturable"] = own
         saved = (key for group in state_dict["param_groups"] for key in group["params"])
         own = (parameter for group in self.param_groups for parameter in group["params"])
         for key, parameter in zip(saved, own, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
                 if isinstance(value, Tensor) and name != "step":
                     self.state[parameter][name] = value.to(parameter.device, copy=True)
-
-
-class _Batch:
-    """The arguments of one call of `ops.adamw_step_`: collected once, and used as long as the parameters stay where they are."""
-
-    def __init__(self, device: torch.device, amsgrad: bool, maximize: bool):
-        self.device, self.amsgrad, self.maximize, self.none = device, amsgrad, maximize, torch.empty(0, device=device)
-        self.parameters, self.groups, self.states, self.layouts = [], [], [], []
-        self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], []
-        self.masters, self.anchors, self.denses, self.indices = [], [], [], []
-        self.plans: dict[str, Callable] = {}  # by the name of the implementation
-
-    def add(self, parameter: nn.Parameter, state: dict, group: dict) -> None:
-        self.parameters.append(parameter)
-        self.groups.append(group)
-        self.states.append(state)
-        self.exp_avgs.append(state["exp_avg"])
-        self.exp_avg_sqs.append(state["exp_avg_sq"])
-        self.max_exp_avg_sqs.append(state["max_exp_avg_sq"] if self.amsgrad else self.none)
-        self.masters.append(state.get("master", self.none))
-        self.anchors.append(state.get("pretrained", self.none))
-        sparse = isinstance(parameter, Values)
-        self.denses.append(parameter.dense if sparse else self.none)
-        self.indices.append(parameter.entries.index if sparse else self.none)
-        self.layouts += parameter.entries.layout if sparse else DENSE_LAYOUT
-
-    def join_steps(self) -> None:
-        """Puts the step counters side by side, so that all are counted at once."""
-        self.steps = torch.stack([state["step"].cpu() for state in self.states])
-        for state, step in zip(self.states, self.steps.unbind(), strict=True):
-            state["step"] = step
-        self.mastered = [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if m is not self.none]
-
-    def refresh_masters(self, versions: dict[nn.Parameter, int]) -> None:
-        """Reads masters anew where somebody else has written into the parameter since the last step."""
-        for parameter, master in self.mastered:
-            if versions.get(parameter) != parameter._version and not torch.equal(master.to(parameter.dtype), parameter):
-                master.copy_(parameter)
-
-    def note_versions(self, versions: dict[nn.Parameter, int]) -> None:
-        versions.update((parameter, parameter._version) for parameter, _ in self.mastered)
-
-    def settings(self) -> Tensor:
-        """The table of `ops.adamw_step_`."""
-        groups = {id(group): group for group in self.groups}.values()
-        scalars = {id(g): (float(g["lr"]), *map(float, g["betas"]), g["eps"], g["weight_decay"], 0.0) for g in groups}
-        settings = torch.tensor([scalars[id(group)] for group in self.groups], dtype=torch.float64)
-        settings[:, 5] = self.steps
-        return settings
-
-    def run(self) -> None:
-        grads = [parameter.grad for parameter in self.parameters]
-        if any(grad.layout is not torch.strided for grad in grads):
-            raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
-        grads = [grad.contiguous() for grad in grads]
-        self.steps += 1
-        tensors = (
-            self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs, self.masters, self.anchors, self.denses, self.indices,
-        )  # fmt: skip
-        name = ops.chosen(self.device)
-        if name in self.plans:
-            self.plans[name](grads, self.settings())
-            return
-        ops.adamw_step_(
-            self.parameters, grads, *tensors, self.layouts, self.settings(), amsgrad=self.amsgrad, maximize=self.maximize
-        )
-        checked = Parameters(self.parameters, *tensors, self.layouts, self.amsgrad, self.maximize)
-        self.plans[name] = implementation("AdamWPlan", self.device)(checked)
 
 
 def _check_range(name: str, value: float | Tensor, low: float, high: float = float("inf")) -> None:

@@ -1,0 +1,85 @@
+"""All parameters that one call of `ops.adamw_step_` updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..ops.layout import DENSE
+from ..ops.parameters import Parameters
+from ..ops.registry import implementation
+from ..values import Values
+from .settings import Settings
+
+DENSE_LAYOUT = (DENSE, 0, 0, 0, 0)
+
+
+class Batch:
+    """The arguments of one call of `ops.adamw_step_`: collected once, and used as long as the parameters stay where they are."""
+
+    def __init__(self, device: torch.device, amsgrad: bool, maximize: bool, capturable: bool):
+        self.device, self.amsgrad, self.maximize, self.capturable = device, amsgrad, maximize, capturable
+        self.none = torch.empty(0, device=device)
+        self.parameters, self.groups, self.states, self.layouts = [], [], [], []
+        self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], []
+        self.masters, self.anchors, self.denses, self.indices = [], [], [], []
+        self.settings: Settings | None = None
+        self.plans: dict[str, Callable] = {}  # by the name of the implementation
+
+    def add(self, parameter: nn.Parameter, state: dict, group: dict) -> None:
+        self.parameters.append(parameter)
+        self.groups.append(group)
+        self.states.append(state)
+        self.exp_avgs.append(state["exp_avg"])
+        self.exp_avg_sqs.append(state["exp_avg_sq"])
+        self.max_exp_avg_sqs.append(state["max_exp_avg_sq"] if self.amsgrad else self.none)
+        self.masters.append(state.get("master", self.none))
+        self.anchors.append(state.get("pretrained", self.none))
+        sparse = isinstance(parameter, Values)
+        self.denses.append(parameter.dense if sparse else self.none)
+        self.indices.append(parameter.entries.index if sparse else self.none)
+        self.layouts += parameter.entries.layout if sparse else DENSE_LAYOUT
+
+    @cached_property
+    def mastered(self) -> list[tuple[nn.Parameter, Tensor]]:
+        return [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if m is not self.none]
+
+    def refresh_masters(self, versions: dict[nn.Parameter, int]) -> None:
+        """Reads masters anew at the entries where somebody else has written into the parameter since the last step.
+
+        Version counters tell whether to look, the GPU itself at which entries: nobody waits for its answer.
+        """
+        for parameter, master in self.mastered:
+            if versions.get(parameter) != parameter._version:
+                master.copy_(torch.where(master.to(parameter.dtype) == parameter, master, parameter))
+
+    def note_versions(self, versions: dict[nn.Parameter, int]) -> None:
+        versions.update((parameter, parameter._version) for parameter, _ in self.mastered)
+
+    def run(self, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
+        """One step; what a `GradScaler` hands over is read on the device, and so are the settings from then on."""
+        grads = [parameter.grad for parameter in self.parameters]
+        if any(grad.layout is not torch.strided for grad in grads):
+            raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
+        grads = [grad.contiguous() for grad in grads]
+        place = self.device if self.capturable or found_inf is not None else torch.device("cpu")
+        if self.settings is None or self.settings.device != place:
+            self.settings = Settings(self.groups, self.states, place)
+        settings = self.settings.next(found_inf)
+        name = ops.chosen(self.device)
+        if name in self.plans:
+            self.plans[name](grads, settings, grad_scale, found_inf)
+            return
+        tensors = (
+            self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs, self.masters, self.anchors, self.denses, self.indices,
+        )  # fmt: skip
+        options = {"amsgrad": self.amsgrad, "maximize": self.maximize}
+        ops.adamw_step_(
+            self.parameters, grads, *tensors, self.layouts, settings, **options, grad_scale=grad_scale, found_inf=found_inf
+        )
+        checked = Parameters(self.parameters, *tensors, self.layouts, self.amsgrad, self.maximize)
+        self.plans[name] = implementation("AdamWPlan", self.device)(checked)
