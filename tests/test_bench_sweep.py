@@ -2,11 +2,12 @@
 
 import json
 import sys
+from math import inf
 
 import pytest
 import torch
 
-from benchmarks import sweep
+from benchmarks import rule, sweep
 from clm_kernels import bench
 
 CPU = torch.device("cpu")
@@ -57,3 +58,70 @@ def test_the_reference_is_left_out_where_it_would_gather_too_much(tiny, monkeypa
     for row in sweep.sweep(CPU, quick=True):
         if row["kind"] in ("rows", "columns", "elements"):
             assert ("reference" in row["microseconds"]) == (row["kind"] != "elements" or row["density"] < 0.02)
+
+
+# The rule that is made of a sweep
+
+
+def rows(*, work=1000, kind="rows", dtype="float32", **microseconds):
+    """Cells of densities 0.01, 0.1 and 1."""
+    columns = zip(*microseconds.values(), strict=True)
+    return [
+        {
+            "kind": kind, "dtype": dtype, "work": work, "density": density,
+            "microseconds": dict(zip(microseconds, times, strict=True)) | {rule.PLAIN: 0.1},
+        }
+        for density, times in zip((0.01, 0.1, 1.0), columns, strict=True)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (rows(cpu=(1, 2, 3), vendor=(2, 3, 4)), [(inf, inf, "cpu")]),
+        (rows(cpu=(1, 2, 9), vendor=(2, 3, 4)), [(inf, 0.32, "cpu"), (inf, inf, "vendor")]),
+        (rows(cpu=(3, 2, 9), vendor=(2, 3, 4)), [(inf, 0.032, "vendor"), (inf, 0.32, "cpu"), (inf, inf, "vendor")]),
+        (rows(cpu=(1, 100, 1), vendor=(2, 96, 2)), [(inf, inf, "cpu")]),  # within the margin
+        (rows(cpu=(1, 100, 1), vendor=(2, 94, 2)), [(inf, 0.032, "cpu"), (inf, 0.32, "vendor"), (inf, inf, "cpu")]),
+        (rows(cpu=(1, 2, 96), vendor=(2, 1, 100)), [(inf, 0.032, "cpu"), (inf, inf, "vendor")]),  # the neighbour stays
+        (rows(reference=(1, 1, 1), vendor=(2, 3, 4)), [(inf, inf, "reference")]),  # what auto took was not measured
+        (
+            rows(cpu=(1, 2, 3), vendor=(2, 3, 4)) + rows(cpu=(1, 2, 9), vendor=(2, 3, 4), work=9000),
+            [(3000, inf, "cpu"), (inf, 0.32, "cpu"), (inf, inf, "vendor")],
+        ),
+        (
+            rows(cpu=(1, 2, 9), vendor=(2, 3, 4)) + rows(cpu=(2, 3, 9), vendor=(3, 4, 5), work=9000),
+            [(inf, 0.32, "cpu"), (inf, inf, "vendor")],
+        ),
+    ],
+)
+def test_bands(cells, expected):
+    assert rule.bands(cells, ("cpu",)) == expected
+    assert rule.bands(cells[::-1], ("cpu",)) == expected
+
+
+def _stored(path, device, cells):
+    machine = {"device": device, "name": "Some", "threads": 2, "versions": {"torch": "2.13"}, "commit": "abc"}
+    path.write_text(json.dumps({"machine": machine, "rows": cells}))
+    return path
+
+
+def test_the_module_that_is_written(tmp_path):
+    cells = rows(cpu=(1, 2, 9), vendor=(2, 3, 4)) + rows(cpu=(1, 2, 3), vendor=(2, 3, 4), kind="blocks", dtype="bfloat16")
+    cpu, cuda = (_stored(tmp_path / f"{device}.json", device, cells) for device in ("cpu", "cuda"))
+    written: dict = {}
+    exec(rule.text([cpu, cuda]), written)
+    assert written["SOURCES"] == {
+        "cpu": "Some, 2 threads, torch 2.13, commit abc",
+        "cuda": "Some, torch 2.13, commit abc",
+    }
+    assert written["TABLE"]["cpu"] == {
+        ("rows", "float32"): ((inf, 0.32, "cpu"), (inf, inf, "vendor")),
+        ("blocks", "bfloat16"): ((inf, inf, "cpu"),),
+    }
+    with pytest.raises(ValueError, match="got two of cpu"):
+        rule.text([cpu, cpu])
+
+
+def test_the_committed_rule_is_made_of_the_committed_sweeps():
+    assert rule.text(sorted(rule.RESULTS.glob("*/sweep.json"))) == rule.TARGET.read_text()

@@ -50,6 +50,9 @@ class Case:
     check: Callable[[], None]
     bytes: int  # that must move
     flop: int = 0
+    tokens: int = 0
+    size: tuple[int, int] = (0, 0)  # of the weight
+    density: float = 0.0
     baselines: dict[str, Callable[[], object]] = field(default_factory=dict)
     compiled: dict[str, Callable[[], Callable[[], object]]] = field(default_factory=dict)
     verify: Callable[[str, Callable[[], object]], None] = lambda name, call: None
@@ -57,6 +60,11 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.op} {self.kind} {self.dtype} {self.shape}"
+
+    def implementation(self, device: torch.device) -> str:
+        """The one that runs it."""
+        work = self.tokens * self.size[0] * self.size[1]
+        return ops.chosen(device, self.op.replace("adamw_step_", "AdamWPlan"), self.kind, DTYPES[self.dtype], work, self.density)
 
 
 def build(
@@ -77,7 +85,7 @@ def build(
         "weight_grad": _weight_grad, "embedding_grad": _embedding_grad, "sensitivity": _sensitivity, "adamw_step_": _adamw,
     }  # fmt: skip
     arguments = make.get(op, _movement)(op, entries, size, DTYPES[dtype], device, tokens)
-    return Case(op, kind, dtype, shape, **arguments)
+    return Case(op, kind, dtype, shape, tokens=tokens, size=size, density=entries.density, **arguments)
 
 
 def some_entries(kind: str, shape: tuple[int, int], density: float) -> Entries:

@@ -100,7 +100,8 @@ def measure(
     ours = statistics.median(seconds["ours"])
     ratios = {name: statistics.median(b / a for a, b in zip(seconds["ours"], seconds[name], strict=True)) for name in baselines}
     return {
-        "op": case.op, "kind": case.kind, "dtype": case.dtype, "shape": case.shape,
+        "op": case.op, "kind": case.kind, "dtype": case.dtype, "shape": case.shape, "tokens": case.tokens,
+        "density": case.density, "implementation": case.implementation(device),
         "microseconds": 1e6 * ours, "bytes": case.bytes, "flop": case.flop, "GB/s": case.bytes / ours / 1e9,
         "% of copy": 100 * case.bytes / ours / machine.copy,
         "% of product": 100 * case.flop / ours / machine.product[case.dtype], "faster than": ratios,

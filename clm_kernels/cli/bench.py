@@ -26,7 +26,7 @@ def bench(
     """Time every op beside what torch has for it: checked first, caches flushed, in rotation, medians."""
     import torch
 
-    from .. import bench, ops
+    from .. import bench
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if place.type == "cuda" and not torch.cuda.is_available():
@@ -39,7 +39,6 @@ def bench(
     rows = []
     for op, kind in track(names, "timing", transient=True):
         rows.append(bench.measure(bench.build(op, kind, dtype, shape, place, tokens), machine, place, rounds, compiled=compile))
-        rows[-1]["implementation"] = ops.chosen(place, op.replace("adamw_step_", "AdamWPlan"))
 
     console = Console(soft_wrap=True)
     if not console.is_terminal:

@@ -7,6 +7,8 @@ import importlib.util
 import os
 import platform
 from collections.abc import Iterator
+from itertools import groupby
+from math import inf
 
 from rich.console import Console
 from rich.table import Table
@@ -44,7 +46,11 @@ def doctor() -> None:
     for name in MODULES:
         table.add_row(name, "no" if why_not(name) else "yes", "; ".join(_active(name, active)) or "-")
     console.print(table)
-    if forced := os.environ.get("CLM_KERNELS_BACKEND"):
+    forced = os.environ.get("CLM_KERNELS_BACKEND")
+    for device in () if forced else active:
+        for line in _rule(device):
+            console.print(line, markup=False, highlight=False)
+    if forced:
         console.print(f"CLM_KERNELS_BACKEND={forced} makes that choice; without it, the best one that is built is taken")
 
     useful = [name for name in MODULES if DEVICES[name] in (None, *active)]
@@ -61,9 +67,46 @@ def doctor() -> None:
 def _active(name: str, active: dict[str, dict[str, str]]) -> Iterator[str]:
     """Where an implementation runs: a device, with the ops if it does not run all of them there."""
     for device, implementations in active.items():
-        ops = [op.replace("AdamWPlan", "adamw_step_") for op, implementation in implementations.items() if implementation == name]
+        ops = [
+            op.replace("AdamWPlan", "adamw_step_")
+            for op, implementation in implementations.items()
+            if name in implementation.split(" or ")
+        ]
         if ops:
             yield device if len(ops) == len(implementations) else f"{device}: {', '.join(ops)}"
+
+
+def _rule(device: str) -> Iterator[str]:
+    """What `auto` takes for `weight_grad` on this device, and why."""
+    from ..ops.registry import AUTO, TABLE, rule, why_not
+    from ..ops.rule import SOURCES
+
+    if device not in TABLE:
+        first = ", else ".join((*AUTO.get(device, {}).get("weight_grad", ()), "reference"))
+        yield f"weight_grad on {device}: {first}; nothing has been measured on such a device, so no kernel is preferred"
+        return
+    yield f"weight_grad on {device}, as measured on {SOURCES[device]}:"
+    bands = rule(device)
+    for kind, keys in groupby(bands, key=lambda key: key[0]):
+        words = {dtype: _words(bands[kind, dtype]) for _, dtype in keys}
+        if len(set(words.values())) == 1:
+            words = {"": words.popitem()[1]}
+        for dtype, said in words.items():
+            yield f"  {kind}{dtype and f' of {dtype}'}: {said}"
+    for name in sorted({name for known in TABLE[device].values() for *_, name in known}):
+        if reason := why_not(name):
+            yield f"  where {name} was the fastest, what `auto` takes next stands here, as {name} cannot run: {reason}"
+
+
+def _words(bands: tuple[tuple[float, float, str], ...]) -> str:
+    """ "cpu up to 30 %, vendor above", for each size if it depends on that."""
+    said = []
+    for work, of_work in groupby(bands, key=lambda band: band[0]):
+        *below, (_, _, last) = of_work
+        densities = ", ".join(f"{name} up to {100 * density:g} %" for _, density, name in below)
+        size = f"tokens x rows x columns up to {work:.2g}: " if work < inf else "beyond: " if said else ""
+        said.append(size + (f"{densities}, {last} above" if below else last))
+    return "; ".join(said)
 
 
 def _version(package: str) -> str:

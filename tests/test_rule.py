@@ -1,0 +1,133 @@
+"""`auto` follows the measured rule, call by call, and says so."""
+
+from math import inf
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from clm_kernels import bench, ops
+from clm_kernels.cli import app
+from clm_kernels.ops import registry, rule, schemas
+from clm_kernels.selection import Entries
+
+CPU = torch.device("cpu")
+TOKENS, SHAPE = 8, (64, 64)
+TABLE = {
+    ("rows", "float32"): ((8 * 64 * 64, 0.25, "reference"), (8 * 64 * 64, inf, "vendor"), (inf, inf, "reference")),
+    ("columns", "float32"): ((inf, inf, "vendor"),),
+    ("blocks", "float32"): ((inf, 0.25, "reference"), (inf, inf, "vendor")),
+    ("elements", "float32"): ((inf, 0.25, "reference"), (inf, inf, "vendor")),
+}
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """Names of the implementations that ran, under a rule of our own."""
+    names = []
+    monkeypatch.setattr(registry, "TABLE", {"cpu": TABLE})
+    monkeypatch.setattr(registry, "_wanted", "auto")
+    monkeypatch.setitem(rule.SOURCES, "cpu", "the machine under the desk")
+    for name in ("reference", "vendor", "cpu"):
+        if registry.why_not(name) is None:
+            module = registry._load(name)
+            right = module.weight_grad
+            monkeypatch.setattr(module, "weight_grad", lambda *args, n=name, f=right: names.append(n) or f(*args))
+    registry._function.cache_clear()
+    yield names
+    registry._function.cache_clear()
+
+
+def _entries(kind, density, shape=SHAPE):
+    block = (8, 8) if kind == "blocks" else None
+    units = Entries.of(kind, [], shape, block).units
+    return Entries.of(kind, range(round(density * units)), shape, block)
+
+
+@pytest.mark.parametrize(
+    ("kind", "density", "tokens", "expected"),
+    [
+        ("rows", 0.25, TOKENS, "reference"), ("rows", 0.27, TOKENS, "vendor"), ("rows", 1.0, TOKENS, "vendor"),
+        ("rows", 1.0, TOKENS + 1, "reference"), ("columns", 0.1, TOKENS, "vendor"), ("columns", 1.0, TOKENS, "vendor"),
+        ("blocks", 0.25, TOKENS, "reference"), ("blocks", 0.27, TOKENS, "vendor"), ("elements", 0.25, TOKENS, "reference"),
+        ("elements", 0.27, TOKENS, "vendor"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("way", ["op", "direct"])
+def test_the_call_decides(ran, way, kind, density, tokens, expected):
+    entries = _entries(kind, density)
+    dy, x = torch.randn(tokens, 64), torch.randn(tokens, 64)
+    if way == "op":
+        result = ops.weight_grad(dy, x, entries)
+    else:
+        layout = list(entries.layout) if kind == "rows" else entries.layout
+        result = schemas.direct("weight_grad", dy)(dy, x, entries.index, layout, torch.float32)
+    assert ran == [expected]
+    torch.testing.assert_close(result, ops.gather(dy.T @ x, entries))
+    work = tokens * 64 * 64
+    assert ops.chosen(CPU, "weight_grad", kind, torch.float32, work, entries.density) == expected
+    assert ops.chosen(CPU, "weight_grad") == "reference or vendor"
+
+
+def test_what_was_not_measured_is_as_before(ran):
+    """float64 here; and an empty selection, and an empty weight, are no reason to fail."""
+    before = registry._choose("auto", "cpu", "weight_grad")
+    ops.weight_grad(torch.randn(4, 64).double(), torch.randn(4, 64).double(), _entries("rows", 0.5))
+    assert ran == [before] and ops.chosen(CPU, "weight_grad", "rows", torch.float64, 1, 1) == before
+    for shape in (SHAPE, (0, 64)):
+        assert ops.weight_grad(torch.randn(4, shape[0]), torch.randn(4, 64), _entries("rows", 0.0, shape)).shape == (0, 64)
+
+
+def test_one_asked_for_by_name_does_not_look(ran):
+    with ops.backend("vendor"):
+        assert registry.implementation("weight_grad", CPU) is registry._load("vendor").weight_grad
+        assert ops.chosen(CPU, "weight_grad", "rows", torch.float32, 1, 0.1) == "vendor"
+
+
+def test_one_implementation_for_all_does_not_look(ran, monkeypatch):
+    before = registry._choose("auto", "cpu", "weight_grad")
+    monkeypatch.setattr(registry, "TABLE", {"cpu": dict.fromkeys(TABLE, ((inf, 0.5, before), (inf, inf, before)))})
+    assert registry.implementation("weight_grad", CPU) is registry._load(before).weight_grad
+
+
+def test_one_that_cannot_run_gives_way_and_doctor_says_so(ran, monkeypatch):
+    table = {("rows", "float32"): ((inf, 0.25, "cpu"), (inf, inf, "vendor"))}
+    monkeypatch.setattr(registry, "TABLE", {"cpu": table})
+    monkeypatch.setattr(registry, "why_not", lambda name: "install a C++ compiler" if name == "cpu" else None)
+    ops.weight_grad(torch.randn(4, 64), torch.randn(4, 64), _entries("rows", 0.1))
+    assert ran == ["reference"]
+    said = CliRunner().invoke(app, ["doctor"]).stdout
+    assert "rows: reference up to 25 %, vendor above" in said
+    assert "as cpu cannot run: install a C++ compiler" in said
+
+
+def test_doctor_says_the_rule_in_words(ran, monkeypatch):
+    said = CliRunner().invoke(app, ["doctor"]).stdout
+    assert "weight_grad on cpu, as measured on the machine under the desk" in said
+    assert "rows: tokens x rows x columns up to 3.3e+04: reference up to 25 %, vendor above; beyond: reference" in said
+    assert "columns: vendor" in said and "blocks: reference up to 25 %, vendor above" in said
+    monkeypatch.setattr(registry, "TABLE", {})
+    assert "nothing has been measured on such a device" in CliRunner().invoke(app, ["doctor"]).stdout
+    monkeypatch.setenv("CLM_KERNELS_BACKEND", "reference")
+    assert "nothing has been measured" not in CliRunner().invoke(app, ["doctor"]).stdout
+
+
+def test_bench_names_what_ran(ran, monkeypatch):
+    """Of each case, at its own size."""
+    monkeypatch.setitem(bench.SHAPES, "MiniLM", (64, 64))
+    monkeypatch.setattr("clm_kernels.bench.timing.FLUSH", 1 << 10)
+    machine = bench.Machine(copy=1e9, product={"float32": 1e9})
+    for density, tokens in ((0.1, TOKENS), (0.5, TOKENS), (0.5, 2 * TOKENS)):
+        case = bench.build("weight_grad", "rows", "float32", "MiniLM", CPU, tokens, density)
+        ran.clear()
+        row = bench.measure(case, machine, CPU, rounds=1)
+        assert {row["implementation"]} == set(ran)
+
+
+def test_every_implementation_of_the_rule_is_one_of_its_device():
+    for device, table in rule.TABLE.items():
+        assert rule.SOURCES[device]
+        for (kind, dtype), bands in table.items():
+            assert kind in bench.KINDS and isinstance(getattr(torch, dtype), torch.dtype)
+            assert bands[-1][:2] == (inf, inf) and list(bands) == sorted(bands, key=lambda band: band[:2])
+            assert all(registry.DEVICES[name] in (None, device) for *_, name in bands)
