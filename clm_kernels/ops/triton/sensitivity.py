@@ -70,7 +70,7 @@ def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None)
     with torch.cuda.device_of(units):
         quadratic_forms[programs, triton.cdiv(size, tile_units)](
             gram, units, sums, tokens, size, units.stride(0), units.stride(1),
-            SPLIT=units.dtype == torch.bfloat16, WIDEN=INTERPRETED,  # numpy, which the interpreter multiplies with, has no bfloat16
+            SPLIT=units.dtype == torch.bfloat16, WIDEN=INTERPRETED,  # by numpy, which has no bfloat16
             PRECISION=precision(units), TOKENS=tile_tokens, UNITS=tile_units, STEP=step, num_warps=WARPS,
         )  # fmt: skip
     return sums.sum(0)
