@@ -88,6 +88,7 @@ class SparseAdamW(Optimizer):
     def _forget(self) -> None:
         self._versions: dict[nn.Parameter, int] = {}  # of parameters with masters, as of the last step
         self._batches: list[Batch] = []
+        self._hooked: list[Values] = []  # whose gradient is taken from a dense one
         self._captured: list[Batch] = []  # that CUDA graphs go on using
         self._collected: list | None = None  # what the batches were collected from
 
@@ -128,50 +129,58 @@ class SparseAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._check_hooks()
-        active = [[p for p in group["params"] if p.grad is not None] for group in self.param_groups]
+        every = [[p.grad for p in group["params"]] for group in self.param_groups]
+        active = [
+            [p for p, grad in zip(group["params"], own) if grad is not None] for group, own in zip(self.param_groups, every)
+        ]
+        grads = [grad for own in every for grad in own if grad is not None]
         identity = self._identity(active)
         if identity != self._collected:
-            self._batches = self._collect(active)
+            self._collect(active)
             self._collected = self._identity(active)
+        self._check_hooks()
         for batch in self._batches:
-            batch.refresh_masters(self._versions)
-            batch.run(getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-            batch.note_versions(self._versions)
+            batch.refresh_masters()
+            batch.run(grads, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+            batch.note_versions()
         if capturing():
             self._captured += self._batches
         return loss
 
     def _check_hooks(self) -> None:
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if isinstance(parameter, Values) and parameter.hooked:
-                    if parameter.dense.grad is not None:
-                        raise RuntimeError(
-                            "SparseAdamW: a selected weight must not have a dense gradient when its compact one is used; "
-                            "DDP puts it back: patch the model before wrapping it, and select weights of patched layers only"
-                        )
-                    parameter.spent = True
+        for parameter in self._hooked:
+            if parameter.dense.grad is not None:
+                raise RuntimeError(
+                    "SparseAdamW: a selected weight must not have a dense gradient when its compact one is used; "
+                    "DDP puts it back: patch the model before wrapping it, and select weights of patched layers only"
+                )
+            parameter.spent = True
 
     def _identity(self, active: list[list[nn.Parameter]]) -> list:
-        """What the collected batches depend on: they serve as long as this stays the same."""
-        identity = []
+        """What the collected batches depend on: they serve as long as this stays the same.
+
+        Compared before every step, so a list is made of one thing at a time, without a Python call an item.
+        """
+        identity = [list(map(id, self.state.values())), [id(state.get("exp_avg")) for state in self.state.values()]]
         for group, parameters in zip(self.param_groups, active, strict=True):
-            identity += id(group), len(parameters), *(group[key] for key in ("amsgrad", "maximize", "decay_to", "capturable"))
-            for p in parameters:
-                identity += id(p), p.data_ptr(), id(self.state[p].get("exp_avg"))
-                if isinstance(p, Values):
-                    identity.append(p.dense.data_ptr())
+            identity.append((id(group), *(group[key] for key in ("amsgrad", "maximize", "decay_to", "capturable"))))
+            identity += list(map(id, parameters)), list(map(Tensor.data_ptr, parameters))
+            identity.append([p.dense.data_ptr() for p in parameters if type(p) is Values])
         return identity
 
-    def _collect(self, active: list[list[nn.Parameter]]) -> list[Batch]:
+    def _collect(self, active: list[list[nn.Parameter]]) -> None:
+        for batch in self._batches:
+            self._versions.update(batch.versions())
         batches: dict[tuple, Batch] = {}
-        for group, parameters in zip(self.param_groups, active, strict=True):
-            for parameter in parameters:
-                key = parameter.device, group["amsgrad"], group["maximize"], group["capturable"]
-                batch = batches.setdefault(key, Batch(*key))
-                batch.add(parameter, self._state(parameter, group), group)
-        return list(batches.values())
+        pairs = ((group, p) for group, parameters in zip(self.param_groups, active, strict=True) for p in parameters)
+        for i, (group, parameter) in enumerate(pairs):
+            key = parameter.device, group["amsgrad"], group["maximize"], group["capturable"]
+            batch = batches.setdefault(key, Batch(*key))
+            batch.add(i, parameter, self._state(parameter, group), group)
+        self._batches = list(batches.values())
+        for batch in self._batches:
+            batch.recall_versions(self._versions)
+        self._hooked = [p for group in self.param_groups for p in group["params"] if isinstance(p, Values) and p.hooked]
 
     def _state(self, parameter: nn.Parameter, group: dict) -> dict:
         state = self.state[parameter]

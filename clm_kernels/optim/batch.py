@@ -24,13 +24,15 @@ class Batch:
     def __init__(self, device: torch.device, amsgrad: bool, maximize: bool, capturable: bool):
         self.device, self.amsgrad, self.maximize, self.capturable = device, amsgrad, maximize, capturable
         self.none = torch.empty(0, device=device)
-        self.parameters, self.groups, self.states, self.layouts = [], [], [], []
+        self.places, self.parameters, self.groups, self.states, self.layouts = [], [], [], [], []
         self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], []
         self.masters, self.anchors, self.denses, self.indices = [], [], [], []
         self.settings: Settings | None = None
         self.plans: dict[str, Callable] = {}  # by the name of the implementation
 
-    def add(self, parameter: nn.Parameter, state: dict, group: dict) -> None:
+    def add(self, place: int, parameter: nn.Parameter, state: dict, group: dict) -> None:
+        """Adds the parameter whose gradient will be `run`'s of number `place`."""
+        self.places.append(place)
         self.parameters.append(parameter)
         self.groups.append(group)
         self.states.append(state)
@@ -48,24 +50,31 @@ class Batch:
     def mastered(self) -> list[tuple[nn.Parameter, Tensor]]:
         return [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if m is not self.none]
 
-    def refresh_masters(self, versions: dict[nn.Parameter, int]) -> None:
+    def recall_versions(self, versions: dict[nn.Parameter, int]) -> None:
+        """Takes over what another batch has noted of the parameters with masters."""
+        self.noted = [versions.get(parameter) for parameter, _ in self.mastered]
+
+    def versions(self) -> dict[nn.Parameter, int]:
+        return {parameter: version for (parameter, _), version in zip(self.mastered, self.noted, strict=True)}
+
+    def note_versions(self) -> None:
+        self.noted = [parameter._version for parameter, _ in self.mastered]
+
+    def refresh_masters(self) -> None:
         """Reads masters anew at the entries where somebody else has written into the parameter since the last step.
 
         Version counters tell whether to look, the GPU itself at which entries: nobody waits for its answer.
         """
-        for parameter, master in self.mastered:
-            if versions.get(parameter) != parameter._version:
-                master.copy_(torch.where(master.to(parameter.dtype) == parameter, master, parameter))
+        if self.noted != (now := [parameter._version for parameter, _ in self.mastered]):
+            for (parameter, master), before, version in zip(self.mastered, self.noted, now, strict=True):
+                if before != version:
+                    master.copy_(torch.where(master.to(parameter.dtype) == parameter, master, parameter))
 
-    def note_versions(self, versions: dict[nn.Parameter, int]) -> None:
-        versions.update((parameter, parameter._version) for parameter, _ in self.mastered)
-
-    def run(self, grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
-        """One step; what a `GradScaler` hands over is read on the device, and so are the settings from then on."""
-        grads = [parameter.grad for parameter in self.parameters]
-        if any(grad.layout is not torch.strided for grad in grads):
-            raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
-        grads = [grad.contiguous() for grad in grads]
+    def run(self, grads: list[Tensor], grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
+        """One step with the `grads` of all batches' parameters; what a `GradScaler` hands over is read on the device, and so are the settings from then on."""
+        grads = [grads[place] for place in self.places]
+        if not all(map(Tensor.is_contiguous, grads)):
+            grads = [grad.contiguous() for grad in map(strided, grads)]
         place = self.device if self.capturable or found_inf is not None else torch.device("cpu")
         if self.settings is None or self.settings.device != place:
             self.settings = Settings(self.groups, self.states, place)
@@ -83,3 +92,9 @@ class Batch:
         )
         checked = Parameters(self.parameters, *tensors, self.layouts, self.amsgrad, self.maximize)
         self.plans[name] = implementation("AdamWPlan", self.device)(checked)
+
+
+def strided(grad: Tensor) -> Tensor:
+    if grad.layout is not torch.strided:
+        raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
+    return grad

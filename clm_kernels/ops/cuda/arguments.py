@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from ..upload import upload
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype in csrc/cuda/kernels.h
 NO_ARRAY = (0, 0)
+DTYPE_OF = attrgetter("dtype")
 
 
 def array(tensor: Tensor) -> tuple[int, int]:
@@ -34,12 +36,12 @@ class GradTable:
     """Addresses and dtypes of gradients, on the device: written anew only when they have changed."""
 
     def __init__(self, op: str, length: int, device: torch.device):
-        self.op, self.rows = op, None
+        self.op, self.known = op, None
         self.table = torch.empty(max(length, 1), 2, dtype=torch.int64, device=device)
 
     def address(self, grads: list[Tensor]) -> int:
-        rows = list(map(array, grads))
-        if rows != self.rows:
-            upload(self.op, "grads", self.table, torch.tensor(rows, dtype=torch.int64, device="cpu"))
-            self.rows = rows
+        known = list(map(Tensor.data_ptr, grads)), list(map(DTYPE_OF, grads))
+        if known != self.known:
+            upload(self.op, "grads", self.table, torch.tensor(list(map(array, grads)), dtype=torch.int64, device="cpu"))
+            self.known = known
         return self.table.data_ptr()
