@@ -201,8 +201,9 @@ class SparseAdamW(Optimizer):
         own = (parameter for group in self.param_groups for parameter in group["params"])
         for key, parameter in zip(saved, own, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
-                if isinstance(value, Tensor) and name != "step":
-                    self.state[parameter][name] = value.to(parameter.device, copy=True)
+                if isinstance(value, Tensor):
+                    place = self.state[parameter]["step"].device if name == "step" else parameter.device
+                    self.state[parameter][name] = value.to(place, copy=True)
 
 
 def _check_range(name: str, value: float | Tensor, low: float, high: float = float("inf")) -> None:
