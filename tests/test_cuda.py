@@ -5,7 +5,9 @@ import torch
 from cuda_parameters import LOW, SHAPES, VARIANTS, aligned, check_step, grads, parameter, plan, settings, widened
 from oracles import DTYPES, KINDS, assert_same_bits, entries_of, pick, place
 from tolerances import assert_close
+from torch import nn
 
+import clm_kernels as clm
 from clm_kernels.ops import reference
 
 try:
@@ -142,3 +144,129 @@ def test_a_cuda_graph_replays_with_new_settings(dtype):
         check(graph.replay, settings(mine, i))
     with pytest.raises(RuntimeError, match="settings must be on the GPU"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         step(gradients, settings(mine))
+
+
+def _model_and_optimizer(dtype=torch.float32, **options):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, 8)).to(dtype)
+    clm.patch(
+        model, clm.Selection({"0.weight": clm.Entries.everything("rows", (16, 40))}), biases=True, head=["2.weight", "2.bias"]
+    )
+    return model, clm.SparseAdamW([p for p in model.parameters() if p.requires_grad], **options)
+
+
+def _state(model, optimizer):
+    return [*model.state_dict().values(), *(tensor.cpu() for state in optimizer.state.values() for tensor in state.values())]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *LOW])
+def test_a_graph_of_an_optimizers_step_counts_and_follows_the_scheduler(dtype):
+    """Steps one by one with counters on the host, on the GPU, and replays: the same bits."""
+    results = []
+    for capturable, graphed in ((False, False), (True, False), (True, True)):
+        model, optimizer = _model_and_optimizer(dtype, lr=torch.tensor(1e-2), capturable=capturable)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+        parameters, graph = optimizer.param_groups[0]["params"], torch.cuda.CUDAGraph()
+        for p in parameters:
+            p.grad = torch.empty_like(p)
+        for step in range(8):
+            torch.manual_seed(step)
+            for p in parameters:
+                p.grad.normal_()
+            if graphed and step == 3:
+                with torch.cuda.graph(graph):
+                    optimizer.step()
+            if graphed and step >= 3:
+                graph.replay()
+            else:
+                optimizer.step()
+            scheduler.step()
+        assert all(state["step"] == 8 for state in optimizer.state.values())
+        results.append(_state(model, optimizer))
+    for result in results[1:]:
+        for tensor, expected in zip(result, results[0], strict=True):
+            assert_same_bits(tensor, expected)
+
+
+def test_a_graph_of_a_whole_training_step():
+    """Forward, backward and step; gradients keep their place."""
+    x = torch.randn(4, 40)
+    results = []
+    for graphed in (False, True):
+        model, optimizer = _model_and_optimizer(lr=torch.tensor(1e-2), capturable=True)
+
+        def train(model=model, optimizer=optimizer):
+            model(x).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                train()
+        torch.cuda.current_stream().wait_stream(side)
+        if graphed:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                train()
+        for _ in range(3):
+            graph.replay() if graphed else train()
+        assert all(state["step"] == 6 for state in optimizer.state.values())
+        results.append(list(model.state_dict().values()))
+    torch.testing.assert_close(*results, rtol=1e-3, atol=1e-4)
+
+
+def test_a_graph_needs_a_capturable_optimizer():
+    model, optimizer = _model_and_optimizer()
+    model(torch.randn(4, 40)).sum().backward()
+    with pytest.raises(RuntimeError, match="capturable must be True"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        optimizer.step()
+
+
+@pytest.mark.parametrize("capturable", [False, True])
+def test_grad_scaler(capturable):
+    """Two of the steps overflow; the host waits for nothing once plans and tables are made."""
+    model, optimizer = _model_and_optimizer(lr=1e-2, capturable=capturable)
+    torch.manual_seed(1)
+    dense = nn.Sequential(nn.Linear(40, 16), nn.Tanh(), nn.Linear(16, 8))
+    other = torch.optim.AdamW(dense.parameters(), lr=1e-2, fused=True)
+    for network, steps in ((model, optimizer), (dense, other)):
+        torch.manual_seed(2)
+        scaler = torch.amp.GradScaler("cuda", init_scale=1024.0)
+        for step in range(8):
+            scaler.scale(network(torch.randn(4, 40)).square().mean() * (float("inf") if step in (0, 5) else 1.0)).backward()
+            torch.cuda.set_sync_debug_mode("error" if step > 2 else "default")
+            try:
+                scaler.step(steps)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            scaler.update()
+            steps.zero_grad()
+        assert scaler.get_scale() == 256.0 and all(state["step"] == 6 for state in steps.state.values())
+        network(torch.ones(4, 40)).square().mean().backward()  # and one without: counters go where they are needed
+        steps.step()
+        assert all(state["step"] == 7 for state in steps.state.values())
+    for name, tensor in dense.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_a_state_continues_in_the_other_mode(capturable, dtype):
+    def train(model, optimizer, seed):
+        for step in range(3):
+            torch.manual_seed(seed + step)
+            for p in optimizer.param_groups[0]["params"]:
+                p.grad = torch.randn_like(p)
+            optimizer.step()
+
+    model, optimizer = _model_and_optimizer(dtype, capturable=capturable)
+    train(model, optimizer, 0)
+    twin, loaded = _model_and_optimizer(dtype, capturable=not capturable)
+    twin.load_state_dict(model.state_dict())
+    loaded.load_state_dict(optimizer.state_dict())
+    train(model, optimizer, 3)
+    train(twin, loaded, 3)
+    for tensor, expected in zip(_state(twin, loaded), _state(model, optimizer), strict=True):
+        assert_same_bits(tensor, expected)

@@ -178,12 +178,12 @@ def test_capturable_follows_schedulers_and_groups(lr, change):
 def test_a_state_continues_in_either_mode(saved, loaded, dtype):
     (model, _), (twin, _) = patched("columns", dtype), patched("columns", dtype)
     optimizer = clm.SparseAdamW(model.parameters(), lr=1e-2, capturable=saved)
-    descend(model, optimizer, 4)
+    descend(model, optimizer, 3)
     twin.load_state_dict(model.state_dict())
     other = clm.SparseAdamW(twin.parameters(), lr=1e-2, capturable=loaded)
     descend(twin, other, 1)  # it must forget what it has collected
     twin.load_state_dict(model.state_dict())
-    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    other.load_state_dict(optimizer.state_dict())  # a copy: the two go on apart
     assert [group["capturable"] for group in other.param_groups] == [loaded]
     descend(model, optimizer, 4)
     descend(twin, other, 4)

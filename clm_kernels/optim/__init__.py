@@ -29,9 +29,10 @@ class SparseAdamW(Optimizer):
         betas, eps, weight_decay, amsgrad, maximize: as `torch.optim.AdamW`.
         foreach: accepted for compatibility; there is one implementation, and it is fused.
         capturable: keeps step counters and settings on the parameters' device, so that `step` can be captured in a CUDA
-            graph and never waits for the GPU. A learning rate that is to change between replays is a tensor there; numbers
-            are those of the capture, or of a later step outside of the graph. After the capture, steps outside of it must
-            find the same gradients, and whoever writes into bf16 or fp16 parameters lets one such step see it.
+            graph, after two steps, and never waits for the GPU. A learning rate that is to change between replays is a
+            tensor there; numbers are those of the capture, or of a later step outside of the graph. Gradients must keep
+            their place (``zero_grad(set_to_none=False)``), steps outside of the graph find the same ones, and whoever
+            writes into bf16 or fp16 parameters lets one such step see it: replays read the masters alone.
         differentiable: must be False.
         fused: False makes `GradScaler` unscale the gradients and look at its ``found_inf`` on the host, before `step`; else
             `step` does both where they lie.
@@ -210,8 +211,9 @@ class SparseAdamW(Optimizer):
         own = (parameter for group in self.param_groups for parameter in group["params"])
         for key, parameter in zip(saved, own, strict=True):
             for name, value in state_dict["state"].get(key, {}).items():
-                if isinstance(value, Tensor) and name != "step":
-                    self.state[parameter][name] = value.to(parameter.device, copy=True)
+                if isinstance(value, Tensor):
+                    place = self.state[parameter]["step"].device if name == "step" else parameter.device
+                    self.state[parameter][name] = value.to(place, copy=True)
 
 
 def _check_range(name: str, value: float | Tensor, low: float, high: float = float("inf")) -> None:

@@ -31,7 +31,7 @@ class Settings:
             state["step"] = step
         self.table = torch.empty(len(states), len(SETTINGS), dtype=torch.float64, device=device)
         runs = (list(run) for _, run in groupby(enumerate(groups), lambda item: id(item[1])))
-        self.rows = [(run[0][1], self.table[run[0][0] : run[-1][0] + 1]) for run in runs]
+        self.columns = [(run[0][1], [self.table[run[0][0] : run[-1][0] + 1, j] for j in range(STEP)]) for run in runs]
         self.written: dict[tuple[int, int], float] = {}
         self.in_graphs: set[tuple[int, int]] = set()  # what every replay of a CUDA graph writes anew
 
@@ -39,12 +39,13 @@ class Settings:
         """The table of the next step, which does not count if `found_inf` is not 0."""
         self.steps += 1 if found_inf is None else found_inf.to(self.device, non_blocking=True) == 0
         self.table[:, STEP] = self.steps
-        for i, (group, rows) in enumerate(self.rows):
-            for j, value in enumerate((group["lr"], *group["betas"], group["eps"], group["weight_decay"])):
+        for i, (group, columns) in enumerate(self.columns):
+            values = group["lr"], *group["betas"], group["eps"], group["weight_decay"]
+            for j, (column, value) in enumerate(zip(columns, values, strict=True)):
                 if isinstance(value, Tensor) and value.device.type == self.device.type:
-                    rows[:, j] = value
+                    column[:] = value
                 else:
-                    self._write((i, j), rows[:, j], float(value))
+                    self._write((i, j), column, float(value))
         return self.table
 
     def _write(self, key: tuple[int, int], column: Tensor, value: float) -> None:
