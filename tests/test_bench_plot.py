@@ -119,9 +119,10 @@ def test_what_the_programs_store_can_be_drawn(tmp_path, monkeypatch):
     options = ["--rounds", "1", "--tokens", "16", "--device", "cpu", "--output", str(paths[0])]
     assert CliRunner().invoke(app, ["bench", *options]).exit_code == 0
     suite = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-only", f"--benchmark-json={paths[1]}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}  # xdist's turn it off
     run = subprocess.run(
         [*suite, "-k", "weight_grad-rows-float32-MiniLM or gather-rows-bfloat16-MiniLM"], cwd=ROOT, capture_output=True,
-        text=True, env=os.environ | {"CLM_KERNELS_COMPILE": "0"}, timeout=300,
+        text=True, env=environment | {"CLM_KERNELS_COMPILE": "0"}, timeout=300,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout
     command, suite = (json.loads(path.read_text()) for path in paths)
