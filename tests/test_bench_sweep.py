@@ -60,6 +60,15 @@ def test_the_reference_is_left_out_where_it_would_gather_too_much(tiny, monkeypa
             assert ("reference" in row["microseconds"]) == (row["kind"] != "elements" or row["density"] < 0.02)
 
 
+def test_what_needs_too_much_memory_is_left_out(tiny, monkeypatch):
+    def too_much(*operands):
+        raise torch.OutOfMemoryError
+
+    known = {"vendor": sweep.implementations(CPU)["vendor"], "reference": too_much}
+    monkeypatch.setattr(sweep, "implementations", lambda device: known)
+    assert all(set(row["microseconds"]) == {sweep.PLAIN, "vendor"} for row in sweep.sweep(CPU, quick=True))
+
+
 # The rule that is made of a sweep
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from .cases import Case
+from .provenance import provenance
 
 FLUSH = 256 << 20  # bytes, more than any cache here
 AHEAD = 500_000  # cycles, some 0.3 ms, that a GPU waits so that the host's time for a call passes before the call is timed
@@ -60,6 +61,10 @@ class Machine:
             a = torch.randn(size, size, device=device).to(getattr(torch, name))
             product[name] = 2 * size**3 / _fastest(timer, lambda a=a: a @ a, rounds)
         return cls(2 * source.nbytes / _fastest(timer, lambda: target.copy_(source), rounds), product)
+
+    def described(self, device: torch.device) -> dict[str, object]:
+        """The rates, with what was measured: for a file."""
+        return provenance(device) | {"copy": self.copy, "product": self.product}
 
 
 def _fastest(timer: Timer, call: Callable[[], object], rounds: int) -> float:

@@ -45,7 +45,7 @@ def bench(
         console.width = 140
     console.print(_table(rows, f"{shape}, {dtype}, {tokens} tokens, {place}: {machine.copy / 1e9:.0f} GB/s copied"))
     if output is not None:
-        output.write_text(json.dumps({"device": str(place), "tokens": tokens, "rows": rows}, indent=1) + "\n")
+        output.write_text(json.dumps({"machine": machine.described(place), "rows": rows}, indent=1) + "\n")
         console.print(f"saved: {output}")
 
 
