@@ -183,15 +183,16 @@ class AdamWPlan:
             grad_dtypes = {grads[i].dtype for i in members}
             if len(grad_dtypes) != 1:
                 raise ValueError(f"adamw_step_: grads of {value} values must have one dtype, got {sorted(map(str, grad_dtypes))}")
-            adamw[(len(chunks),)](
-                chunks, self.addresses, pointers, self.shapes, table,
-                *(table if scalar is None else scalar for scalar in (grad_scale, found_inf, clip)),
-                VALUE=TYPES[value], GRAD=TYPES[grad_dtypes.pop()], MOMENT=TYPES[moment], MASTER=TYPES[master or torch.float32],
-                ANCHOR=TYPES[anchor or value], INDEX=tl.int64 if index == torch.int64 else tl.int32,
-                WIDE=tl.float64 if value == torch.float64 else tl.float32, HAS_MASTER=master is not None,
-                ANCHORED=anchor is not None, AMSGRAD=self.parameters.amsgrad, SCALED=grad_scale is not None,
-                SKIPPED=found_inf is not None, CLIPPED=clip is not None, SIZE=CHUNK,
-            )  # fmt: skip
+            with torch.cuda.device_of(table):
+                adamw[(len(chunks),)](
+                    chunks, self.addresses, pointers, self.shapes, table,
+                    *(table if scalar is None else scalar for scalar in (grad_scale, found_inf, clip)),
+                    VALUE=TYPES[value], GRAD=TYPES[grad_dtypes.pop()], MOMENT=TYPES[moment], MASTER=TYPES[master or torch.float32],
+                    ANCHOR=TYPES[anchor or value], INDEX=tl.int64 if index == torch.int64 else tl.int32,
+                    WIDE=tl.float64 if value == torch.float64 else tl.float32, HAS_MASTER=master is not None,
+                    ANCHORED=anchor is not None, AMSGRAD=self.parameters.amsgrad, SCALED=grad_scale is not None,
+                    SKIPPED=found_inf is not None, CLIPPED=clip is not None, SIZE=CHUNK,
+                )  # fmt: skip
         increment_version(self.written)
         if grad_scale is not None:
             increment_version(grads)

@@ -42,5 +42,6 @@ def embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Sequence[int]
     begins, ends = torch.searchsorted(ordered, rows), torch.searchsorted(ordered, rows, right=True)
     width = dy.shape[1]
     step = min(256, triton.next_power_of_2(width))
-    sum_segments[rows.numel(), triton.cdiv(width, step)](dy, token, begins, ends, compact, width, dy.stride(0), COLUMNS=step)
+    with torch.cuda.device_of(dy):
+        sum_segments[rows.numel(), triton.cdiv(width, step)](dy, token, begins, ends, compact, width, dy.stride(0), COLUMNS=step)
     return compact

@@ -6,6 +6,7 @@ and the matrix units make whole tiles faster.
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -34,7 +35,8 @@ def sampled(dy: Tensor, x: Tensor, index: Tensor, columns: int, compact: Tensor)
     """Fills `compact`, ``(nnz,)``; dy ``(T, out)`` and x ``(T, in)`` are transposed first, so that tokens lie side by side."""
     dy, x = dy.T.contiguous(), x.T.contiguous()
     count, tokens = index.numel(), dy.shape[1]
-    sampled_product[(triton.cdiv(count, ELEMENTS),)](
-        dy, x, index, compact, count, tokens, columns, dy.stride(0), x.stride(0), SIZE=ELEMENTS, STEP=TOKENS
-    )
+    with torch.cuda.device_of(dy):
+        sampled_product[(triton.cdiv(count, ELEMENTS),)](
+            dy, x, index, compact, count, tokens, columns, dy.stride(0), x.stride(0), SIZE=ELEMENTS, STEP=TOKENS
+        )
     return compact

@@ -78,13 +78,14 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
     split_tokens = share_of_tokens(tokens, tiles * units, step, processors(dy.device))
     splits = triton.cdiv(tokens, split_tokens)
     out = compact if splits == 1 else compact.new_empty((splits, *compact.shape), dtype=torch.float32)
-    outer_product[tiles, units, splits](
-        dy, x, index, out, tokens, split_tokens, rows, columns, units, dy.stride(0), x.stride(0),
-        layout.columns // max(1, layout.block_columns),
-        PICK_DY=layout.kind == ROWS and dy.shape[1] == layout.rows, PICK_X=layout.kind == COLUMNS and x.shape[1] == layout.columns,
-        BLOCKS=layout.kind == BLOCKS, PRECISION=precision(dy), WIDEN=INTERPRETED,  # numpy, which the interpreter multiplies with, has no bfloat16
-        TILE_ROWS=tile_rows, TILE_COLUMNS=tile_columns, TOKENS=step, num_warps=4 if tile_rows * tile_columns < 128 * 128 else 8,
-    )  # fmt: skip
+    with torch.cuda.device_of(dy):
+        outer_product[tiles, units, splits](
+            dy, x, index, out, tokens, split_tokens, rows, columns, units, dy.stride(0), x.stride(0),
+            layout.columns // max(1, layout.block_columns),
+            PICK_DY=layout.kind == ROWS and dy.shape[1] == layout.rows, PICK_X=layout.kind == COLUMNS and x.shape[1] == layout.columns,
+            BLOCKS=layout.kind == BLOCKS, PRECISION=precision(dy), WIDEN=INTERPRETED,  # numpy, which the interpreter multiplies with, has no bfloat16
+            TILE_ROWS=tile_rows, TILE_COLUMNS=tile_columns, TOKENS=step, num_warps=4 if tile_rows * tile_columns < 128 * 128 else 8,
+        )  # fmt: skip
     return compact if splits == 1 else out.sum(0).to(dtype)
 
 
