@@ -20,7 +20,7 @@ from .common import RESULTS, ROOT
 from .sweep import PLAIN
 
 TARGET = ROOT / "clm_kernels" / "ops" / "rule.py"
-MARGIN = 0.05
+MARGIN = 0.1
 Band = tuple[float, float, str]  # work up to, density up to, implementation
 
 HEADER = '''"""Which `weight_grad` was fastest, measured. Written by ``python -m benchmarks.rule``; to be changed by measuring again.

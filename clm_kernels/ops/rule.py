@@ -15,12 +15,7 @@ SOURCES = {
 TABLE = {
     "cpu": {
         ("rows", "float32"): ((inf, inf, "cpu"),),
-        ("rows", "bfloat16"): (
-            (2.1e08, 0.0021, "cpu"),
-            (2.1e08, 0.0056, "vendor"),
-            (2.1e08, inf, "cpu"),
-            (inf, inf, "cpu"),
-        ),
+        ("rows", "bfloat16"): ((inf, inf, "cpu"),),
         ("columns", "float32"): (
             (2.1e08, 0.77, "cpu"),
             (2.1e08, inf, "vendor"),
@@ -36,8 +31,8 @@ TABLE = {
             (inf, inf, "vendor"),
         ),
         ("elements", "bfloat16"): (
-            (2.1e08, 0.77, "cpu"),
-            (2.1e08, inf, "vendor"),
+            (1.2e09, 0.77, "cpu"),
+            (1.2e09, inf, "vendor"),
             (inf, 0.42, "cpu"),
             (inf, inf, "vendor"),
         ),
