@@ -32,6 +32,7 @@ def profile(
     quiet()
     import torch
 
+    from ..bench import provenance
     from ..profile import methods, picture
 
     require(method in methods.METHODS, "profile", "method", f"one of {', '.join(methods.METHODS)}", repr(method))
@@ -52,10 +53,19 @@ def profile(
     console = Console(soft_wrap=True)
     console.print(_table(reports, title))
     if output is not None:
-        content = {"title": title, "work": vars(work), "reports": {name: report.as_dict() for name, report in reports.items()}}
+        costs = {name: report.as_dict() for name, report in reports.items()}
+        content = {
+            "title": title,
+            "machine": provenance(device),
+            "work": vars(work) | {"model": Path(model).name},
+            "reports": costs,
+        }
         (output / "profile.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         picture.draw(reports, output / "profile.png", title)
-        console.print(f"saved: {', '.join(str(path) for path in sorted(output.glob('*')))}", markup=False)
+        console.print(
+            f"saved in {output}: profile.json, profile.png, {', '.join(f'trace-{name}.json.gz' for name in reports)}",
+            markup=False,
+        )
 
 
 def _table(reports: dict, title: str) -> Table:

@@ -53,7 +53,7 @@ def _bars(axes, rows: Mapping[str, Mapping[str, float]], label: str, totals: lis
     left = [0.0] * len(rows)
     for part in next(iter(rows.values())):
         sizes = [row[part] for row in rows.values()]
-        if max(sizes) < 0.001 * longest:
+        if max(sizes) < 0.003 * longest:
             continue
         bars = axes.barh(range(len(rows)), sizes, left=left, color=COLORS[part], label=part, height=0.62)
         axes.bar_label(bars, [f"{s:.0f}" if s > 0.06 * longest else "" for s in sizes], label_type="center", fontsize=8)
