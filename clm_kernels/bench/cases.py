@@ -233,11 +233,13 @@ def _adamw(op: str, entries: Entries, size, dtype, device, tokens) -> dict:
         if weight is compact[0]:
             exact(ops.gather(dense[0].detach(), entries), weight.detach())
 
-    state = 8 + 8 + (8 if dtype.itemsize == 2 else 0)  # both moments, the master: read and written
+    masters = dtype.itemsize == 2
+    state = 8 + 8 + (8 if masters else 0)  # both moments and the master: read and written
+    touched = 3 if masters else 4  # gradient read, values and dense weight written; values read where there is no master
     return {
         "run": SparseAdamW(values).step,
         "check": lambda: _same_update(size, dtype, device, entries),
-        "bytes": WEIGHTS * (_count(entries) * (4 * dtype.itemsize + state) + entries.index.nbytes),
+        "bytes": WEIGHTS * (_count(entries) * (touched * dtype.itemsize + state) + entries.index.nbytes),
         "flop": 15 * WEIGHTS * _count(entries),
         "baselines": baselines,
         "compiled": {"torch foreach, compiled": _lazily(torch.optim.AdamW(dense, foreach=True).step)},
