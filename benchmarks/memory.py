@@ -12,7 +12,6 @@ from clm_kernels.choose import random_selection
 from .common import keep, row
 from .step import minilm
 
-
 PER_WEIGHT = 4 + 6 * 8  # its step counter and its row of the settings
 
 
