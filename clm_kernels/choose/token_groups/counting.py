@@ -1,0 +1,84 @@
+"""How often runs of pieces occur in each class: one pass over the texts, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+Run = tuple[int, ...]  # ids of the pieces
+
+
+@dataclass
+class Counts:
+    """Counts of runs.
+
+    A text with one label counts once for every run in it. Of a text with a label for each word, every occurrence of a run
+    counts once for each label that its words have.
+
+    Attributes:
+        by_class: run -> class -> count.
+        occurrences: run -> how often it occurs at all.
+        sizes: class -> how many texts, or words, it has.
+        capacity: how many runs are kept at most. Where there are more, the rarest are dropped (lossy counting: Manku &
+            Motwani, VLDB 2002).
+        missed: by how much a count may be too small for that.
+    """
+
+    capacity: int = 500_000
+    by_class: dict[Run, Counter[str]] = field(default_factory=dict)
+    occurrences: Counter[Run] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
+    missed: int = 0
+    _before: dict[Run, int] = field(default_factory=dict)  # how often a run may have been dropped before
+
+    def add_text(self, runs: Iterable[Run], label: str) -> None:
+        self.sizes[label] += 1
+        found = Counter(runs)
+        self.occurrences.update(found)
+        for run in found:
+            self._of(run)[label] += 1
+        self._drop_rare()
+
+    def add_words(self, runs: Iterable[tuple[Run, set[str]]], labels: Iterable[str]) -> None:
+        """Runs with the labels of their words, and the label of every word of the text."""
+        self.sizes.update(labels)
+        for run, own in runs:
+            self.occurrences[run] += 1
+            self._of(run).update(own)
+        self._drop_rare()
+
+    def _of(self, run: Run) -> Counter[str]:
+        if run not in self.by_class:
+            self.by_class[run] = Counter()
+            self._before[run] = self.missed
+        return self.by_class[run]
+
+    def _drop_rare(self) -> None:
+        while len(self.occurrences) > self.capacity:
+            self.missed += 1
+            for run in [run for run, count in self.occurrences.items() if count + self._before[run] <= self.missed]:
+                del self.occurrences[run], self.by_class[run], self._before[run]
+
+
+def runs_of(ids: Sequence[int], word_ids: Sequence[int | None], longest: int) -> Iterator[tuple[Run, range]]:
+    """Every run of whole words with at most `longest` pieces, and the words it is made of."""
+    words = _words(word_ids)
+    for first, (number, begin, _) in enumerate(words):
+        for last, _, end in words[first : first + longest]:
+            if end - begin > longest:
+                break
+            yield tuple(ids[begin:end]), range(number, last + 1)
+
+
+def _words(word_ids: Sequence[int | None]) -> list[tuple[int, int, int]]:
+    """Number of each word, and where its pieces begin and end; special tokens belong to none."""
+    words: list[tuple[int, int, int]] = []
+    for position, number in enumerate(word_ids):
+        if number is None:
+            continue
+        if words and words[-1][0] == number:
+            words[-1] = number, words[-1][1], position + 1
+        else:
+            words.append((number, position, position + 1))
+    return words
