@@ -12,10 +12,12 @@ from ..structure import head_names, weights
 from .batches import batches_of
 from .budget import budget, check_budget
 from .control import random_selection
+from .positions import at_groups
 from .sensitivity import eligible_weights, sensitivity
+from .token_groups import TokenGroups, token_groups
 from .warm_up import warm_up_head
 
-__all__ = ["budget", "choose", "eligible_weights", "random_selection", "sensitivity", "warm_up_head"]
+__all__ = ["budget", "choose", "eligible_weights", "random_selection", "sensitivity", "token_groups", "warm_up_head"]
 
 
 def choose(
@@ -27,6 +29,8 @@ def choose(
     kind: str = "columns",
     layers: str = "all",
     per: str = "model",
+    rule: str = "fisher",
+    tokens: bool | TokenGroups = False,
     examples: int = 512,
     batch_size: int = 32,
     max_length: int = 128,
@@ -45,6 +49,9 @@ def choose(
         density: share of the eligible weights' entries to select, in (0, 1].
         kind: ``"rows"`` or ``"columns"``.
         layers: which layers' weights are eligible: ``"all"``, ``"upper half"`` or ``"upper third"``.
+        rule: how units are scored, see `sensitivity`.
+        tokens: score them where the token groups stand: True counts the groups of all rows, which must have ``text`` and
+            ``label``; or groups that have been counted already.
         per: ``"model"`` spends the budget where it pays most, ``"weight"`` spends the same share in each weight.
         examples: how many examples, drawn with `seed`.
         batch_size: examples a forward and backward pass.
@@ -56,14 +63,24 @@ def choose(
     """
     check_budget(density, kind, per)
     eligible_weights(model, layers)
-    batches = batches_of(model, tokenizer, dataset, examples, batch_size, max_length, seed)
+    rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
+    groups = _groups(rows, tokenizer) if tokens is True else tokens or None
+    batches = batches_of(model, tokenizer, rows, examples, batch_size, max_length, seed)
     named = weights(model)
     before = {name: named[name].detach().clone() for name in head_names(model)}
     try:
         warm_up_head(model, batches)
-        scores = sensitivity(model, batches, kind=kind, layers=layers)
+        positions = at_groups(groups) if groups is not None else None
+        scores = sensitivity(model, batches, kind=kind, layers=layers, rule=rule, positions=positions, seed=seed)
     finally:
         with torch.no_grad():
             for name, tensor in before.items():
                 named[name].copy_(tensor)
     return budget(scores, model, density=density, kind=kind, per=per)
+
+
+def _groups(rows, tokenizer) -> TokenGroups:
+    for row in rows:
+        if "text" not in row or "label" not in row:
+            raise ValueError(f"choose: dataset rows must have text and label where tokens is True, got {sorted(row)}")
+    return token_groups(((row["text"], str(row["label"])) for row in rows), tokenizer)

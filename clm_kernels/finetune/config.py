@@ -10,6 +10,7 @@ from typing import Any
 from .errors import listed, require
 
 METHODS = ("sparse", "full", "head")
+SELECT = ("fisher", "tokens", "saliency", "magnitude", "random")
 PATHS = ("model", "train", "validation", "test", "output", "selection")
 LEARNING_RATE = {"sparse": 1e-3, "full": 1e-4, "head": 1e-3}
 WEIGHT_DECAY = {"sparse": 0.0, "full": 0.01, "head": 0.0}
@@ -43,13 +44,14 @@ class TrainConfig:
     validation_fraction: float = files(0.1, "Part of train that validates if no validation data is given.")
 
     method: str = selecting("sparse", "Train a selection of the weights, all of them, or the head alone.", METHODS)
+    select: str = selecting("fisher", "What picks the units; tokens: fisher where the words stand that tell the label.", SELECT)
     density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
     kind: str = selecting("columns", "What a selected unit is.", ("rows", "columns"))
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
     per: str = selecting("model", "Whether all units compete, or each weight gives the same part.", ("model", "weight"))
     biases: bool = selecting(True, "Train the biases too.")
     norms: bool = selecting(True, "Train the normalisation weights too.")
-    sensitivity_examples: int = selecting(512, "Examples that warm up the head and measure the sensitivity.")
+    sensitivity_examples: int = selecting(512, "Examples that warm up the head and score the units.")
     selection: str = selecting("", "Selection file to train, instead of measuring a sensitivity.")
     pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", "native", "mean"))
 

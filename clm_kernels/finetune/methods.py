@@ -9,11 +9,14 @@ import torch
 
 from ..choose import budget, sensitivity, warm_up_head
 from ..choose.batches import batches_of
+from ..choose.positions import at_groups
+from ..choose.token_groups import TokenGroups, token_groups
 from ..optim import SparseAdamW
 from ..patch import Handle, patch
 from ..selection import Selection
 from ..structure import weights
 from .config import TrainConfig
+from .data import Split
 from .encode import Encoded
 from .errors import require
 from .models import Loaded
@@ -28,10 +31,19 @@ class Method:
     trained: int
 
 
-def select(config: TrainConfig, loaded: Loaded, train: Encoded) -> Selection:
+def find_groups(config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
+    """The token groups of the training data, where the config asks for them."""
+    if config.method != "sparse" or config.select != "tokens" or config.selection:
+        return None
+    groups = token_groups(zip(train.texts, train.labels), loaded.tokenizer)
+    require(len(groups) > 0, "train", "select", "another than 'tokens' for these data", "no run of words that tells a label")
+    return groups
+
+
+def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Selection:
     """The selection to train: read from a file if the config names one, or measured on the training data.
 
-    The head is warmed up on the way, for every method alike, and stays so.
+    With `groups`, units are scored where these stand. The head is warmed up on the way, for every method alike, and stays so.
     """
     named = None
     if config.selection:
@@ -47,7 +59,10 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded) -> Selection:
         return Selection()
     if named is not None:
         return named
-    scores = sensitivity(loaded.model, batches, kind=config.kind, layers=config.layers)
+    scores = sensitivity(
+        loaded.model, batches, kind=config.kind, layers=config.layers, seed=config.seed,
+        rule="fisher" if config.select == "tokens" else config.select, positions=at_groups(groups) if groups else None,
+    )  # fmt: skip
     return budget(scores, loaded.model, density=config.density, kind=config.kind, per=config.per)
 
 

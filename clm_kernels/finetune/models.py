@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -70,14 +71,10 @@ def load(
         model, info = AUTO_CLASSES[task].from_pretrained(
             path, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
         )
-        words = {"add_prefix_space": True} if task == "token" else {}  # byte-level tokenizers need it to take words
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, config=config, trust_remote_code=False, **words)
+        tokenizer = load_tokenizer(tokenizer or path, task, config)
     except (OSError, ValueError, SafetensorError) as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"load: {str(path)!r} must be a model for {task} classification, got: {message}") from error
-    require(tokenizer.is_fast, "load", "the tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.pad_token_id
     model.config.architectures = [type(model).__name__]
     set_pooling(model, pooling)
@@ -86,6 +83,20 @@ def load(
     below = [name for name in missing if depth[name] < math.inf]
     require(not below, "load", repr(str(path)), "a whole checkpoint", f"one without {listed(below, 3)}")
     return Loaded(model, tokenizer, [name for name in depth if name in {*head_names(model), *missing}], missing)
+
+
+def load_tokenizer(path: str | Path, task: str, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
+    """The fast tokenizer in a directory, with a token to pad with.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    words = {"add_prefix_space": True} if task == "token" else {}  # byte-level tokenizers need it to take words
+    tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False, **words)
+    require(tokenizer.is_fast, "load", "the tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def pooling_for(config: TrainConfig, task: str) -> str:

@@ -19,9 +19,9 @@ from .config import TrainConfig
 from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
 from .errors import require
-from .methods import Method, prepare, select
+from .methods import Method, find_groups, prepare, select
 from .models import Loaded, load, longest, pooling_for
-from .outputs import CHECKPOINTS, DELTA, REPORT, SELECTION, check_output, is_main, run_folder, write_folder
+from .outputs import CHECKPOINTS, DELTA, GROUPS, REPORT, SELECTION, check_output, is_main, run_folder, write_folder
 from .report import Report, machine, selection_lines, validations, without_timing
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
 
@@ -67,7 +67,7 @@ def choose_selection(config: TrainConfig) -> Selection:
         loaded = _load(config, data)
         loaded.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
         train = encode(data.train, data.task, data.label_names, loaded.tokenizer, longest(loaded, config.max_length), sort=False)
-        return select(config, loaded, train)
+        return select(config, loaded, train, find_groups(config, loaded, data.train))
 
 
 @contextmanager
@@ -102,7 +102,10 @@ def _train(config: TrainConfig, say: Say) -> Report:
     loaded.model.to(args.device)
 
     started = time.perf_counter()
-    selection = Selection.load(Path(config.output) / SELECTION) if config.resume else select(config, loaded, splits["train"])
+    groups = None if config.resume else find_groups(config, loaded, data.train)
+    selection = (
+        Selection.load(Path(config.output) / SELECTION) if config.resume else select(config, loaded, splits["train"], groups)
+    )
     selecting = time.perf_counter() - started
     set_seed(config.seed)
     parameters = loaded.model.num_parameters()
@@ -117,6 +120,8 @@ def _train(config: TrainConfig, say: Say) -> Report:
     with run_folder(config, data.record) as output:
         if is_main() and not config.resume:
             selection.save(output / SELECTION)
+            if groups is not None:
+                groups.save(output / GROUPS)
         _fit(config, args, loaded, method, splits, data, report, say)
         if is_main():
             _save(config, output, loaded, method, report, limit)

@@ -184,13 +184,16 @@ def _best(counts: Counts, tokenizer, measure: str, minimum: int, top: int) -> di
 
 
 def _standing_alone(counts: Counts, minimum: int) -> list[Run]:
-    """The runs that are frequent enough, without those that only occur inside of one longer run; in a fixed order."""
+    """The runs that are frequent enough, without those that only occur inside of one longer run; in a fixed order.
+
+    The longer one must be in the same classes: a name does not disappear in "name and verb", whose words have two tags.
+    """
     often = {run: count for run, count in counts.occurrences.items() if sum(counts.by_class[run].values()) >= minimum}
     absorbed = {
-        run[begin:end]
+        part
         for run, count in often.items()
         for begin in range(len(run))
         for end in range(begin + 1, len(run) + 1)
-        if end - begin < len(run) and often.get(run[begin:end]) == count
+        if end - begin < len(run) and often.get(part := run[begin:end]) == count and counts.by_class[part] == counts.by_class[run]
     }
     return sorted(run for run in often if run not in absorbed)

@@ -1,0 +1,63 @@
+"""``clm-kernels tokens``: which words tell the label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..finetune.config import TrainConfig
+from .options import config_options
+from .quiet import quiet
+
+READING = ("model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column")
+
+
+@config_options(READING)
+def tokens(
+    config: TrainConfig,
+    measure: Annotated[str, typer.Option(help="What ranks them: log-odds, chi-squared or mutual-information.")] = "log-odds",
+    minimum: Annotated[int, typer.Option(help="Texts (or words) that must have a group.")] = 5,
+    longest: Annotated[int, typer.Option(help="Pieces of a group, at most.")] = 4,
+    top: Annotated[int, typer.Option(help="Groups of each label that are shown and saved.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="JSON file to save them in.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Picture of them: .png, .svg or .pdf.")] = None,
+) -> None:
+    """Print the runs of words that say most about each label; --model is needed for its tokenizer alone."""
+    config.check(("model", "train"))
+    quiet()
+    from ..choose.token_groups import picture as drawing
+    from ..choose.token_groups import token_groups
+    from ..finetune.data import find_task, read_split
+    from ..finetune.models import check_directory, load_tokenizer
+
+    if picture is not None:
+        drawing.require_matplotlib()
+    check_directory("tokens", config.model)
+    task = find_task(config)
+    split = read_split(config.train, task, config)
+    tokenizer = load_tokenizer(config.model, task)
+    found = token_groups(zip(split.texts, split.labels), tokenizer, measure=measure, minimum=minimum, longest=longest, top=top)
+
+    of = "words" if task == "token" else "texts"
+    table = Table("label", of, f"groups by {measure}: z-score, {of} with it of the label and of all", show_lines=True)
+    for label, groups in found.by_class.items():
+        said = ", ".join(f"[bold]{_escaped(g.text)}[/] {g.z:.1f} ({g.count}/{g.total})" for g in groups) or "-"
+        table.add_row(_escaped(label), f"{found.sizes[label]:,}", said)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 140
+    console.print(table)
+    if output is not None:
+        found.save(output)
+        console.print(f"saved: {output}", markup=False)
+    if picture is not None:
+        drawing.draw(found, picture)
+        console.print(f"drawn: {picture}", markup=False)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("[", r"\[")
