@@ -10,6 +10,7 @@ from torch import nn
 
 import clm_kernels as clm
 from clm_kernels.choose import eligible_weights
+from clm_kernels.choose.embedding import group_rows
 from clm_kernels.choose.entries import top_entries
 from clm_kernels.choose.positions import at_first, at_groups, at_labels, at_last
 from clm_kernels.choose.sensitivity import score_pass
@@ -138,3 +139,27 @@ def test_top_entries_refuses():
     ):
         with pytest.raises(ValueError, match=message):
             top_entries(model, batches(model), **options)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embedding_rows_of_groups_train_and_no_others(family, tokenizer):  # noqa: F811
+    groups = token_groups([("charged twice please", "fees"), ("the app again", "bug")] * 5, tokenizer, top=1, longest=2)
+    model = build(family)
+    selection = group_rows(model, groups)
+    ((name, entries),) = selection.items()
+    expected = sorted({piece for group in groups for piece in group.ids})
+    assert model.get_parameter(name) is model.get_input_embeddings().weight and entries.index.tolist() == expected
+    before = model.get_input_embeddings().weight.detach().clone()
+    clm.patch(model, selection)
+    optimizer = clm.SparseAdamW(model.parameters(), lr=0.1)
+    ids = torch.arange(1, 21).view(2, 10)
+    model(input_ids=ids, labels=torch.tensor([0, 1])).loss.backward()
+    optimizer.step()
+    changed = (model.get_input_embeddings().weight.detach() != before).any(1).nonzero().flatten().tolist()
+    assert changed == [row for row in expected if 1 <= row <= 20]
+
+
+def test_embedding_rows_refuses_pieces_that_the_model_does_not_have(tokenizer):  # noqa: F811
+    groups = token_groups([("charged twice", "fees"), ("app again", "bug")] * 5, tokenizer)
+    with pytest.raises(ValueError, match="groups must be of pieces below 4, got"):
+        group_rows(build(vocab_size=4, pad_token_id=0), groups)

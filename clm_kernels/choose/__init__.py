@@ -12,12 +12,17 @@ from ..structure import head_names, weights
 from .batches import batches_of
 from .budget import budget, check_budget
 from .control import random_selection
+from .embedding import group_rows
+from .entries import top_entries
 from .positions import at_groups
 from .sensitivity import eligible_weights, sensitivity
 from .token_groups import TokenGroups, token_groups
 from .warm_up import warm_up_head
 
-__all__ = ["budget", "choose", "eligible_weights", "random_selection", "sensitivity", "token_groups", "warm_up_head"]
+__all__ = [
+    "budget", "choose", "eligible_weights", "group_rows", "random_selection", "sensitivity", "token_groups", "top_entries",
+    "warm_up_head",
+]  # fmt: skip
 
 
 def choose(
