@@ -176,6 +176,17 @@ def test_settings_that_do_not_work_are_found_out(kind, wrong, why, monkeypatch):
         merge_groups(tokenizer, [group(tokenizer, " charged twice", before="please")], PLAIN)
 
 
+def test_the_next_best_take_the_places_of_those_that_do_not_match(monkeypatch):
+    real = merging._fault
+    monkeypatch.setattr(merging, "_fault", lambda merged, token: "no" if "parcel" in token.text else real(merged, token))
+    tokenizer = MADE["wordpiece"]
+    texts = ["my parcel", "parcels", "direct debit", "charged twice", "it was"]
+    groups = [group(tokenizer, text, score=-i) for i, text in enumerate(texts)]
+    merged = merge_groups(tokenizer, groups, PLAIN, top=2)
+    assert [token.text for token in merged.tokens] == ["direct debit", "charged twice"]
+    assert merged.left_out == {"my parcel": "no", "parcels": "no"}
+
+
 # On disk, and on another tokenizer
 
 

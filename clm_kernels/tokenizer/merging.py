@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ..extension import NewToken
@@ -86,7 +87,7 @@ def merge_groups(tokenizer, groups: Iterable, texts: Sequence[str], *, top: int 
     waiting = _candidates(tokenizer, runs, named, written, left_out)
     chosen: dict[str, tuple[int, ...]] = {}
     while True:
-        chosen |= dict(pair for pair, _ in zip(waiting, range(top - len(chosen)), strict=False))
+        chosen |= dict(islice(waiting, top - len(chosen)))
         require(bool(chosen), "merge_groups", "groups", "at least one that can be merged", _why(left_out))
         merged = _with_tokens(tokenizer, chosen, left_out)
         wrong = {token.text: why for token in merged.tokens if (why := _fault(merged, token))}
@@ -118,8 +119,8 @@ def _add(tokenizer, lstrip: Mapping[str, bool]) -> None:
 
 def _with_tokens(tokenizer, chosen: Mapping[str, tuple[int, ...]], left_out: dict[str, str]) -> MergedTokenizer:
     merged = copy.deepcopy(tokenizer)
-    first = ids_of(tokenizer, [f"{WORD} {WORD}"])
-    lstrip = any(piece.startswith(SPACES) for piece in tokenizer.convert_ids_to_tokens(next(first)))
+    pieces = tokenizer.convert_ids_to_tokens(next(ids_of(tokenizer, [f"{WORD} {WORD}"])))
+    lstrip = any(piece.startswith(SPACES) for piece in pieces)
     _add(merged, dict.fromkeys(chosen, lstrip))
     numbers = merged.convert_tokens_to_ids(list(chosen))
     tokens = (NewToken(text, i, pieces, lstrip) for (text, pieces), i in zip(chosen.items(), numbers, strict=True))
