@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
@@ -15,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import ops
+from .extension import Extension, resize_embedding
 from .files import write_atomically
 from .fingerprint import checksum, fingerprint
 from .patch.layers import Compact
@@ -36,7 +38,10 @@ class Delta:
         selection: which entries of which weights.
         values: name -> their new values, compact.
         whole: name -> new tensor, of parameters that were trained whole: biases, normalisation, the head.
-        originals: name -> fingerprint of what the base must hold there; the head's has none.
+        originals: name -> fingerprint of what the base must hold there; the head's has none, and where there are new
+            tokens, the base's whole embedding has one.
+        extension: the new tokens, if there are any. The base's embedding gets their rows when the delta is applied, and
+            loses them when it is reverted; deltas that train other entries of it do not stack with this one.
         labels: label names in order.
         made: how it was made.
     """
@@ -49,9 +54,11 @@ class Delta:
         originals: Mapping[str, str],
         labels: Iterable[str] = (),
         made: dict | None = None,
+        extension: Extension | None = None,
     ):
         self.selection, self.values, self.whole = selection, dict(values), dict(whole)
         self.originals, self.labels, self.made = dict(originals), list(labels), made or {}
+        self.extension = extension
         self._applied: tuple[ref[nn.Module], dict[str, Tensor]] | None = None  # not to keep the model alive
         if unknown := (self.values.keys() - selection.keys()) | (self.originals.keys() - selection.keys() - self.whole.keys()):
             raise ValueError(f"Delta: {min(unknown)!r} must be in the selection, but is only in values or originals")
@@ -62,6 +69,8 @@ class Delta:
                 )
             if name in self.whole:
                 raise ValueError(f"Delta: {name!r} must be trained whole or at selected entries, got both")
+        if extension is not None:
+            extension.check("Delta", selection)
 
     @classmethod
     def from_handle(cls, handle: Handle, labels: Iterable[str] | None = None, made: dict | None = None) -> Delta:
@@ -80,10 +89,10 @@ class Delta:
         whole = {name: named[name].detach().cpu().clone() for name in handle.whole}
         marks = {name: mark for name, mark in handle.whole.items() if name not in handle.head}
         marks |= {name: handle.originals[name] for name in selection}
-        return cls(selection, values, whole, marks, labels, made)
+        return cls(selection, values, whole, marks, labels, made, handle.extension)
 
     def apply(self, model: nn.Module) -> None:
-        """Writes the new values into `model`, a base with the right head's shape, in place.
+        """Writes the new values into `model`, a base with the right head's shape, in place; its embedding may grow.
 
         Several deltas stack as long as they touch different entries; the last one in is the first one out.
 
@@ -96,6 +105,9 @@ class Delta:
         _refuse_patched(model)
         named = weights(model)
         self._check(named)
+        if self.extension is not None:
+            resize_embedding(model, self.extension.shape[0])
+            named = weights(model)
         replaced = {name: _read(named[name], self.selection.get(name)) for name in [*self.values, *self.whole]}
         for name in self.values:
             _write(named[name], self.selection[name], self.values[name])
@@ -117,6 +129,8 @@ class Delta:
         named = weights(model)
         for name, former in replaced.items():
             _write(named[name], self.selection.get(name), former)
+        if self.extension is not None:
+            resize_embedding(model, self.extension.rows)
         _stacks[model].pop()
         self._applied = None
 
@@ -138,7 +152,11 @@ class Delta:
 
     def _check(self, named: Mapping[str, Tensor]) -> None:
         """Raises ValueError unless the model holds the base's values everywhere that this delta writes."""
-        self.selection.check(named)
+        grown = self.extension
+        Selection((name, entries) for name, entries in self.selection.items() if not grown or name != grown.name).check(named)
+        if grown and grown.name in named and named[grown.name].shape != (grown.rows, grown.columns):
+            got = tuple(named[grown.name].shape)
+            raise ValueError(f"Delta: {grown.name!r} must have shape {(grown.rows, grown.columns)} as in the base, got {got}")
         for name, tensor in [*self.values.items(), *self.whole.items()]:
             if name not in named:
                 raise ValueError(f"Delta: {name!r} is not a weight of this model; the delta was made for another one")
@@ -147,7 +165,8 @@ class Delta:
             if named[name].dtype != tensor.dtype:
                 raise ValueError(f"Delta: {name!r} must be {tensor.dtype} as in the base, got {named[name].dtype}")
         for name, mark in self.originals.items():
-            if fingerprint(_read(named[name], self.selection.get(name))) != mark:
+            read = named[name] if grown and name == grown.name else _read(named[name], self.selection.get(name))
+            if fingerprint(read) != mark:
                 raise ValueError(
                     f"Delta: {name!r} does not hold the values of the base this delta was made on "
                     "(another model, or another delta is applied there)"
@@ -159,7 +178,7 @@ class Delta:
         tensors |= {f"values.{name}": tensor.contiguous() for name, tensor in self.values.items()}
         tensors |= {f"whole.{name}": tensor.contiguous() for name, tensor in self.whole.items()}
         metadata |= {"format": FORMAT, "originals": json.dumps(self.originals), "labels": json.dumps(self.labels)}
-        metadata |= {"made": json.dumps(self.made)}
+        metadata |= {"made": json.dumps(self.made), "extension": json.dumps(self.extension and asdict(self.extension))}
         metadata["checksum"] = checksum(tensors, metadata)
         write_atomically(path, save(tensors, metadata))
 
@@ -187,7 +206,9 @@ class Delta:
         }
         try:
             originals, labels, made = (json.loads(metadata[key]) for key in ("originals", "labels", "made"))
-            return cls(selection, parts["values."], parts["whole."], originals, labels, made)
+            described = json.loads(metadata.get("extension", "null"))  # which older files lack
+            extension = None if described is None else Extension.from_json(described)
+            return cls(selection, parts["values."], parts["whole."], originals, labels, made, extension)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Delta.load: {os.fspath(path)!r} is incomplete or altered, {error!r}") from error
 

@@ -19,7 +19,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"finetune"},
     {"portable"},
     {"choose", "patch", "optim", "delta", "pooling", "tokenizer", "decoder"},
-    {"values", "structure"},
+    {"values", "structure", "extension"},
     {"selection"},
     {"ops"},
     {"files", "fingerprint", "_version"},

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..delta import Delta
 from ..pooling import pooling_of
 from ..portable import read_config, save_portable
+from ..tokenizer import add_tokens
 from .data import TASKS, Split
 from .encode import Encoded, collator, encode, spread
 from .errors import listed, require
@@ -71,6 +72,8 @@ class Classifier:
         ours = made.get("task") in TASKS and len(delta.labels) > 1
         require(ours, "Classifier.load", "delta", "one that `train` made", repr(delta))
         loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer)
+        if delta.extension is not None:
+            add_tokens(loaded.tokenizer, delta.extension.tokens)
         delta.merge(loaded.model)
         return cls(loaded.model, loaded.tokenizer, made["task"], made["max_length"])
 

@@ -53,6 +53,7 @@ class TrainConfig:
     norms: bool = selecting(True, "Train the normalisation weights too.")
     sensitivity_examples: int = selecting(512, "Examples that warm up the head and score the units.")
     selection: str = selecting("", "Selection file to train, instead of measuring a sensitivity.")
+    merge_tokens: int = selecting(0, "Token groups that become single tokens, whose new embedding rows train; 0: none.")
     pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", "native", "mean"))
 
     epochs: float = training(5, "Passes over the training data.")
@@ -101,6 +102,7 @@ class TrainConfig:
         require(self.max_grad_norm >= 0, "train", "max_grad_norm", "0 or more", self.max_grad_norm)
         require(self.decay >= 0, "train", "weight_decay", "0 or more", self.decay)
         require(self.peak_learning_rate > 0, "train", "learning_rate", "above 0", self.learning_rate)
+        require(self.merge_tokens >= 0, "train", "merge_tokens", "0 or more", self.merge_tokens)
         require(self.max_length >= 8, "train", "max_length", "8 or more", self.max_length)
         for name in ("batch_size", "gradient_accumulation", "sensitivity_examples", "eval_steps", "patience"):
             value = getattr(self, name)

@@ -46,9 +46,11 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGro
     With `groups`, units are scored where these stand. The head is warmed up on the way, for every method alike, and stays so.
     """
     named = None
+    extension = loaded.extension
     if config.selection:
         require(Path(config.selection).is_file(), "train", "selection", "an existing file", repr(config.selection))
         named = Selection.load(config.selection)
+        named = extension.extend(named) if extension else named
         named.check(weights(loaded.model))
     batches = batches_of(
         loaded.model, loaded.tokenizer, train.dataset, config.sensitivity_examples,
@@ -56,14 +58,15 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGro
     )  # fmt: skip
     warm_up_head(loaded.model, batches)
     if config.method != "sparse":
-        return Selection()
+        return extension.extend(Selection()) if extension and config.method == "head" else Selection()
     if named is not None:
         return named
     scores = sensitivity(
         loaded.model, batches, kind=config.kind, layers=config.layers, seed=config.seed,
         rule="fisher" if config.select == "tokens" else config.select, positions=at_groups(groups) if groups else None,
     )  # fmt: skip
-    return budget(scores, loaded.model, density=config.density, kind=config.kind, per=config.per)
+    chosen = budget(scores, loaded.model, density=config.density, kind=config.kind, per=config.per)
+    return extension.extend(chosen) if extension else chosen
 
 
 def prepare(config: TrainConfig, loaded: Loaded, selection: Selection) -> Method:
@@ -71,7 +74,10 @@ def prepare(config: TrainConfig, loaded: Loaded, selection: Selection) -> Method
     if config.method == "full":
         return Method(None, None, _count(loaded.model))
     sparse = config.method == "sparse"
-    handle = patch(loaded.model, selection, biases=sparse and config.biases, norms=sparse and config.norms, head=loaded.head)
+    handle = patch(
+        loaded.model, selection, biases=sparse and config.biases, norms=sparse and config.norms, head=loaded.head,
+        extension=loaded.extension,
+    )  # fmt: skip
     trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.decay},

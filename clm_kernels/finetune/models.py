@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..extension import Extension
 from ..pooling import pooling_of, set_pooling
 from ..portable import read_config
 from ..structure import depths, head_names
@@ -35,12 +36,14 @@ class Loaded:
         head: names of the parameters above the base model, and of others that the checkpoint does not hold (BERT's
             pooler, after masked language modelling); trained whole.
         missing: those that the checkpoint does not hold.
+        extension: tokens that were merged, if any were.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     head: list[str]
     missing: list[str]
+    extension: Extension | None = None
 
 
 def load(

@@ -19,6 +19,7 @@ from .config import TrainConfig
 from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
 from .errors import require
+from .merging import merge_tokens
 from .methods import Method, find_groups, prepare, select
 from .models import Loaded, load, longest, pooling_for
 from .outputs import CHECKPOINTS, DELTA, GROUPS, REPORT, SELECTION, check_output, is_main, run_folder, write_folder
@@ -64,7 +65,7 @@ def choose_selection(config: TrainConfig) -> Selection:
     require(config.method == "sparse", "choose_selection", "method", "'sparse'", repr(config.method))
     with advice_when_out_of_memory(config):
         data = load_data(config)
-        loaded = _load(config, data)
+        loaded = merge_tokens(config, _load(config, data), data, to_stderr)[0]
         loaded.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
         train = encode(data.train, data.task, data.label_names, loaded.tokenizer, longest(loaded, config.max_length), sort=False)
         return select(config, loaded, train, find_groups(config, loaded, data.train))
@@ -90,7 +91,7 @@ def advice_when_out_of_memory(config: TrainConfig) -> Iterator[None]:
 
 def _train(config: TrainConfig, say: Say) -> Report:
     data = load_data(config)
-    loaded = _load(config, data)
+    loaded, merged = merge_tokens(config, _load(config, data), data, say)
     limit = longest(loaded, config.max_length)
     splits = {
         name: encode(split, data.task, data.label_names, loaded.tokenizer, limit, sort=name != "train")
@@ -114,6 +115,7 @@ def _train(config: TrainConfig, say: Say) -> Report:
         config=asdict(config), data=data.record, labels=data.label_names, selection=selection_lines(selection),
         trained=method.trained, parameters=parameters, best_by=args.metric_for_best_model, max_length=limit,
         cut={name: split.cut for name, split in splits.items()}, seconds={"selecting": selecting}, made_on=machine(args.device),
+        merged=merged,
     )  # fmt: skip
     if config.resume:
         say(f"resuming after {last_checkpoint(Path(args.output_dir)).name}, with the options that the run was begun with")

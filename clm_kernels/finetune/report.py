@@ -30,6 +30,8 @@ class Report:
         test: scores of the best checkpoint on the test data, or None.
         cut: for each split, how many texts (or words) were cut off at `max_length`.
         sizes: bytes of the files left behind.
+        merged: the new tokens, the groups that were left out and why, and each split's mean tokens of a text before and
+            after; empty without `merge_tokens`.
     """
 
     config: dict[str, Any]
@@ -47,6 +49,7 @@ class Report:
     seconds: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
     made_on: dict[str, str] = field(default_factory=dict)
+    merged: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -16,6 +16,7 @@ from .layers import Compact, CompactLayer, layer_for, swapped_class
 
 if TYPE_CHECKING:
     from ..delta import Delta
+    from ..extension import Extension
 
 __all__ = ["Handle", "patch"]
 
@@ -29,6 +30,7 @@ def patch(
     biases: bool = False,
     norms: bool = False,
     head: bool | Iterable[str] = True,
+    extension: Extension | None = None,
 ) -> Handle:
     """Makes `model` train the selected entries, its head, and nothing else, in place.
 
@@ -43,6 +45,7 @@ def patch(
         biases: also train the biases, whole, from the lowest selected layer up.
         norms: also train the normalisation weights, whole, from the lowest selected layer up.
         head: True for the parameters above the base model, or the names of those to train.
+        extension: what `extend_embeddings` added to the base, all of which must be selected.
 
     Returns:
         Handle with `restore` and `delta`.
@@ -55,6 +58,8 @@ def patch(
         raise RuntimeError("patch: the model is patched already; call restore() on its handle first")
     named = weights(model)
     selection.check(named)
+    if extension is not None:
+        extension.check("patch", selection)
     entries_by_id = _by_parameter(named, selection)
     places = _places(model, entries_by_id)
     head = head_names(model) if head is True else list(head or ())
@@ -74,6 +79,9 @@ def patch(
             handle.whole[name] = fingerprint(named[name])
     for key, entries in entries_by_id.items():
         _swap(handle, places[key], entries)
+    if extension is not None:
+        handle.extension = extension
+        handle.originals[extension.name] = extension.original
     return handle
 
 
@@ -86,7 +94,9 @@ class Handle:
         values: name of each selected weight -> its compact leaf parameter.
         whole: names of the parameters that are trained whole -> fingerprint of what they were.
         head: names of the head's parameters.
-        originals: name of each selected weight -> fingerprint of its selected entries before training.
+        originals: name of each selected weight -> fingerprint of its selected entries before training; of the base's
+            whole embedding, if there are new tokens.
+        extension: the new tokens, if there are any.
     """
 
     def __init__(self, model: nn.Module, selection: Selection, head: list[str]):
@@ -94,6 +104,7 @@ class Handle:
         self.values: dict[str, Values] = {}
         self.whole: dict[str, str] = {}
         self.originals: dict[str, str] = {}
+        self.extension: Extension | None = None
         self._classes: list[tuple[nn.Module, type]] = []
         self._requires_grad = {name: parameter.requires_grad for name, parameter in weights(model).items()}
 

@@ -1,0 +1,39 @@
+"""`merge_tokens`: what the tokenizer and the embedding of a run get before anything else is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ..choose.token_groups import token_groups
+from ..tokenizer import check_reload, extend_embeddings, merge_groups
+from .config import TrainConfig
+from .data import Data
+from .errors import require
+from .models import Loaded
+
+
+def merge_tokens(config: TrainConfig, loaded: Loaded, data: Data, say: Callable[[str], None]) -> tuple[Loaded, dict[str, Any]]:
+    """The model and tokenizer with the training data's best token groups as single tokens, and what to report of it.
+
+    Raises:
+        ValueError: if nothing can be merged, or the tokenizer would not survive being saved.
+    """
+    if not config.merge_tokens:
+        return loaded, {}
+    expected = "0 for token classification, whose words are tokenised one by one: nothing merges across words"
+    require(data.task == "sequence", "train", "merge_tokens", expected, config.merge_tokens)
+    texts = data.train.texts
+    pairs = zip(texts, data.train.labels, strict=True)
+    groups = token_groups(pairs, loaded.tokenizer, top=config.merge_tokens)
+    merged = merge_groups(loaded.tokenizer, groups, texts, top=config.merge_tokens)
+    check_reload(merged.tokenizer, texts)
+    extension, _ = extend_embeddings(loaded.model, merged)
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    report = merged.report({name: split.texts for name, split in splits.items() if split is not None})
+    lengths = report["tokens_per_text"]
+    means = ", ".join(f"{name} {found['before']:.1f} -> {found['after']:.1f}" for name, found in lengths.items())
+    fewer = f", {len(merged.left_out)} groups left out" if merged.left_out else ""
+    say(f"merged {len(merged.tokens)} of {config.merge_tokens} token groups{fewer}; tokens a text: {means}")
+    return replace(loaded, tokenizer=merged.tokenizer, extension=extension), report
