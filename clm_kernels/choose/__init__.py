@@ -12,10 +12,25 @@ from ..structure import head_names, weights
 from .batches import batches_of
 from .budget import budget, check_budget
 from .control import random_selection
+from .cost import CostModel, step_cost
+from .overview import overview
 from .sensitivity import eligible_weights, sensitivity
+from .units import Units, find_units
 from .warm_up import warm_up_head
 
-__all__ = ["budget", "choose", "eligible_weights", "random_selection", "sensitivity", "warm_up_head"]
+__all__ = [
+    "CostModel",
+    "Units",
+    "budget",
+    "choose",
+    "eligible_weights",
+    "find_units",
+    "overview",
+    "random_selection",
+    "sensitivity",
+    "step_cost",
+    "warm_up_head",
+]
 
 
 def choose(
