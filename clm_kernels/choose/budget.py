@@ -34,8 +34,8 @@ def budget(
 
     By cost, depth is traded for width: the lowest place that is trained fixes what the input gradients cost, and what is
     left buys weight gradients at or above it; of all such places the one is taken whose units score most together. Units
-    are bought best first, by score for what they cost, whatever still fits: as good as any choice where all cost the same,
-    and else never further below the best than one unit's score.
+    are bought best first, by score for what they cost, whatever still fits: as good as any choice where all cost the same;
+    else below the best by less than one unit's score, where the cost is the only bound.
 
     Args:
         scores: weight name -> a score for each row or column, as `sensitivity` gives; with `units`, of `units.kinds`.
@@ -61,17 +61,20 @@ def budget(
         raise ValueError("budget: scores must hold at least one weight's, got none")
     units = _single(scores, model, kind) if units is None else _fitting(units, model)
     score, sizes = units.scores(scores), units.entries
-    most = sizes.sum().item() if density is None and entries is None else entries
+    total = sizes.sum().item()
     if density is not None:
-        most = round(density * sizes.sum().item(), 6)  # 0.29 * 100 is just below 29
+        share, most = density, round(density * total, 6)  # 0.29 * 100 is just below 29
+    else:
+        most = total if entries is None else entries
+        share = most / total
     if cost is not None:
         model_cost = CostModel(model, batch, length)
         chosen = _by_cost(units, score, sizes, most, cost, model_cost, biases=biases, norms=norms)
     elif per == "weight":
-        chosen = torch.cat([_best_first(score[p.span])[: max(1, round(most / sizes.sum().item() * p.index.shape[0]))] + p.first
-                            for p in units.values()])  # fmt: skip
+        best = (_best_first(score[part.span])[: max(1, round(share * part.layout.units))] + part.first for part in units.values())
+        chosen = torch.cat(list(best))
     elif per == "layer":
-        chosen = _by_layer(units.least(depths(model)), score / sizes, sizes, most / sizes.sum().item())
+        chosen = _by_layer(units.least(depths(model)), score / sizes, sizes, share)
     else:
         chosen = _within(_best_first(score / sizes), (sizes, most))
     if not chosen.numel():
@@ -143,9 +146,7 @@ def _by_layer(depth: Tensor, worth: Tensor, sizes: Tensor, share: float) -> Tens
     return torch.cat(chosen)
 
 
-def _by_cost(
-    units: Units, score: Tensor, sizes: Tensor, most: float, share: float, model: CostModel, **whole: bool
-) -> Tensor:
+def _by_cost(units: Units, score: Tensor, sizes: Tensor, most: float, share: float, model: CostModel, **whole: bool) -> Tensor:
     place = units.least({name: model.place(name) for name in units})
     depth = units.least({name: model.depth(name) for name in units})
     flops = units.sum({name: model.per_entry(name) * part.entries for name, part in units.items()})

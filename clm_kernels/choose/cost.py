@@ -19,7 +19,6 @@ from .coupling import heads
 from .frozen import frozen
 
 
-
 class Cost(NamedTuple):
     """FLOPs of a step.
 
@@ -58,9 +57,10 @@ class _Call(NamedTuple):
 class CostModel:
     """The cost of training a model on padded batches of one size.
 
-    Two forwards, of one text and of two, tell which linear layers run, in which order, on how many rows. Layers that read the very
-    same tensor, as query, key and value do, have the same place; the input gradient of a layer is needed when anything
-    before its place is trained.
+    Two forwards, of one text and of two, tell which linear layers run, in which order, on how many rows. Layers that read
+    the very same tensor, as query, key and value do, have the same place; the input gradient of a layer is needed when
+    anything before its place is trained. Where attention and feed-forward part stand side by side, as in Falcon, that is
+    a bound in the lowest layer: the one does not need the other's.
 
     Args:
         model: a transformers model; left as it was.

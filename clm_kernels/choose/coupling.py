@@ -94,7 +94,7 @@ def _heads(model: nn.Module, prefix: str, found: dict[str, nn.Module]) -> Couple
     # GPT-BigCode has a c_attn too, a linear layer of another order
     fused = [name for name in found if last[name] in _FUSED and (last[name] == "c_attn") == transposed(found[name])]
     positions = [name for name in found if _POSITIONS.match(last[name])]
-    reading = [*sum(parts.values(), []), *fused, *positions]
+    reading = [*(name for names in parts.values() for name in names), *fused, *positions]
     out = [name for name in found if name not in reading]
     separate = all(len(names) == 1 for names in parts.values()) and not fused
     if not separate and not (len(fused) == 1 and not any(parts.values())):

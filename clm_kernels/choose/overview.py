@@ -39,23 +39,45 @@ class Line(NamedTuple):
 
 
 class Overview(list[Line]):
-    """A line for each scored weight; printed as a table, layers from the lowest up."""
+    """A line for each scored weight; printed as a table, layers from the lowest up.
+
+    A cell says how much of the weight is selected, and how much of the weight's sensitivity lies in that; the last columns
+    how much of all weights' sensitivity lies in what is selected of the layer, and in what is left.
+    """
 
     def __str__(self) -> str:
-        head = f"{'layer':>5}  {'module':<28} {'selected':>12} {'of':>13} {'density':>8} {'chosen':>8} {'left':>8}"
-        lines = [
-            f"{line.layer if line.layer >= 0 else '':>5}  {line.part:<28} {line.selected_entries:>12,} {line.entries:>13,} "
-            f"{line.selected_entries / line.entries:>8.2%} {line.chosen:>8.2%} {line.score - line.chosen:>8.2%}"
-            for line in sorted(self, key=lambda line: line.layer)
-        ]
+        layers, parts, cells = self.grid()
+        words = [["layer"], *(part.removesuffix(".weight").split(".") for part in parts), ["entries"], ["chosen"], ["left"]]
+        high = max(map(len, words))
+        table = [list(row) for row in zip(*([""] * (high - len(column)) + column for column in words), strict=True)]
+        for layer in layers:
+            row = [line for line in self if line.layer == layer]
+            chosen = sum(line.chosen for line in row)
+            totals = (
+                f"{sum(line.selected_entries for line in row):,}",
+                f"{chosen:.1%}",
+                f"{sum(line.score for line in row) - chosen:.1%}",
+            )
+            table.append([str(layer) if layer >= 0 else "below", *(_cell(cells.get((layer, part))) for part in parts), *totals])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in table]
         selected, entries = (sum(getattr(line, what) for line in self) for what in ("selected_entries", "entries"))
-        chosen = sum(line.chosen for line in self)
-        last = f"{selected:,} of {entries:,} entries hold {chosen:.2%} of the sensitivity"
-        return "\n".join([head, *lines, last])
+        hold = f"{selected:,} of {entries:,} entries hold {sum(line.chosen for line in self):.1%} of the sensitivity"
+        return "\n".join([*lines, hold])
 
     def grid(self) -> tuple[list[int], list[str], dict[tuple[int, str], Line]]:
         """Layers from the lowest up, modules in the order of the forward, and the line of each cell."""
-        return sorted({line.layer for line in self}), list(dict.fromkeys(line.part for line in self)), {l[:2]: l for l in self}
+        return (
+            sorted({line.layer for line in self}),
+            list(dict.fromkeys(line.part for line in self)),
+            {line[:2]: line for line in self},
+        )
+
+
+def _cell(line: Line | None) -> str:
+    if line is None:
+        return ""
+    return f"{line.selected_entries / line.entries:.0%} {line.chosen / line.score if line.score else 0:.0%}"
 
 
 def overview(selection: Selection, scores: Mapping[str, Tensor], model: nn.Module) -> Overview:
