@@ -6,10 +6,12 @@ import sys
 import pytest
 from models import build
 from tiny_task import TOPICS, save_model, sentences, texts, tokenizer, write_data
+from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
 import clm_kernels as clm
 from clm_kernels import Selection
+from clm_kernels.choose import step_cost
 from clm_kernels.choose.token_groups import TokenGroups, token_groups
 from clm_kernels.cli import app
 
@@ -118,3 +120,25 @@ def test_choose_counts_groups_or_takes_them():
     encoded = [{"input_ids": made(row["text"])["input_ids"], "labels": 0} for row in rows]
     with pytest.raises(ValueError, match="dataset rows must have text and label where tokens is True"):
         clm.choose(model, made, encoded, tokens=True)
+
+
+@pytest.mark.parametrize(("kind", "cost"), [("heads+neurons", None), ("neurons", 0.6), ("columns", 0.55)])
+def test_train_by_coupled_units_and_by_cost(model, data, tmp_path, kind, cost):
+    files = [option for part, path in data.items() for option in (f"--{part}", path)]
+    more = [] if cost is None else ["--cost", cost]
+    result = run("train", "--model", model, *files, "--output", tmp_path / "out", "--kind", kind, *more, *TRAINING)
+    assert result.exit_code == 0, result.stderr
+    selection = Selection.load(tmp_path / "out" / "selection.safetensors")
+    kinds = {entries.kind for entries in selection.values()}
+    assert kinds == ({"columns"} if kind == "columns" else {"rows", "columns"})
+    if cost is not None:
+        base = AutoModelForSequenceClassification.from_pretrained(model, num_labels=3)
+        spent = step_cost(base, selection, batch=8, length=6, biases=True, norms=True)
+        assert spent.share <= cost * 1.05  # the run's batches are not of exactly this size
+
+
+def test_a_cost_that_admits_nothing(model, data, tmp_path):
+    result = run("train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", "--cost", "0.001", *TRAINING)
+    assert result.exit_code == 2 and "cost must be at least 0." in result.stderr and not (tmp_path / "out").exists()
+    result = run("train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", "--cost", "2", *TRAINING)
+    assert result.exit_code == 2 and "cost must be in (0, 1], got 2.0" in result.stderr

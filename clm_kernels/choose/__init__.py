@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..selection import Selection
 from ..structure import head_names, weights
 from .batches import batches_of
 from .budget import budget, check_budget
 from .control import random_selection
+from .cost import CostModel, step_cost
 from .embedding import group_rows
 from .entries import top_entries
-from .positions import at_groups
+from .overview import overview
+from .positions import Positions, at_groups
 from .sensitivity import eligible_weights, sensitivity
 from .token_groups import TokenGroups, token_groups
+from .units import Units, find_units
 from .warm_up import warm_up_head
 
 __all__ = [
-    "budget", "choose", "eligible_weights", "group_rows", "random_selection", "sensitivity", "token_groups", "top_entries",
-    "warm_up_head",
+    "CostModel", "Units", "best_units", "budget", "choose", "eligible_weights", "find_units", "group_rows", "overview",
+    "random_selection", "sensitivity", "step_cost", "token_groups", "top_entries", "warm_up_head",
 ]  # fmt: skip
+
+LINES, COUPLED = ("rows", "columns"), ("heads", "neurons", "heads+neurons")
 
 
 def choose(
@@ -34,6 +39,7 @@ def choose(
     kind: str = "columns",
     layers: str = "all",
     per: str = "model",
+    cost: float | None = None,
     rule: str = "fisher",
     tokens: bool | TokenGroups = False,
     examples: int = 512,
@@ -52,8 +58,9 @@ def choose(
         dataset: rows with ``text`` and ``label`` (an id, or a name in the model's config), or tokenised rows with
             ``input_ids`` and ``labels``.
         density: share of the eligible weights' entries to select, in (0, 1].
-        kind: ``"rows"`` or ``"columns"``.
+        kind: ``"rows"`` or ``"columns"``, or coupled ones: ``"heads"``, ``"neurons"``, ``"heads+neurons"``.
         layers: which layers' weights are eligible: ``"all"``, ``"upper half"`` or ``"upper third"``.
+        cost: share of full fine-tuning's backward FLOPs that a step may take besides, in (0, 1]; see `budget`.
         rule: how units are scored, see `sensitivity`.
         tokens: score them where the token groups stand: True counts the groups of all rows, which must have ``text`` and
             ``label``; or groups that have been counted already.
@@ -66,7 +73,9 @@ def choose(
     Raises:
         ValueError: for arguments out of range or rows that lack what is needed.
     """
-    check_budget(density, kind, per)
+    if kind not in (*LINES, *COUPLED):
+        raise ValueError(f"choose: kind must be one of {', '.join((*LINES, *COUPLED))}, got {kind!r}")
+    check_budget(density, "rows", per, cost=cost, coupled=kind in COUPLED)
     eligible_weights(model, layers)
     rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
     groups = _groups(rows, tokenizer) if tokens is True else tokens or None
@@ -76,12 +85,55 @@ def choose(
     try:
         warm_up_head(model, batches)
         positions = at_groups(groups) if groups is not None else None
-        scores = sensitivity(model, batches, kind=kind, layers=layers, rule=rule, positions=positions, seed=seed)
+        return best_units(
+            model,
+            batches,
+            density=density,
+            cost=cost,
+            kind=kind,
+            layers=layers,
+            per=per,
+            rule=rule,
+            positions=positions,
+            seed=seed,
+        )
     finally:
         with torch.no_grad():
             for name, tensor in before.items():
                 named[name].copy_(tensor)
-    return budget(scores, model, density=density, kind=kind, per=per)
+
+
+def best_units(
+    model: nn.Module,
+    batches: Sequence[Mapping[str, Tensor]],
+    *,
+    density: float = 0.02,
+    cost: float | None = None,
+    kind: str = "columns",
+    layers: str = "all",
+    per: str = "model",
+    rule: str = "fisher",
+    positions: Positions | None = None,
+    seed: int = 0,
+    biases: bool = False,
+    norms: bool = False,
+) -> Selection:
+    """Scores the units of a model whose head is warmed up, and spends a budget on the best: `sensitivity`, then `budget`.
+
+    Args:
+        batches: also say how large a batch is, for `cost`: the mean of theirs.
+        kind: as `choose` takes it; all else as `sensitivity` and `budget` do.
+    """
+    units = None if kind in LINES else find_units(model, kind, layers=layers)
+    scores = sensitivity(
+        model, batches, kind=kind if units is None else units.kinds, layers=layers, rule=rule, positions=positions, seed=seed
+    )
+    sizes = [tuple(batch["input_ids"].shape) for batch in batches]
+    batch, length = (max(1, round(sum(size) / len(size))) for size in zip(*sizes))
+    options = {"units": units} if units is not None else {"kind": kind}
+    return budget(
+        scores, model, density=density, cost=cost, per=per, batch=batch, length=length, biases=biases, norms=norms, **options
+    )
 
 
 def _groups(rows, tokenizer) -> TokenGroups:

@@ -10,6 +10,7 @@ from typing import Any
 from .errors import listed, require
 
 METHODS = ("sparse", "full", "head")
+KINDS = ("rows", "columns", "heads", "neurons", "heads+neurons")
 SELECT = ("fisher", "tokens", "saliency", "magnitude", "random")
 PATHS = ("model", "train", "validation", "test", "output", "selection")
 LEARNING_RATE = {"sparse": 1e-3, "full": 1e-4, "head": 1e-3}
@@ -46,7 +47,8 @@ class TrainConfig:
     method: str = selecting("sparse", "Train a selection of the weights, all of them, or the head alone.", METHODS)
     select: str = selecting("fisher", "What picks the units; tokens: fisher where the words stand that tell the label.", SELECT)
     density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
-    kind: str = selecting("columns", "What a selected unit is.", ("rows", "columns"))
+    cost: float | None = selecting(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
+    kind: str = selecting("columns", "What a selected unit is.", KINDS)
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
     per: str = selecting("model", "Whether all units compete, or each weight gives the same part.", ("model", "weight"))
     biases: bool = selecting(True, "Train the biases too.")
@@ -96,6 +98,7 @@ class TrainConfig:
                 value = getattr(self, spec.name)
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
         require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
+        require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
         require(0 < self.validation_fraction < 1, "train", "validation_fraction", "in (0, 1)", self.validation_fraction)
         require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)
         require(self.epochs > 0, "train", "epochs", "above 0", self.epochs)

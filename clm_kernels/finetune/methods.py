@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..choose import budget, sensitivity, warm_up_head
+from ..choose import best_units, warm_up_head
 from ..choose.batches import batches_of
 from ..choose.positions import at_groups
 from ..choose.token_groups import TokenGroups, token_groups
@@ -61,11 +61,11 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGro
         return extension.extend(Selection()) if extension and config.method == "head" else Selection()
     if named is not None:
         return named
-    scores = sensitivity(
-        loaded.model, batches, kind=config.kind, layers=config.layers, seed=config.seed,
+    chosen = best_units(
+        loaded.model, batches, density=config.density, cost=config.cost, kind=config.kind, layers=config.layers, per=config.per,
         rule="fisher" if config.select == "tokens" else config.select, positions=at_groups(groups) if groups else None,
+        seed=config.seed, biases=config.biases, norms=config.norms,
     )  # fmt: skip
-    chosen = budget(scores, loaded.model, density=config.density, kind=config.kind, per=config.per)
     return extension.extend(chosen) if extension else chosen
 
 

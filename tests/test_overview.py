@@ -1,0 +1,106 @@
+"""What a budget chose and what it left: the table and the picture."""
+
+import re
+import sys
+
+import pytest
+import torch
+from models import build
+
+import clm_kernels as clm
+from clm_kernels.choose import eligible_weights, find_units, overview
+from clm_kernels.choose.overview import draw
+from clm_kernels.selection import Entries, Selection
+
+
+def scored(family="bert"):
+    model = build(family)
+    names = eligible_weights(model)
+    scores = {name: torch.arange(module.weight.shape[0]).double() for name, module in names.items()}
+    return model, scores
+
+
+def test_lines_say_what_was_chosen_and_left():
+    model, scores = scored()
+    first, *_, second = scores
+    selection = Selection(
+        {first: Entries.of("rows", [30, 31], (32, 32)), second: Entries.of("rows", [0], (32, 48))},
+    )
+    lines = {line.name: line for line in overview(selection, scores, model)}
+    assert list(lines) == list(scores)
+    everything = sum(score.sum().item() for score in scores.values())
+    assert lines[first][:5] == (0, "attention.self.query", first, 64, 1024)
+    assert lines[first].chosen == pytest.approx(61 / everything) and lines[first].score == pytest.approx(496 / everything)
+    assert lines[second][:5] == (1, "output", second, 48, 1536) and lines[second].chosen == 0
+    assert lines["bert.encoder.layer.1.attention.output.dense.weight"][3] == 0
+    assert sum(line.score for line in lines.values()) == pytest.approx(1)
+
+
+def test_the_table_has_a_row_for_each_layer():
+    model, scores = scored()
+    table = str(overview(clm.budget(scores, model, density=0.25, kind="rows", per="weight"), scores, model)).splitlines()
+    assert [line.split()[0] for line in table[-3:-1]] == ["0", "1"]
+    # scores are 0, 1, 2, …; 24 to 31 of 32 make 220 of 496, and 36 to 47 of 48 make 498 of 1128: 1598 a layer, of 7216
+    assert table[-2].split()[1:] == [*["25%", "44%"] * 6, "1,792", "22.1%", "27.9%"]
+    assert table[-1] == "3,584 of 14,336 entries hold 44.3% of the sensitivity"
+    assert re.split(r"\s+", table[2].strip()) == [
+        "layer",
+        "query",
+        "key",
+        "value",
+        "output",
+        "intermediate",
+        "output",
+        "entries",
+        "chosen",
+        "left",
+    ]
+
+
+def test_what_lies_below_the_layers_has_a_row_of_its_own():
+    model, scores = scored("llama")
+    name = "model.embed_tokens.weight"
+    scores[name] = torch.ones(64)
+    selection = Selection({name: Entries.of("rows", range(32), (64, 32))})
+    lines = overview(selection, scores, model)
+    assert lines[-1][:5] == (-1, name, name, 1024, 2048)
+    below = next(line for line in str(lines).splitlines() if line.split()[0] == "below")
+    assert below.split()[1:4] == ["50%", "50%", "1,024"]
+
+
+def test_no_sensitivity_at_all():
+    model, scores = scored()
+    zeros = {name: torch.zeros_like(score) for name, score in scores.items()}
+    assert "hold 0.0% of the sensitivity" in str(overview(clm.budget(zeros, model, density=0.1, kind="rows"), zeros, model))
+
+
+def test_scores_of_another_kind_are_refused():
+    model, scores = scored()
+    name = list(scores)[-1]
+    selection = Selection({name: Entries.of("columns", [40], (32, 48))})
+    with pytest.raises(ValueError, match=rf"^overview: the scores of '{name}' must be of its 48 columns, got shape \(32,\)$"):
+        overview(selection, scores, model)
+    with pytest.raises(ValueError, match=rf"^overview: the scores of '{name}' must be of its 48 columns, got none$"):
+        overview(selection, {}, model)
+
+
+class TestPicture:
+    @staticmethod
+    def lines():
+        model = build("modernbert", num_hidden_layers=3)
+        units = find_units(model, "heads+neurons")
+        scores = {name: torch.rand(part.layout.units) for name, part in units.items()}
+        return overview(clm.budget(scores, model, cost=0.5, units=units, batch=2, length=8), scores, model)
+
+    @pytest.mark.parametrize("suffix", ["png", "svg"])
+    def test_is_written(self, tmp_path, suffix):
+        pytest.importorskip("matplotlib")
+        path = tmp_path / f"chosen.{suffix}"
+        draw(self.lines(), path, "half of the backward")
+        begin = path.read_bytes()[:200]
+        assert begin.startswith(b"\x89PNG") if suffix == "png" else b"<?xml" in begin
+
+    def test_needs_matplotlib(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(ImportError, match=r"^overview: a picture needs the package matplotlib: `pip install matplotlib`$"):
+            draw(self.lines(), tmp_path / "chosen.png")
