@@ -1,6 +1,9 @@
 """Merged tokens: which groups, where they match, what stays as it was, and what is refused."""
 
+import json
+
 import pytest
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_tokenizers import MAKE, TEXTS, WORDS, group, groups_of
@@ -109,10 +112,11 @@ def test_by_what_groups_are_ranked():
 def test_groups_stand_as_they_are_written():
     """The tokenizer would write "twice , my": a text that never matches."""
     tokenizer = MADE["wordpiece"]
-    texts = ["Charged twice, my debit", "charged twice,my debit", "charged twice,my debit"]
-    merged = merge_groups(tokenizer, [group(tokenizer, "twice , my")], texts)
-    assert merged.tokens[0].text == "twice,my"
-    assert merged.tokens[0].id in ids(merged.tokenizer, "see Twice,My debit")
+    for often, seldom in (("twice, my", "twice,my"), ("twice,my", "twice, my")):
+        merged = merge_groups(tokenizer, [group(tokenizer, "twice , my")], [seldom, f"see {often}", f"{often} debit"])
+        assert merged.tokens[0].text == often
+        assert merged.tokens[0].id in ids(merged.tokenizer, f"see {often.title()} debit")
+        assert ids(merged.tokenizer, seldom) == ids(tokenizer, seldom)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +154,11 @@ def test_the_same_words_with_other_pieces_are_one_token():
     groups = [group(tokenizer, "charged twice", score=2), group(tokenizer, " charged twice", before="please")]
     assert groups[0].ids != groups[1].ids
     merged = merge_groups(tokenizer, groups, [*PLAIN, "charged twice"])
-    assert [(token.text, token.pieces) for token in merged.tokens] == [("charged twice", groups[1].ids)] and not merged.left_out
+    other = merge_groups(
+        tokenizer, [group(tokenizer, " charged twice", score=3, before="please"), groups[0]], [*PLAIN, "charged twice"]
+    )
+    for found in (merged, other):
+        assert [(token.text, token.pieces) for token in found.tokens] == [("charged twice", groups[1].ids)] and not found.left_out
     assert merged.expand(ids(merged.tokenizer, "i was charged twice")) == ids(tokenizer, "i was charged twice")
     with pytest.raises(ValueError, match="'charged twice': it has other pieces among words"):
         merge_groups(tokenizer, groups[:1], [*PLAIN, "charged twice"])
@@ -180,11 +188,11 @@ def test_the_next_best_take_the_places_of_those_that_do_not_match(monkeypatch):
     real = merging._fault
     monkeypatch.setattr(merging, "_fault", lambda merged, token: "no" if "parcel" in token.text else real(merged, token))
     tokenizer = MADE["wordpiece"]
-    texts = ["my parcel", "parcels", "direct debit", "charged twice", "it was"]
+    texts = ["my parcel", "direct debit", "charged twice", "it was"]
     groups = [group(tokenizer, text, score=-i) for i, text in enumerate(texts)]
     merged = merge_groups(tokenizer, groups, PLAIN, top=2)
     assert [token.text for token in merged.tokens] == ["direct debit", "charged twice"]
-    assert merged.left_out == {"my parcel": "no", "parcels": "no"}
+    assert merged.left_out == {"my parcel": "no"}
 
 
 # On disk, and on another tokenizer
@@ -242,3 +250,24 @@ def test_bad_arguments():
 def test_pieces_in_place_of_tokens():
     merged = merging.MergedTokenizer(None, None, (NewToken("a b", 9, (1, 2), False), NewToken("c d e", 10, (3, 4, 5), False)), {})
     assert merged.expand([7, 9, 9, 10, 0]) == [7, 1, 2, 1, 2, 3, 4, 5, 0]
+
+
+@pytest.mark.parametrize(
+    "name", ["RobertaTokenizer", "Qwen2Tokenizer", "XLMRobertaTokenizer", "AlbertTokenizer", "BertTokenizer"]
+)
+def test_transformers_own_classes(name):
+    """Which build their tokenizer anew when they are loaded."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]", "<|endoftext|>"]
+    kind = {"BertTokenizer": "wordpiece", "XLMRobertaTokenizer": "unigram", "AlbertTokenizer": "unigram"}.get(name, "bpe")
+    model = json.loads(MADE[kind].backend_tokenizer.to_str())["model"]
+    if kind == "unigram":
+        vocabulary = [*((piece, 0.0) for piece in special), *(tuple(piece) for piece in model["vocab"][2:])]
+    else:
+        vocabulary = {piece: i for i, piece in enumerate(dict.fromkeys([*special, *model["vocab"]]))}
+    merges = {"merges": [tuple(merge) for merge in model["merges"]]} if kind == "bpe" else {}
+    tokenizer = getattr(transformers, name)(vocab=vocabulary, **merges)
+    merged = merge_groups(tokenizer, groups_of(tokenizer), PLAIN, top=6)
+    assert len(merged.tokens) == 6
+    check_reload(merged.tokenizer, [*PLAIN, "(My parcel was lost), see direct debit, it"])
+    lengths = merged.report({"train": PLAIN})["tokens_per_text"]["train"]
+    assert lengths["after"] < 0.8 * lengths["before"]

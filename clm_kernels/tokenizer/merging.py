@@ -176,16 +176,12 @@ def _runs(tokenizer, text: str, length: int) -> set[tuple[int, ...]]:
 
 def _fault(merged: MergedTokenizer, token: NewToken) -> str:
     """Why a new token does not do what it is for; nothing if it does."""
-    texts = [AMONG_WORDS.format(token.text)]
-    before, upper = ids_of(merged.base, [texts[0], AMONG_WORDS.format(token.text.upper())])
-    if before == upper:
-        texts.append(AMONG_WORDS.format(token.text.upper()))
+    among = [AMONG_WORDS.format(token.text), AMONG_WORDS.format(token.text.upper())]
+    before, upper = ids_of(merged.base, among)
+    among = among if before == upper else among[:1]
+    texts = [*among, *(frame.format(token.text) for frame in BESIDE_PUNCTUATION)]
     for text, ids in zip(texts, ids_of(merged.tokenizer, texts), strict=True):
-        if token.id not in ids or merged.expand(ids) != before:
-            return f"it is not matched in {text!r}"
-    texts = [frame.format(token.text) for frame in BESIDE_PUNCTUATION]
-    for text, ids in zip(texts, ids_of(merged.tokenizer, texts), strict=True):
-        if token.id not in ids:
+        if token.id not in ids or (text in among and merged.expand(ids) != before):
             return f"it is not matched in {text!r}"
     texts = [frame.format(token.text) for frame in INSIDE_WORDS]
     for text, ids in zip(texts, ids_of(merged.tokenizer, texts), strict=True):
