@@ -125,6 +125,20 @@ def test_depth_is_traded_for_width():
         assert (low in selection) == chosen_low and (high in selection) != chosen_low
 
 
+def test_units_compete_by_score_per_flop():
+    """The upper weight's row scores more than either of the lower one's, and costs more than both."""
+    task = problem("several sizes")
+    *_, low, high = task.units
+    cost = CostModel(task.model, **BATCH)
+    share = (
+        cost.of(task.units.select(torch.tensor([False] * 6 + [True] * 2 + [False] * 2))).share
+        + cost.per_entry(low) / cost.full.full
+    )
+    scores = {name: torch.zeros(2) for name in task.units} | {low: torch.tensor([5.0, 5.0]), high: torch.tensor([6.0, 0.0])}
+    assert (task.units.entries[6], task.units.entries[8]) == (2, 5)
+    assert spend(task, scores, share)[1] == 10
+
+
 def test_biases_and_norms_are_reckoned_with():
     model = build(num_hidden_layers=4)
     scores = {name: torch.rand(module.weight.shape[0]) for name, module in eligible_weights(model).items()}

@@ -1,5 +1,6 @@
 """What a budget chose and what it left: the table and the picture."""
 
+import math
 import re
 import sys
 
@@ -57,13 +58,16 @@ def test_the_table_has_a_row_for_each_layer():
     ]
 
 
-def test_what_lies_below_the_layers_has_a_row_of_its_own():
+def test_what_lies_below_and_above_the_layers_has_rows_of_its_own():
     model, scores = scored("llama")
     name = "model.embed_tokens.weight"
+    scores["score.weight"] = torch.ones(3)
     scores[name] = torch.ones(64)
     selection = Selection({name: Entries.of("rows", range(32), (64, 32))})
     lines = overview(selection, scores, model)
     assert lines[-1][:5] == (-1, name, name, 1024, 2048)
+    assert lines[-2][:5] == (math.inf, "score.weight", "score.weight", 0, 96)
+    assert [line.split()[0] for line in str(lines).splitlines()[-5:-1]] == ["below", "0", "1", "above"]
     below = next(line for line in str(lines).splitlines() if line.split()[0] == "below")
     assert below.split()[1:4] == ["50%", "50%", "1,024"]
 

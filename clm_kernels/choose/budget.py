@@ -160,7 +160,7 @@ def _by_cost(units: Units, score: Tensor, sizes: Tensor, most: float, share: flo
         if left < flops[above].min():
             continue
         price = flops / max(1, left) + (sizes / most if most < sizes.sum() else 0)
-        worth = torch.where(price > 0, score / price, torch.where(score > 0, math.inf, 0.0))
+        worth = score / price.clamp(min=torch.finfo(price.dtype).tiny)  # embedding rows may cost nothing
         order = _best_first(worth.where(above, -math.inf))[: int(above.sum())]
         bought = _within(order, (flops, left), (sizes, most))
         if score[bought].sum() > best:

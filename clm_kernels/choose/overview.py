@@ -20,7 +20,7 @@ class Line(NamedTuple):
     """One scored weight.
 
     Attributes:
-        layer: its layer's number; -1 below the layers.
+        layer: its layer's number; -1 below the layers, inf above them.
         part: its module's name in the layer; outside the layers the weight's own name.
         name: of the weight.
         selected_entries: of `entries`.
@@ -29,7 +29,7 @@ class Line(NamedTuple):
         chosen: the share that lies in what is selected, of the sensitivity of all; what was left is `score - chosen`.
     """
 
-    layer: int
+    layer: float
     part: str
     name: str
     selected_entries: int
@@ -58,20 +58,24 @@ class Overview(list[Line]):
                 f"{chosen:.1%}",
                 f"{sum(line.score for line in row) - chosen:.1%}",
             )
-            table.append([str(layer) if layer >= 0 else "below", *(_cell(cells.get((layer, part))) for part in parts), *totals])
+            table.append([_name(layer), *(_cell(cells.get((layer, part))) for part in parts), *totals])
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(text.rjust(width) for text, width in zip(row, widths, strict=True)) for row in table]
         selected, entries = (sum(getattr(line, what) for line in self) for what in ("selected_entries", "entries"))
         hold = f"{selected:,} of {entries:,} entries hold {sum(line.chosen for line in self):.1%} of the sensitivity"
         return "\n".join([*lines, hold])
 
-    def grid(self) -> tuple[list[int], list[str], dict[tuple[int, str], Line]]:
+    def grid(self) -> tuple[list[float], list[str], dict[tuple[float, str], Line]]:
         """Layers from the lowest up, modules in the order of the forward, and the line of each cell."""
         return (
             sorted({line.layer for line in self}),
             list(dict.fromkeys(line.part for line in self)),
             {line[:2]: line for line in self},
         )
+
+
+def _name(layer: float) -> str:
+    return "below" if layer < 0 else "above" if layer == math.inf else str(layer)
 
 
 def _cell(line: Line | None) -> str:
@@ -102,8 +106,8 @@ def overview(selection: Selection, scores: Mapping[str, Tensor], model: nn.Modul
     for name, score in scores.items():
         entries, score = selection.get(name), score.double().cpu()
         chosen = 0.0 if entries is None else score[entries.index.long().cpu()].sum().item()
-        inside = math.isfinite(depth[name]) and depth[name] >= 0 and (match := _NUMBERED.search(name))
-        layer, part = (int(depth[name]), match[1]) if inside else (-1, name)
+        match = _NUMBERED.search(name)
+        layer, part = depth[name], match[1] if match else name
         count = 0 if entries is None else entries.count
         lines.append(Line(layer, part, name, count, named[name].numel(), score.sum().item() / everything, chosen / everything))
     return lines
@@ -140,7 +144,7 @@ def draw(lines: Overview, path: str | Path, title: str = "") -> None:
                 fontsize=7,
             )
         axes.set_xticks(range(len(parts)), [part.replace(".", "\n") for part in parts], fontsize=7)
-        axes.set_yticks(range(len(layers)), [str(layer) if layer >= 0 else "below" for layer in layers])
+        axes.set_yticks(range(len(layers)), [_name(layer) for layer in layers])
         axes.set_title(label, fontsize=9, loc="left")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
