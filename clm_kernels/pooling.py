@@ -62,10 +62,13 @@ def _reads_first_position(model: nn.Module) -> bool:
 
 
 def mean_pool(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Mean of ``(B, T, H)`` over the positions that `attention_mask` ``(B, T)`` holds to be real: ``(B, H)``."""
+    """Mean of ``(B, T, H)`` over the positions that `attention_mask` holds to be real: ``(B, H)``.
+
+    The mask is ``(B, P + T)`` where P keys and values of prefix tuning stand before the text; they are no part of the mean.
+    """
     if attention_mask is None:
         return hidden.mean(1)
-    real = attention_mask[..., None] != 0
+    real = attention_mask[:, -hidden.shape[1] :, None] != 0
     wide = hidden.float() if hidden.dtype.itemsize < 4 else hidden  # bf16 cannot count beyond 256
     return (wide.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)).to(hidden.dtype)
 

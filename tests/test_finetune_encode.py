@@ -77,6 +77,14 @@ def test_without_spans_tokens_are_scored():
     assert best_by("token", TAGS) == "f1"
 
 
+def test_another_score_can_choose():
+    assert best_by("token", TAGS, "accuracy") == "accuracy"
+    assert best_by("sequence", ["a", "b"], "macro_f1") == "macro_f1"
+    for task, labels, score in (("sequence", ["a", "b"], "f1"), ("token", TAGS, "macro_f1"), ("token", ["NOUN", "VERB"], "f1")):
+        with pytest.raises(ValueError, match=f"best_by must be auto or a score of this task: .*, got '{score}'"):
+            best_by(task, labels, score)
+
+
 @pytest.mark.parametrize(("family", "limit"), [("bert", 32), ("roberta", 30), ("distilbert", 32), ("gpt2", 32), ("llama", 32)])
 def test_no_text_is_longer_than_the_model_can_take(family, limit):
     model = build(family).eval()

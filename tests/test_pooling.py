@@ -146,6 +146,13 @@ def test_models_whose_head_reads_elsewhere_are_refused_and_left_alone(name):
     assert model.config.to_dict() == config
 
 
+def test_what_stands_before_the_text_is_no_part_of_the_mean():
+    """Prefix tuning's mask covers its keys and values too, which have no hidden states."""
+    hidden, mask = torch.randn(2, 4, 8), torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]])
+    longer = torch.cat([torch.ones(2, 3, dtype=mask.dtype), mask], 1)
+    assert torch.equal(mean_pool(hidden, longer), mean_pool(hidden, mask))
+
+
 def test_unknown_pooling():
     with pytest.raises(ValueError, match="pooling must be one of native, mean, got 'max'"):
         set_pooling(build(), "max")

@@ -12,6 +12,7 @@ from .errors import listed, require
 METHODS = ("sparse", "full", "head")
 KINDS = ("rows", "columns", "heads", "neurons", "heads+neurons")
 SELECT = ("fisher", "tokens", "saliency", "magnitude", "random")
+SCORES = ("auto", "accuracy", "macro_f1", "f1")
 PATHS = ("model", "train", "validation", "test", "output", "selection")
 LEARNING_RATE = {"sparse": 1e-3, "full": 1e-4, "head": 1e-3}
 WEIGHT_DECAY = {"sparse": 0.0, "full": 0.01, "head": 0.0}
@@ -70,6 +71,7 @@ class TrainConfig:
     precision: str = training("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
     dtype: str = training("auto", "Type of the weights; auto: as stored, and float32 for full.", ("auto", "float32", "bfloat16"))
     eval_steps: int | None = training(None, "Validate and save every so many steps. (default: every epoch)")
+    best_by: str = training("auto", "Score that picks the best checkpoint; auto: f1 of tagged spans, else accuracy.", SCORES)
     patience: int | None = training(None, "Stop after so many validations without a better score. (default: never)")
     seed: int = running(42, "Seed of everything that is random.")
     report_to: str = running("none", "Where the Trainer logs to: tensorboard, wandb, … ; none.")

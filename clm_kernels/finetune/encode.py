@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
 from .data import Split
+from .errors import listed, require
 from .metrics import accuracy, are_spans, macro_f1, span_scores
 
 IGNORED = -100
@@ -95,9 +96,16 @@ def scorer(encoded: Encoded, task: str, label_names: Sequence[str]) -> Callable[
     return token if task == "token" else sequence
 
 
-def best_by(task: str, label_names: Sequence[str]) -> str:
-    """The score that picks the best checkpoint."""
-    return "f1" if task == "token" and are_spans(label_names) else "accuracy"
+def best_by(task: str, label_names: Sequence[str], asked: str = "auto") -> str:
+    """The score that picks the best checkpoint: as asked, or span F1 where tags mark spans, and accuracy elsewhere.
+
+    Raises:
+        ValueError: for a score that this task has not.
+    """
+    tags_spans = task == "token" and are_spans(label_names)
+    scores = ("f1", "accuracy") if tags_spans else ("accuracy", "macro_f1")
+    require(asked in ("auto", *scores), "train", "best_by", f"auto or a score of this task: {listed(scores)}", repr(asked))
+    return scores[0] if asked == "auto" else asked
 
 
 def spread(numbers: Iterable[int], words: Iterable[int], count: int, label_names: Sequence[str]) -> list[str | None]:

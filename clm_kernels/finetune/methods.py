@@ -24,11 +24,18 @@ from .models import Loaded
 
 @dataclass
 class Method:
-    """What a method has made ready; the Trainer makes its own AdamW where `optimizer` is None."""
+    """What a method has made ready.
+
+    Attributes:
+        optimizer: None where the Trainer is to make its own AdamW.
+        trained: how many numbers are trained.
+        model: what the Trainer calls, where that is a wrapper around the loaded model.
+    """
 
     handle: Handle | None
     optimizer: torch.optim.Optimizer | None
     trained: int
+    model: torch.nn.Module | None = None
 
 
 def find_groups(config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
@@ -72,20 +79,24 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGro
 def prepare(config: TrainConfig, loaded: Loaded, selection: Selection) -> Method:
     """Patches the model, which is on its device, and makes the optimizer."""
     if config.method == "full":
-        return Method(None, None, _count(loaded.model))
+        return Method(None, None, count_trained(loaded.model))
     sparse = config.method == "sparse"
     handle = patch(
         loaded.model, selection, biases=sparse and config.biases, norms=sparse and config.norms, head=loaded.head,
         extension=loaded.extension,
     )  # fmt: skip
-    trained = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+    return Method(handle, optimizer_for(config, loaded.model), count_trained(loaded.model))
+
+
+def optimizer_for(config: TrainConfig, model: torch.nn.Module) -> SparseAdamW:
+    """AdamW over all that requires a gradient; biases and normalisation do not decay, as usual."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": config.decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},  # biases and normalisation, as usual
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    optimizer = SparseAdamW([group for group in groups if group["params"]], lr=config.peak_learning_rate)
-    return Method(handle, optimizer, _count(loaded.model))
+    return SparseAdamW([group for group in groups if group["params"]], lr=config.peak_learning_rate)
 
 
-def _count(model: torch.nn.Module) -> int:
+def count_trained(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -89,7 +90,30 @@ def advice_when_out_of_memory(config: TrainConfig) -> Iterator[None]:
         ) from error
 
 
-def _train(config: TrainConfig, say: Say) -> Report:
+@dataclass(frozen=True)
+class Run:
+    """What a run has before its method comes in: the same for every method.
+
+    Attributes:
+        config: with everything given.
+        loaded: the model, on its device, with a head made by the config's seed.
+        splits: token ids by the names ``train``, ``validation`` and, if there is test data, ``test``.
+        args: what the Trainer is told.
+        limit: tokens after which a text is cut off.
+        merged: what to report of merged tokens; empty without them.
+    """
+
+    config: TrainConfig
+    data: Data
+    loaded: Loaded
+    splits: dict[str, Encoded]
+    args: TrainingArguments
+    limit: int
+    merged: dict[str, Any]
+
+
+def begin(config: TrainConfig, say: Say) -> Run:
+    """Reads the data and the model of a run whose config has been checked."""
     data = load_data(config)
     loaded, merged = merge_tokens(config, _load(config, data), data, say)
     limit = longest(loaded, config.max_length)
@@ -99,34 +123,44 @@ def _train(config: TrainConfig, say: Say) -> Report:
         if split is not None
     }
     _say_cuts(splits, data.task, limit, say)
-    args = arguments(config, Path(config.output) / CHECKPOINTS, best_by(data.task, data.label_names))
+    args = arguments(config, Path(config.output) / CHECKPOINTS, best_by(data.task, data.label_names, config.best_by))
     loaded.model.to(args.device)
+    return Run(config, data, loaded, splits, args, limit, merged)
 
+
+def begin_report(run: Run, selection: Selection, method: Method, parameters: int, selecting: float) -> Report:
+    """The report before training; `parameters` is what the model has unpatched, `selecting` is in seconds."""
+    return Report(
+        config=asdict(run.config), data=run.data.record, labels=run.data.label_names, selection=selection_lines(selection),
+        trained=method.trained, parameters=parameters, best_by=run.args.metric_for_best_model, max_length=run.limit,
+        cut={name: split.cut for name, split in run.splits.items()}, seconds={"selecting": selecting},
+        made_on=machine(run.args.device), merged=run.merged,
+    )  # fmt: skip
+
+
+def _train(config: TrainConfig, say: Say) -> Report:
+    run = begin(config, say)
+    loaded = run.loaded
     started = time.perf_counter()
-    groups = None if config.resume else find_groups(config, loaded, data.train)
+    groups = None if config.resume else find_groups(config, loaded, run.data.train)
     selection = (
-        Selection.load(Path(config.output) / SELECTION) if config.resume else select(config, loaded, splits["train"], groups)
+        Selection.load(Path(config.output) / SELECTION) if config.resume else select(config, loaded, run.splits["train"], groups)
     )
     selecting = time.perf_counter() - started
     set_seed(config.seed)
     parameters = loaded.model.num_parameters()
     method = prepare(config, loaded, selection)
-    report = Report(
-        config=asdict(config), data=data.record, labels=data.label_names, selection=selection_lines(selection),
-        trained=method.trained, parameters=parameters, best_by=args.metric_for_best_model, max_length=limit,
-        cut={name: split.cut for name, split in splits.items()}, seconds={"selecting": selecting}, made_on=machine(args.device),
-        merged=merged,
-    )  # fmt: skip
+    report = begin_report(run, selection, method, parameters, selecting)
     if config.resume:
-        say(f"resuming after {last_checkpoint(Path(args.output_dir)).name}, with the options that the run was begun with")
-    with run_folder(config, data.record) as output:
+        say(f"resuming after {last_checkpoint(Path(run.args.output_dir)).name}, with the options that the run was begun with")
+    with run_folder(config, run.data.record) as output:
         if is_main() and not config.resume:
             selection.save(output / SELECTION)
             if groups is not None:
                 groups.save(output / GROUPS)
-        _fit(config, args, loaded, method, splits, data, report, say)
+        fit(run, method, report, say)
         if is_main():
-            _save(config, output, loaded, method, report, limit)
+            _save(config, output, loaded, method, report, run.limit)
     return report
 
 
@@ -135,21 +169,14 @@ def _load(config: TrainConfig, data: Data) -> Loaded:
     return load(config.model, data.task, data.label_names, pooling_for(config, data.task), config.weights_dtype)
 
 
-def _fit(
-    config: TrainConfig,
-    args: TrainingArguments,
-    loaded: Loaded,
-    method: Method,
-    splits: dict[str, Encoded],
-    data: Data,
-    report: Report,
-    say: Say,
-) -> None:
+def fit(run: Run, method: Method, report: Report, say: Say) -> None:
     """Trains, puts the best checkpoint's weights into the model, and fills in the scores."""
+    config, args, data, splits = run.config, run.args, run.data, run.splits
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     trainer = RunTrainer(
-        model=loaded.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
-        processing_class=loaded.tokenizer, data_collator=collator(data.task, loaded.tokenizer),
+        model=method.model or run.loaded.model, args=args,
+        train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
+        processing_class=run.loaded.tokenizer, data_collator=collator(data.task, run.loaded.tokenizer),
         compute_metrics=scorer(splits["validation"], data.task, data.label_names),
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
         callbacks=[progress, interruption, *early_stopping(config)], optimizers=(method.optimizer, None),

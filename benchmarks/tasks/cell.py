@@ -1,0 +1,125 @@
+"""One cell: a training run in a process of its own, from the data to its stored result."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import parent_process
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from transformers import set_seed
+
+from clm_kernels.finetune import TrainConfig
+from clm_kernels.finetune.encode import collator
+from clm_kernels.finetune.recipe import Run, begin, begin_report, fit
+
+from . import cost
+from .baselines import trained_head
+from .methods import METHODS, Way
+from .store import Cell, Settings, Store
+from .tasks import TASKS, data_directory, write_parts
+
+with contextlib.suppress(ImportError):  # loaded before the processes part, where it is installed
+    import peft  # noqa: F401
+
+DENSITY = 0.025  # with the biases and norms within 3 % of all-MiniLM-L6-v2's linear entries
+
+
+def config_of(cell: Cell, settings: Settings, files: dict[str, str], output: str) -> TrainConfig:
+    """The recipe's config; a tuning cell is not told of the test data."""
+    way, options = METHODS[cell.method], {"density": DENSITY, **settings.options, **METHODS[cell.method].options}
+    options["density"] = min(1.0, way.density_times * options["density"])
+    kept = {part: path for part, path in files.items() if part != "test" or cell.stage == "test"}
+    return TrainConfig(
+        model=settings.model, output=output, task=TASKS[cell.task].kind, best_by=TASKS[cell.task].score,
+        seed=cell.seed, learning_rate=cell.learning_rate, epochs=settings.epochs, batch_size=settings.batch_size,
+        max_length=settings.max_length, **kept, **options,
+    )  # fmt: skip
+
+
+def train_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
+    """Trains and measures; what goes wrong on the way becomes the result's ``error``."""
+    way, started = METHODS[cell.method], time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            sizes = {part: getattr(settings, f"{part}_size") for part in ("train", "validation", "test")}
+            files = write_parts(TASKS[cell.task], sizes, Path(folder) / "data", data_directory())
+            config = config_of(cell, settings, files, f"{folder}/run")
+            config.check()
+            result = _measured(config, way)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}".splitlines()[0], "seconds": {"whole": time.perf_counter() - started}}
+    result["seconds"]["whole"] = time.perf_counter() - started
+    return result
+
+
+def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
+    before = cost.memory(torch.device("cpu"))
+    run = begin(config, _say)
+    run.args.save_only_model, run.args.disable_tqdm = True, True
+    parameters, made = run.loaded.model.num_parameters(), []
+
+    def choose() -> None:
+        selection = way.select(run)
+        set_seed(config.seed)
+        made.extend((selection, way.prepare(run, selection)))
+
+    began = time.perf_counter()
+    choosing = cost.flops(choose)
+    selecting = time.perf_counter() - began
+    selection, method = made
+    report = begin_report(run, selection, method, parameters, selecting)
+    set_seed(config.seed)
+    fit(run, method, report, _say)
+    peak = cost.memory(run.args.device) - (before if run.args.device.type == "cpu" else 0)
+    per_token = cost.flops_per_token(method.model or run.loaded.model, _first_batch(run))
+    lengths = list(run.splits["train"].dataset["length"])
+    real, padded = cost.tokens(lengths, config.batch_size, int(config.epochs), config.seed)
+    stepping = sum(report.seconds["epochs"])
+    return {
+        "score": report.best_by, "validation": report.best[report.best_by], "best_step": report.best["step"],
+        "test": report.test and report.test[report.best_by], "test_scores": report.test,
+        "history": [{"step": line["step"], "validation": line[report.best_by]} for line in report.history],
+        "trained": report.trained, "trained_head": trained_head(method, run), "parameters": parameters,
+        "seconds": {"selecting": selecting, "training": stepping},
+        "tokens": real, "tokens_per_second": real / stepping, "flops": {"selecting": choosing, "training": per_token * padded},
+        "peak_bytes": peak,
+        "threads": torch.get_num_threads(), "made_on": report.made_on,
+    }  # fmt: skip
+
+
+def _first_batch(run: Run) -> dict[str, torch.Tensor]:
+    rows = run.splits["train"].dataset.select(range(min(run.config.batch_size, len(run.splits["train"].split))))
+    batch = collator(run.data.task, run.loaded.tokenizer)(rows.remove_columns("length").to_list())
+    return {name: tensor.to(run.args.device) for name, tensor in batch.items()}
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def work(cell: Cell, settings: Settings, folder: Path, threads: int, log: str,
+         train: Callable[[Cell, Settings], dict[str, Any]] = train_cell) -> None:  # fmt: skip
+    """What the process of a cell does; it ends with the one that started it."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    torch.set_num_threads(threads)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.set_verbosity_error()
+    Store(folder, settings).put(cell, train(cell, settings))
+
+
+def _end_with_parent() -> None:
+    parent_process().join()
+    os._exit(1)

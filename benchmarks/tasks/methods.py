@@ -1,0 +1,97 @@
+"""The methods, a line each: what the recipe is told, and what takes the place of its selection and its patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from clm_kernels.finetune.config import TrainConfig
+from clm_kernels.finetune.methods import Method, find_groups, prepare, select
+from clm_kernels.finetune.recipe import Run
+from clm_kernels.selection import Selection
+
+from . import baselines
+
+
+def measured(run: Run) -> Selection:
+    groups = find_groups(run.config, run.loaded, run.data.train)
+    return select(run.config, run.loaded, run.splits["train"], groups)
+
+
+def by_recipe(run: Run, selection: Selection) -> Method:
+    return prepare(run.config, run.loaded, selection)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One method.
+
+    Attributes:
+        label: its name in tables and pictures.
+        options: fields of TrainConfig that it sets.
+        select: warms up the head and chooses what is trained.
+        prepare: makes model and optimizer ready.
+        group: ``"ours"``, ``"baseline"`` or ``"control"``.
+        headline: whether it gets the larger number of seeds.
+        density_times: what the density is multiplied with, where fewer layers are eligible.
+        kinds: the tasks that it can do, ``"sequence"`` and ``"token"``; `refusal` says why not the others.
+    """
+
+    label: str
+    options: Mapping[str, Any]
+    select: Callable[[Run], Selection] = measured
+    prepare: Callable[[Run, Selection], Method] = by_recipe
+    group: str = "baseline"
+    headline: bool = False
+    density_times: int = 1
+    kinds: tuple[str, ...] = ("sequence", "token")
+    refusal: str = ""
+
+    def missing(self) -> str:
+        """What TrainConfig lacks for it; empty if nothing."""
+        known = {spec.name: spec.metadata["choices"] for spec in fields(TrainConfig)}
+        for name, value in self.options.items():
+            if name not in known or (known[name] and value not in known[name]):
+                return f"TrainConfig.{name} = {value!r}"
+        return ""
+
+
+HEAD, SPARSE = {"method": "head"}, {"method": "sparse"}
+WORDS = "merged tokens never cross the words of token classification"
+
+METHODS = {
+    "full": Way("full fine-tuning", {"method": "full"}, headline=True),
+    "head": Way("head only", HEAD),
+    "bitfit": Way("BitFit", HEAD, prepare=baselines.bitfit),
+    "layers": Way("whole layers", HEAD, prepare=baselines.whole_layers),
+    "lora": Way("LoRA", HEAD, prepare=baselines.lora),
+    "prefix": Way("prefix tuning", HEAD, prepare=baselines.prefix),
+    "shira": Way("SHiRA", HEAD, prepare=baselines.shira),
+    "sparse": Way("ours", SPARSE, group="ours", headline=True),
+    "upper": Way("ours, upper third", SPARSE | {"layers": "upper third"}, group="ours", density_times=3),
+    "cost": Way("ours, half the cost", SPARSE | {"cost": 0.5}, group="ours"),
+    "tokens": Way("ours, token groups", SPARSE | {"select": "tokens"}, group="ours", headline=True),
+    "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 200}, group="ours",
+                  kinds=("sequence",), refusal=WORDS),
+    "random": Way("random selection", SPARSE, select=baselines.random_units, group="control"),
+    "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, select=baselines.by_random_groups, group="control"),
+}  # fmt: skip
+
+# What an interval is computed for: the first against the second.
+CONTRASTS = (("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("sparse", "full"), ("sparse", "lora"))
+
+
+def available(asked: list[str]) -> tuple[list[str], dict[str, str]]:
+    """The methods to run, and why the others cannot.
+
+    Raises:
+        ValueError: for a method asked for by name that there is not, or that TrainConfig cannot do yet.
+    """
+    reasons = {name: f"needs {way.missing()}" for name, way in METHODS.items() if way.missing()}
+    for name in asked:
+        if name not in METHODS:
+            raise ValueError(f"tasks: methods must be among {', '.join(METHODS)}, got {name!r}")
+        if name in reasons:
+            raise ValueError(f"tasks: method {name!r} {reasons[name]}, which this version does not have")
+    return (asked or [name for name in METHODS if name not in reasons]), ({} if asked else reasons)
