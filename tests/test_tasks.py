@@ -55,6 +55,9 @@ def _data(data, monkeypatch):
 def test_each_method_trains_scores_its_best_checkpoint_and_counts_its_cost(settings, task, method):
     settings = replace(settings, epochs=5, options=settings.options | ({"pooling": "mean"} if task == "banking77" else {}))
     result = train_cell(Cell(task, method, "test", 1, 3e-2), settings)
+    if task == "snips_slots" and METHODS[method].kinds == ("sequence",):
+        assert "for token classification" in result["error"]
+        return
     assert "error" not in result
     assert len(result["history"]) == 5
     assert result["validation"] == max(line["validation"] for line in result["history"])

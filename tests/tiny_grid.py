@@ -8,7 +8,14 @@ from benchmarks.tasks.methods import METHODS
 from benchmarks.tasks.plan import START, TUNING_SEED, Plan
 from benchmarks.tasks.store import Cell, Settings, Store
 
-MAKERS = {"banking77": texts, "snips_slots": sentences}
+PHRASES = {"billing": "is it", "delivery": "where is", "access": "with my"}  # of two pieces, so that there is something to merge
+
+
+def phrased(count, seed):
+    return [row | {"text": f"{row['text']} {PHRASES[row['label']]}"} for row in texts(count, seed)]
+
+
+MAKERS = {"banking77": phrased, "snips_slots": sentences}
 RATE = START[1]
 
 
