@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from .common import RESULTS
 from .gpu import REACH
 
-NAMES = ("step", "kernels", "memory", "sensitivity", "accuracy_sparse", "accuracy_full")
+NAMES = ("step", "kernels", "memory", "sensitivity", "groups", "accuracy_sparse", "accuracy_full")
 
 
 def main() -> None:
