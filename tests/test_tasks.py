@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,6 +70,15 @@ def test_each_method_trains_scores_its_best_checkpoint_and_counts_its_cost(setti
     assert (result["trained"] == result["parameters"]) == (method == "full")
     assert result["flops"]["training"] > result["flops"]["selecting"] * (method != "sparse") >= 0
     assert result["tokens_per_second"] > 0
+
+
+@pytest.mark.parametrize(("method", "rate"), [("lora", 0.1), ("shira", 0.1), ("prefix", 0.5)])
+def test_the_best_checkpoint_of_an_adapter_is_the_one_that_is_scored(settings, method, rate):
+    """At a rate that is too high the last checkpoint is a worse one."""
+    changes = {"pooling": "mean", "scheduler": "constant"}
+    settings = replace(settings, epochs=5, options=settings.options | changes)
+    result = train_cell(Cell("banking77", method, "test", 1, rate), settings)
+    assert result["history"][-1]["validation"] < result["validation"] == result["test"]
 
 
 def test_methods_that_train_less_of_the_backward_pass_count_fewer_operations(settings):
@@ -171,11 +181,14 @@ def test_tokens_are_those_of_the_trainers_batches():
 def test_the_parts_are_the_same_every_time_and_show_every_label(data, tmp_path):
     task = TASKS["snips_slots"]
     sizes = {"train": 6, "validation": 5, "test": None}
-    first, second = (write_parts(task, sizes, tmp_path / name, data) for name in "ab")
+    shutil.copytree(data, tmp_path / "data")
+    path = tmp_path / "data" / "snips_slots" / "train.jsonl"
+    whole = [json.loads(line) for line in path.read_text().splitlines()] + [{"tokens": ["Bob"], "tags": ["B-RARE"]}]
+    write_jsonl(path, whole)
+    first, second = (write_parts(task, sizes, tmp_path / name, tmp_path / "data") for name in "ab")
     rows = {part: [json.loads(line) for line in Path(path).read_text().splitlines()] for part, path in first.items()}
     assert {part: len(found) for part, found in rows.items()} == {"train": 6, "validation": 5, "test": 18}
     assert all(Path(first[part]).read_text() == Path(second[part]).read_text() for part in first)
-    whole = [json.loads(line) for line in (data / "snips_slots" / "train.jsonl").read_text().splitlines()]
     assert labels_of(rows["train"]) == labels_of(whole)
 
 

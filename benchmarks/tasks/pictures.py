@@ -40,7 +40,7 @@ def draw(store: Store, plan: Plan) -> list[Path]:
 
 
 def cost_picture(summary: Summary) -> Figure | None:
-    """A point for each method: mean test score against training FLOPs beside full fine-tuning's; a panel for each kind of task."""
+    """A point for each method: mean test score against training FLOPs beside full fine-tuning's; a panel a kind of task."""
     panels = [kind for kind in KINDS if "full" in summary.of_kind(kind) and summary.shared_tasks(kind)]
     if not panels:
         return None

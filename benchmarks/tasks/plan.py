@@ -72,9 +72,7 @@ class Plan:
         scores = {rate: self._score(cells, store) for rate, cells in tried.items() if all(map(store.get, cells))}
         if scores and all(score == float("-inf") for score in scores.values()):
             return None, done, []  # it cannot run: one failure says so
-        half_done = [rate for rate in tried if rate not in scores]
-        more = half_done + [rate for rate in START if rate not in tried] or next_rates(scores)
-        cells = [Cell(tuner, method, "tune", TUNING_SEED, rate) for rate in more for tuner in self.tuners(task)]
+        cells = [Cell(tuner, method, "tune", TUNING_SEED, rate) for rate in next_rates(scores) for tuner in self.tuners(task)]
         cells = [cell for cell in cells if not store.get(cell)]
         return (best_rate(scores) if scores and not cells else None), done, cells
 
