@@ -26,7 +26,7 @@ class Counts:
     """
 
     capacity: int = 500_000
-    by_class: dict[Run, Counter[str]] = field(default_factory=dict)
+    by_class: dict[Run, dict[str, int]] = field(default_factory=dict)
     occurrences: Counter[Run] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
     missed: int = 0
@@ -37,7 +37,7 @@ class Counts:
         found = Counter(runs)
         self.occurrences.update(found)
         for run in found:
-            self._of(run)[label] += 1
+            self._add(run, label)
         self._drop_rare()
 
     def add_words(self, runs: Iterable[tuple[Run, set[str]]], labels: Iterable[str]) -> None:
@@ -45,20 +45,25 @@ class Counts:
         self.sizes.update(labels)
         for run, own in runs:
             self.occurrences[run] += 1
-            self._of(run).update(own)
+            for label in own:
+                self._add(run, label)
         self._drop_rare()
 
-    def _of(self, run: Run) -> Counter[str]:
-        if run not in self.by_class:
-            self.by_class[run] = Counter()
+    def _add(self, run: Run, label: str) -> None:
+        known = self.by_class.get(run)
+        if known is not None:
+            known[label] = known.get(label, 0) + 1
+            return
+        self.by_class[run] = {label: 1}  # a Counter for each of half a million runs would double the time
+        if self.missed:
             self._before[run] = self.missed
-        return self.by_class[run]
 
     def _drop_rare(self) -> None:
         while len(self.occurrences) > self.capacity:
             self.missed += 1
-            for run in [run for run, count in self.occurrences.items() if count + self._before[run] <= self.missed]:
-                del self.occurrences[run], self.by_class[run], self._before[run]
+            for run in [run for run, count in self.occurrences.items() if count + self._before.get(run, 0) <= self.missed]:
+                del self.occurrences[run], self.by_class[run]
+                self._before.pop(run, None)
 
 
 def runs_of(ids: Sequence[int], word_ids: Sequence[int | None], longest: int) -> Iterator[tuple[Run, range]]:

@@ -168,11 +168,15 @@ def _best(counts: Counts, tokenizer, measure: str, minimum: int, top: int) -> di
     labels = sorted(counts.sizes)
     sizes = np.array([counts.sizes[label] for label in labels], dtype=np.int64)
     runs = _standing_alone(counts, minimum)
-    table = np.array([[counts.by_class[run][label] for label in labels] for run in runs], dtype=np.int64).reshape(-1, len(labels))
-    scores, z = MEASURES[measure](table, sizes), log_odds(table, sizes)
+    column_of, table = {label: i for i, label in enumerate(labels)}, np.zeros((len(runs), len(labels)), dtype=np.int64)
+    for row, run in zip(table, runs):
+        for label, count in counts.by_class[run].items():
+            row[column_of[label]] = count
+    z = log_odds(table, sizes)
+    scores = z if measure == "log-odds" else MEASURES[measure](table, sizes)
     chosen: dict[str, list[TokenGroup]] = {label: [] for label in labels if label != OUTSIDE}
     for label, groups in chosen.items():
-        column = labels.index(label)
+        column = column_of[label]
         if sizes[column] < 2:
             continue
         for i in np.argsort(-scores[:, column], kind="stable")[:top]:
