@@ -9,7 +9,7 @@ the same library's product of the selected parts, for elements strip by strip of
 from math import inf
 
 SOURCES = {
-    "cpu": "AMD EPYC, 2 threads, torch 2.13.0+cpu, commit 9d59df9",
+    "cpu": "AMD EPYC, 2 threads, torch 2.13.0+cpu, commit 1a5beee",
 }
 
 TABLE = {
