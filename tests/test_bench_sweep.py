@@ -69,6 +69,14 @@ def test_what_needs_too_much_memory_is_left_out(tiny, monkeypatch):
     assert all(set(row["microseconds"]) == {sweep.PLAIN, "vendor"} for row in sweep.sweep(CPU, quick=True))
 
 
+def test_tritons_sampled_products_are_left_out_where_they_would_read_too_much(tiny, monkeypatch):
+    vendor = sweep.implementations(CPU)["vendor"]
+    monkeypatch.setattr(sweep, "implementations", lambda device: {"triton": vendor})
+    monkeypatch.setattr(sweep, "SAMPLED_BYTES", 8 * 16 * 1000)  # of 1000 elements of 24576
+    for row in sweep.sweep(CPU, quick=True):
+        assert ("triton" in row["microseconds"]) == (row["kind"] != "elements" or row["density"] < 0.02)
+
+
 # The rule that is made of a sweep
 
 

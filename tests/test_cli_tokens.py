@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 from models import build
@@ -118,6 +119,8 @@ def test_choose_counts_groups_or_takes_them():
     assert counted == clm.choose(model, made, rows, tokens=given, **options)
     assert counted != clm.choose(model, made, rows, **options)
     encoded = [{"input_ids": made(row["text"])["input_ids"], "labels": 0} for row in rows]
+    with pytest.raises(ValueError, match="tokens must be groups that say something of the labels, got none"):
+        clm.choose(model, made, rows, tokens=replace(given, by_class={}), **options)
     with pytest.raises(ValueError, match="dataset rows must have text and label where tokens is True"):
         clm.choose(model, made, encoded, tokens=True)
 
@@ -142,3 +145,6 @@ def test_a_cost_that_admits_nothing(model, data, tmp_path):
     assert result.exit_code == 2 and "cost must be at least 0." in result.stderr and not (tmp_path / "out").exists()
     result = run("train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", "--cost", "2", *TRAINING)
     assert result.exit_code == 2 and "cost must be in (0, 1], got 2.0" in result.stderr
+    more = ("--cost", "0.5", "--merge-tokens", "3")
+    result = run("train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", *more, *TRAINING)
+    assert result.exit_code == 2 and "cost must be left out with merge_tokens" in result.stderr

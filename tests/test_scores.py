@@ -82,6 +82,8 @@ def test_magnitude_and_chance_read_no_data(kind):
     chance = [clm.sensitivity(model, poison, kind=kind, rule="random", seed=seed) for seed in (0, 0, 1)]
     assert same(chance[0], chance[1]) and not same(chance[0], chance[2])
     assert all(score.shape == (model.get_parameter(name).shape[kind == "columns"],) for name, score in chance[0].items())
+    with pytest.raises(ValueError, match="positions must be left out with the rule 'random'"):
+        clm.sensitivity(model, poison, rule="random", positions=some_positions)
     with pytest.raises(ValueError, match="rule must be one of fisher, saliency, magnitude, random, got 'luck'"):
         clm.sensitivity(model, poison, rule="luck")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from clm_kernels.finetune.config import TrainConfig
-from clm_kernels.finetune.methods import Method, find_groups, prepare, select
+from clm_kernels.finetune.methods import Method, prepare, select
 from clm_kernels.finetune.recipe import Run
 from clm_kernels.selection import Selection
 
@@ -15,8 +15,7 @@ from . import baselines
 
 
 def measured(run: Run) -> Selection:
-    groups = find_groups(run.config, run.loaded, run.data.train)
-    return select(run.config, run.loaded, run.splits["train"], groups)
+    return select(run.config, run.loaded, run.splits["train"])
 
 
 def by_recipe(run: Run, selection: Selection) -> Method:

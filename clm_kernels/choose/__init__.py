@@ -78,7 +78,9 @@ def choose(
     check_budget(density, "rows", per, cost=cost, coupled=kind in COUPLED)
     eligible_weights(model, layers)
     rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
-    groups = _groups(rows, tokenizer) if tokens is True else tokens or None
+    groups = _groups(rows, tokenizer) if tokens is True else None if tokens is False else tokens
+    if groups is not None and len(groups) == 0:
+        raise ValueError("choose: tokens must be groups that say something of the labels, got none")
     batches = batches_of(model, tokenizer, rows, examples, batch_size, max_length, seed)
     named = weights(model)
     before = {name: named[name].detach().clone() for name in head_names(model)}
@@ -86,17 +88,8 @@ def choose(
         warm_up_head(model, batches)
         positions = at_groups(groups) if groups is not None else None
         return best_units(
-            model,
-            batches,
-            density=density,
-            cost=cost,
-            kind=kind,
-            layers=layers,
-            per=per,
-            rule=rule,
-            positions=positions,
-            seed=seed,
-        )
+            model, batches, density=density, cost=cost, kind=kind, layers=layers, per=per, rule=rule, positions=positions, seed=seed
+        )  # fmt: skip
     finally:
         with torch.no_grad():
             for name, tensor in before.items():

@@ -74,6 +74,8 @@ def sensitivity(
     """
     if rule not in (*RULES, "magnitude", "random"):
         raise ValueError(f"sensitivity: rule must be one of {', '.join(RULES)}, magnitude, random, got {rule!r}")
+    if positions is not None and rule not in RULES:
+        raise ValueError(f"sensitivity: positions must be left out with the rule {rule!r}, which reads no text, got {positions}")
     eligible = eligible_weights(model, layers)
     kinds = kind if isinstance(kind, Mapping) else dict.fromkeys(eligible, kind)
     if unknown := [name for name in kinds if name not in eligible]:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any
 
+from ..choose import COUPLED, LINES
 from .errors import listed, require
 
 METHODS = ("sparse", "full", "head")
-KINDS = ("rows", "columns", "heads", "neurons", "heads+neurons")
 SELECT = ("fisher", "tokens", "saliency", "magnitude", "random")
 SCORES = ("auto", "accuracy", "macro_f1", "f1")
 PATHS = ("model", "train", "validation", "test", "output", "selection")
@@ -49,7 +49,7 @@ class TrainConfig:
     select: str = selecting("fisher", "What picks the units; tokens: fisher where the words stand that tell the label.", SELECT)
     density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
     cost: float | None = selecting(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
-    kind: str = selecting("columns", "What a selected unit is.", KINDS)
+    kind: str = selecting("columns", "What a selected unit is.", (*LINES, *COUPLED))
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
     per: str = selecting("model", "Whether all units compete, or each weight gives the same part.", ("model", "weight"))
     biases: bool = selecting(True, "Train the biases too.")
@@ -108,6 +108,8 @@ class TrainConfig:
         require(self.decay >= 0, "train", "weight_decay", "0 or more", self.decay)
         require(self.peak_learning_rate > 0, "train", "learning_rate", "above 0", self.learning_rate)
         require(self.merge_tokens >= 0, "train", "merge_tokens", "0 or more", self.merge_tokens)
+        without = "left out with merge_tokens, whose embedding rows take the whole backward pass"
+        require(self.cost is None or not self.merge_tokens, "train", "cost", without, self.cost)
         require(self.max_length >= 8, "train", "max_length", "8 or more", self.max_length)
         for name in ("batch_size", "gradient_accumulation", "sensitivity_examples", "eval_steps", "patience"):
             value = getattr(self, name)

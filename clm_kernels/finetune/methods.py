@@ -50,7 +50,7 @@ def find_groups(config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroup
 def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Selection:
     """The selection to train: read from a file if the config names one, or measured on the training data.
 
-    With `groups`, units are scored where these stand. The head is warmed up on the way, for every method alike, and stays so.
+    With `select="tokens"` units are scored where `groups` stand, by default those of the training data. The head is warmed up on the way, for every method alike, and stays so.
     """
     named = None
     extension = loaded.extension
@@ -68,9 +68,10 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGro
         return extension.extend(Selection()) if extension and config.method == "head" else Selection()
     if named is not None:
         return named
+    groups = find_groups(config, loaded, train.split) if groups is None else groups
     chosen = best_units(
         loaded.model, batches, density=config.density, cost=config.cost, kind=config.kind, layers=config.layers, per=config.per,
-        rule="fisher" if config.select == "tokens" else config.select, positions=at_groups(groups) if groups else None,
+        rule="fisher" if config.select == "tokens" else config.select, positions=None if groups is None else at_groups(groups),
         seed=config.seed, biases=config.biases, norms=config.norms,
     )  # fmt: skip
     return extension.extend(chosen) if extension else chosen

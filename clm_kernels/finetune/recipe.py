@@ -69,7 +69,7 @@ def choose_selection(config: TrainConfig) -> Selection:
         loaded = merge_tokens(config, _load(config, data), data, to_stderr)[0]
         loaded.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
         train = encode(data.train, data.task, data.label_names, loaded.tokenizer, longest(loaded, config.max_length), sort=False)
-        return select(config, loaded, train, find_groups(config, loaded, data.train))
+        return select(config, loaded, train)
 
 
 @contextmanager

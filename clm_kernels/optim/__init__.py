@@ -150,7 +150,7 @@ class SparseAdamW(Optimizer):
 
     def _check_hooks(self) -> None:
         for parameter in self._hooked:
-            if parameter.dense.grad is not None:
+            if parameter.hooked and parameter.dense.grad is not None:
                 raise RuntimeError(
                     "SparseAdamW: a selected weight must not have a dense gradient when its compact one is used; "
                     "DDP puts it back: patch the model before wrapping it, and select weights of patched layers only"
