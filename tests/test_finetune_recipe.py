@@ -32,7 +32,7 @@ def test_what_stands_in_the_folder(finished):
     output = Path(config.output)
     names = {path.name for path in output.iterdir()}
     assert names == {"checkpoints", "config.json", "delta.safetensors", "report.json", "run.json", "selection.safetensors",
-                     "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
+                     "selection.png", "sensitivity.safetensors", "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
     assert json.loads((output / "config.json").read_text())["id2label"] == {"0": "access", "1": "billing", "2": "delivery"}
     written = json.loads((output / "report.json").read_text())
     assert written["test"] == report.test
@@ -195,7 +195,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(base, tmp_path):
 
 def test_a_selection_from_a_file(base, finished, tmp_path):
     config, _ = finished
-    selection = choose_selection(base)
+    selection, _ = choose_selection(base)
     assert selection == Selection.load(Path(config.output) / "selection.safetensors")
     selection.save(tmp_path / "s.safetensors")
     train(replace(base, output=str(tmp_path / "o"), selection=str(tmp_path / "s.safetensors")), silent)

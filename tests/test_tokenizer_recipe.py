@@ -158,7 +158,7 @@ def test_other_families(family, tmp_path):
 
 def test_a_selection_made_for_the_base_or_for_the_new_tokens(plain, finished, tmp_path):
     config, *_ = finished
-    chosen = choose_selection(plain)
+    chosen, _ = choose_selection(plain)
     assert chosen == Selection.load(Path(config.output) / "selection.safetensors")
     without = Selection((name, entries) for name, entries in chosen.items() if name != NAME)
     for number, selection in enumerate((chosen, without)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,17 @@ from .units import Units, find_units
 from .warm_up import warm_up_head
 
 __all__ = [
-    "CostModel", "Units", "best_units", "budget", "choose", "eligible_weights", "find_units", "group_rows", "overview",
+    "Choice", "CostModel", "Units", "best_units", "budget", "choose", "eligible_weights", "find_units", "group_rows", "overview",
     "random_selection", "sensitivity", "step_cost", "token_groups", "top_entries", "warm_up_head",
 ]  # fmt: skip
+
+
+class Choice(NamedTuple):
+    """A Selection, and the scores that it was bought by: weight name -> a score for each row or column."""
+
+    selection: Selection
+    scores: dict[str, Tensor]
+
 
 LINES, COUPLED = ("rows", "columns"), ("heads", "neurons", "heads+neurons")
 
@@ -89,7 +98,7 @@ def choose(
         positions = at_groups(groups) if groups is not None else None
         return best_units(
             model, batches, density=density, cost=cost, kind=kind, layers=layers, per=per, rule=rule, positions=positions, seed=seed
-        )  # fmt: skip
+        ).selection  # fmt: skip
     finally:
         with torch.no_grad():
             for name, tensor in before.items():
@@ -110,7 +119,7 @@ def best_units(
     seed: int = 0,
     biases: bool = False,
     norms: bool = False,
-) -> Selection:
+) -> Choice:
     """Scores the units of a model whose head is warmed up, and spends a budget on the best: `sensitivity`, then `budget`.
 
     Args:
@@ -124,9 +133,10 @@ def best_units(
     sizes = [tuple(batch["input_ids"].shape) for batch in batches]
     batch, length = (max(1, round(sum(size) / len(size))) for size in zip(*sizes))
     options = {"units": units} if units is not None else {"kind": kind}
-    return budget(
+    selection = budget(
         scores, model, density=density, cost=cost, per=per, batch=batch, length=length, biases=biases, norms=norms, **options
     )
+    return Choice(selection, scores)
 
 
 def _groups(rows, tokenizer) -> TokenGroups:

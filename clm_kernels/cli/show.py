@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
-LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+?)(?:\.dense)?\.weight$")
+from ..choose.overview import Line, Overview
 
 
-def selection(lines: list[dict[str, Any]]) -> Table:
-    """Share of the entries selected, by layer and weight; `lines` as in the report."""
-    cells: dict[str, dict[str, dict]] = defaultdict(dict)
-    for line in lines:
-        match = LAYER.search(line["name"])
-        layer, part = match.groups() if match else ("", line["name"])
-        cells[layer][part] = line
-    parts = list(dict.fromkeys(part for row in sorted(cells.values(), key=len, reverse=True) for part in row))
-    count = sum(line["selected_entries"] for line in lines)
-    kinds = " and ".join(dict.fromkeys(line["kind"] for line in lines))
-    table = Table(title=f"selected: {count:,} entries of {len(lines)} weights" + (f", by {kinds}" if kinds else ""))
-    table.add_column("layer", justify="right")
-    for part in parts:
-        table.add_column(_short(part, parts).replace(".", "\n"), justify="right")
-    table.add_column("entries", justify="right")
-    for layer, row in sorted(cells.items(), key=lambda item: int(item[0] or -1)):
-        shares = [f"{row[part]['selected_entries'] / row[part]['entries']:.1%}" if part in row else "" for part in parts]
-        table.add_row(layer, *shares, f"{sum(line['selected_entries'] for line in row.values()):,}")
+def selection(lines: Iterable[dict[str, Any]]) -> Table:
+    """What is selected by layer and weight, and how much of the sensitivity that holds; `lines` as in the report."""
+    chosen = Overview(Line(**line) for line in lines)
+    count, weights = sum(line.selected_entries for line in chosen), sum(line.selected_entries > 0 for line in chosen)
+    kinds = " and ".join(dict.fromkeys(line.kind for line in chosen if line.kind))
+    title = f"selected: {count:,} entries of {weights} weights" + (f", by {kinds}" if kinds else "")
+    table = Table(title=title, caption=chosen.hold or None, box=box.SIMPLE_HEAD, padding=0)  # for 80 columns
+    header, *rows = chosen.table(brackets=False)
+    for heading in header:
+        whole = heading in ("layer", "entries", "chosen", "left")
+        table.add_column(heading, justify="right", no_wrap=whole, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
-
-
-def _short(part: str, parts: list[str]) -> str:
-    """The shortest end of a dotted name that no other has."""
-    words = part.split(".")
-    ends = (".".join(words[i:]) for i in range(len(words) - 1, 0, -1))
-    return next((end for end in ends if not any(f".{other}".endswith(f".{end}") for other in parts if other != part)), part)
 
 
 def scores(report: Any) -> Table:

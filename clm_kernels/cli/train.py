@@ -67,11 +67,10 @@ def select(
     require(not wanted or overwrite or not output.exists(), "select", "output", "a new file (or give --overwrite)", f"'{output}'")
     quiet()
     from ..finetune.recipe import choose_selection
-    from ..finetune.report import selection_lines
     from . import show
 
-    selection = choose_selection(config)
-    Console().print(show.selection(selection_lines(selection)))
+    selection, lines = choose_selection(config)
+    Console().print(show.selection(line._asdict() for line in lines))
     if wanted:
         selection.save(output)
         print(f"saved: {output}")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from ..choose import best_units, warm_up_head
+from ..choose import Choice, best_units, warm_up_head
 from ..choose.batches import batches_of
 from ..choose.positions import at_groups
+from ..choose.rules import RULES
 from ..choose.token_groups import TokenGroups, token_groups
 from ..optim import SparseAdamW
 from ..patch import Handle, patch
@@ -48,9 +49,15 @@ def find_groups(config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroup
 
 
 def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Selection:
+    """The selection that `choose_units` makes."""
+    return choose_units(config, loaded, train, groups).selection
+
+
+def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Choice:
     """The selection to train: read from a file if the config names one, or measured on the training data.
 
-    With `select="tokens"` units are scored where `groups` stand, by default those of the training data. The head is warmed up on the way, for every method alike, and stays so.
+    With `select="tokens"` units are scored where `groups` stand, by default those of the training data. The head is warmed
+    up on the way, for every method alike, and stays so. Scores come along where they are a sensitivity.
     """
     named = None
     extension = loaded.extension
@@ -65,16 +72,17 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGro
     )  # fmt: skip
     warm_up_head(loaded.model, batches)
     if config.method != "sparse":
-        return extension.extend(Selection()) if extension and config.method == "head" else Selection()
+        return Choice(extension.extend(Selection()) if extension and config.method == "head" else Selection(), {})
     if named is not None:
-        return named
+        return Choice(named, {})
     groups = find_groups(config, loaded, train.split) if groups is None else groups
-    chosen = best_units(
+    rule = "fisher" if config.select == "tokens" else config.select
+    chosen, scores = best_units(
         loaded.model, batches, density=config.density, cost=config.cost, kind=config.kind, layers=config.layers, per=config.per,
-        rule="fisher" if config.select == "tokens" else config.select, positions=None if groups is None else at_groups(groups),
-        seed=config.seed, biases=config.biases, norms=config.norms,
+        rule=rule, positions=None if groups is None else at_groups(groups), seed=config.seed, biases=config.biases,
+        norms=config.norms,
     )  # fmt: skip
-    return extension.extend(chosen) if extension else chosen
+    return Choice(extension.extend(chosen) if extension else chosen, scores if rule in RULES else {})
 
 
 def prepare(config: TrainConfig, loaded: Loaded, selection: Selection) -> Method:

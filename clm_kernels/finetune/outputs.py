@@ -18,8 +18,9 @@ from .trainer import drop_broken_checkpoints, last_checkpoint
 
 RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
+SCORES, PICTURE = "sensitivity.safetensors", "selection.png"
 OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "mean_pooled.py")
-OURS = (RUN, REPORT, CHECKPOINTS, DELTA, SELECTION, GROUPS, ".writing-*", *OF_TRANSFORMERS)
+OURS = (RUN, REPORT, CHECKPOINTS, DELTA, SELECTION, GROUPS, SCORES, PICTURE, ".writing-*", *OF_TRANSFORMERS)
 
 
 def check_output(config: TrainConfig) -> TrainConfig:

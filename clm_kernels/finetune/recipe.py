@@ -14,17 +14,19 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
+from ..choose.overview import Overview, overview
 from ..portable import save_portable
 from ..selection import Selection
+from .chosen import draw_choice, load_choice, save_choice
 from .config import TrainConfig
 from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
 from .errors import require
 from .merging import merge_tokens
-from .methods import Method, find_groups, prepare, select
+from .methods import Method, choose_units, find_groups, prepare
 from .models import Loaded, load, longest, pooling_for
-from .outputs import CHECKPOINTS, DELTA, GROUPS, REPORT, SELECTION, check_output, is_main, run_folder, write_folder
-from .report import Report, machine, selection_lines, validations, without_timing
+from .outputs import CHECKPOINTS, DELTA, GROUPS, REPORT, check_output, is_main, run_folder, write_folder
+from .report import Report, machine, validations, without_timing
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
 
 Say = Callable[[str], None]
@@ -40,7 +42,9 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
 
     Everything is checked before a file is made. The best checkpoint is the one with the best validation score; the
     test data is scored once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
-    full leaves a whole checkpoint; beside it stand the config, the tokenizer, the selection and ``report.json``.
+    full leaves a whole checkpoint; beside it stand the config, the tokenizer, the selection and
+    ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture of what they
+    chose and left.
 
     Args:
         config: what to train on what, and how.
@@ -56,8 +60,8 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
         return _train(config, say)
 
 
-def choose_selection(config: TrainConfig) -> Selection:
-    """The selection that `train` would make with this config; nothing is trained or written.
+def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
+    """The selection that `train` would make with this config, and what it leaves; nothing is trained or written.
 
     Raises:
         ValueError: as `train`.
@@ -69,7 +73,8 @@ def choose_selection(config: TrainConfig) -> Selection:
         loaded = merge_tokens(config, _load(config, data), data, to_stderr)[0]
         loaded.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
         train = encode(data.train, data.task, data.label_names, loaded.tokenizer, longest(loaded, config.max_length), sort=False)
-        return select(config, loaded, train)
+        choice = choose_units(config, loaded, train)
+        return choice.selection, overview(*choice, loaded.model)
 
 
 @contextmanager
@@ -128,10 +133,17 @@ def begin(config: TrainConfig, say: Say) -> Run:
     return Run(config, data, loaded, splits, args, limit, merged)
 
 
-def begin_report(run: Run, selection: Selection, method: Method, parameters: int, selecting: float) -> Report:
-    """The report before training; `parameters` is what the model has unpatched, `selecting` is in seconds."""
+def begin_report(
+    run: Run, selection: Selection, method: Method, parameters: int, selecting: float, lines: Overview | None = None
+) -> Report:
+    """The report before training; `parameters` is what the model has unpatched, `selecting` is in seconds.
+
+    Args:
+        lines: what was chosen and left; by default what the selection tells by itself.
+    """
+    lines = overview(selection, {}, run.loaded.model) if lines is None else lines
     return Report(
-        config=asdict(run.config), data=run.data.record, labels=run.data.label_names, selection=selection_lines(selection),
+        config=asdict(run.config), data=run.data.record, labels=run.data.label_names, selection=[line._asdict() for line in lines],
         trained=method.trained, parameters=parameters, best_by=run.args.metric_for_best_model, max_length=run.limit,
         cut={name: split.cut for name, split in run.splits.items()}, seconds={"selecting": selecting},
         made_on=machine(run.args.device), merged=run.merged,
@@ -143,19 +155,18 @@ def _train(config: TrainConfig, say: Say) -> Report:
     loaded = run.loaded
     started = time.perf_counter()
     groups = None if config.resume else find_groups(config, loaded, run.data.train)
-    selection = (
-        Selection.load(Path(config.output) / SELECTION) if config.resume else select(config, loaded, run.splits["train"], groups)
-    )
+    choice = load_choice(Path(config.output)) if config.resume else choose_units(config, loaded, run.splits["train"], groups)
     selecting = time.perf_counter() - started
     set_seed(config.seed)
-    parameters = loaded.model.num_parameters()
-    method = prepare(config, loaded, selection)
-    report = begin_report(run, selection, method, parameters, selecting)
+    parameters, lines = loaded.model.num_parameters(), overview(*choice, loaded.model)
+    method = prepare(config, loaded, choice.selection)
+    report = begin_report(run, choice.selection, method, parameters, selecting, lines)
     if config.resume:
         say(f"resuming after {last_checkpoint(Path(run.args.output_dir)).name}, with the options that the run was begun with")
     with run_folder(config, run.data.record) as output:
         if is_main() and not config.resume:
-            selection.save(output / SELECTION)
+            save_choice(output, choice)
+            draw_choice(output, lines, say)
             if groups is not None:
                 groups.save(output / GROUPS)
         fit(run, method, report, say)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ..files import write_atomically
-from ..selection import Selection
 
 
 @dataclass
@@ -22,7 +21,8 @@ class Report:
     Attributes:
         config: the run's config, with absolute paths.
         data: files, their rows and checksums, and where validation came from.
-        selection: a line per selected weight: name, kind, selected units, units, selected entries, entries.
+        selection: a line per weight that is selected or was scored, as `choose.overview.Line` describes it: what is
+            selected, the weight's share of the sensitivity of all, and how much of that lies in what is selected.
         trained, parameters: how many numbers were trained, and how many the model has.
         seconds: ``selecting``, ``training`` (all epochs), ``epochs`` (each, without validation).
         history: a line per validation: epoch, step, and its scores.
@@ -53,10 +53,6 @@ class Report:
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def selection_lines(selection: Selection) -> list[dict[str, Any]]:
-    return [summary._asdict() for summary in selection.summary()]
 
 
 def machine(device: torch.device) -> dict[str, str]:
