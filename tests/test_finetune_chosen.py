@@ -1,18 +1,23 @@
-"""What a run says of its choice: the sensitivity chosen and left, and its picture."""
+"""What a run says of its choice: the sensitivity chosen and left, its picture, and the backward's share of the FLOPs."""
 
 import json
 import signal
 import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file
 from test_cli import run
 from tiny_runs import silent
+from transformers import AutoModelForSequenceClassification
 
 from clm_kernels import Selection
+from clm_kernels.choose import step_cost
 from clm_kernels.choose.overview import Line, Overview
+from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.outputs import PICTURE, SCORES
 from clm_kernels.finetune.recipe import choose_selection
@@ -77,7 +82,8 @@ def test_a_resumed_run_reports_the_same(finished, tmp_path, monkeypatch):
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(RunTrainer, "training_step", training_step)
         train(replace(config, output=str(tmp_path / "o")), silent)
-    assert train(TrainConfig(output=str(tmp_path / "o"), resume=True), silent).selection == report.selection
+    resumed = train(TrainConfig(output=str(tmp_path / "o"), resume=True), silent)
+    assert (resumed.selection, resumed.cost) == (report.selection, report.cost)
 
 
 def test_the_command_line_says_what_the_selected_entries_hold(base, tmp_path):
@@ -91,4 +97,56 @@ def test_the_command_line_says_what_the_selected_entries_hold(base, tmp_path):
         said = " ".join(output.split())
         assert lines.hold in said and "selected:" in said
         assert all(heading in said for heading in ("layer", "query", "chosen", "left"))
+    assert "of full fine-tuning's FLOPs" in result.stdout
     assert "hold" not in run("select", *options, "--select", "random").stdout
+
+
+# The backward's share of full fine-tuning's FLOPs
+
+
+def counted(config, report):
+    """What `step_cost` says of the run's selection, for batches of the size that the report names."""
+    base = AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=3)
+    selection = Selection.load(Path(config.output) / "selection.safetensors")
+    return step_cost(base, selection, **{name: report.cost[name] for name in ("batch", "length")}, biases=True, norms=True)
+
+
+def test_the_report_says_what_the_backward_costs(finished):
+    config, report = finished
+    cost = counted(config, report)
+    assert report.cost["batch"] == 8 and 3 <= report.cost["length"] <= 6
+    assert report.cost["share"] == cost.share and {name: report.cost[name] for name in cost._fields} == cost._asdict()
+    assert 0.4 < cost.share < 0.6  # 10 % of every layer: the input gradients go to the bottom
+    table = Console(width=120, record=True, file=StringIO())
+    table.print(show.summary(report))
+    assert f"{cost.share:.1%} of full fine-tuning's FLOPs" in table.export_text()
+
+
+def test_what_each_way_of_training_costs(base, finished, tmp_path):
+    output = str(tmp_path / "o")
+    changes = {
+        "full": {"method": "full"},
+        "head": {"method": "head"},
+        "upper": {"layers": "upper half"},
+        "bounded": {"cost": 0.55, "per": "model"},
+    }
+    share = {}
+    for name, changed in changes.items():
+        config = replace(base, output=output, epochs=1, overwrite=True, **changed)
+        share[name] = train(config, silent).cost["share"]
+    assert share["full"] == 1 and share["head"] < 0.05 < share["upper"] < finished[1].cost["share"]
+    assert 0.3 < share["bounded"] <= 0.55
+
+
+def test_a_model_whose_cost_cannot_be_told_trains_all_the_same(base, tmp_path, monkeypatch):
+    def unknown(*args):
+        raise ValueError("cost: the layers' weights must have two dims")
+
+    monkeypatch.setattr("clm_kernels.finetune.methods.CostModel", unknown)
+    lines = []
+    report = train(replace(base, output=str(tmp_path / "o"), epochs=1), lines.append)
+    assert report.cost == {} and report.best
+    assert "the backward's FLOPs are not counted: cost: the layers' weights must have two dims" in lines
+    table = Console(width=120, record=True, file=StringIO())
+    table.print(show.summary(report))
+    assert "FLOPs" not in table.export_text()

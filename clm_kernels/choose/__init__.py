@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..selection import Selection
 from ..structure import head_names, weights
-from .batches import batches_of
+from .batches import batches_of, mean_size
 from .budget import budget, check_budget
 from .control import random_selection
 from .cost import CostModel, step_cost
@@ -130,8 +130,7 @@ def best_units(
     scores = sensitivity(
         model, batches, kind=kind if units is None else units.kinds, layers=layers, rule=rule, positions=positions, seed=seed
     )
-    sizes = [tuple(batch["input_ids"].shape) for batch in batches]
-    batch, length = (max(1, round(sum(size) / len(size))) for size in zip(*sizes))
+    batch, length = mean_size(batches)
     options = {"units": units} if units is not None else {"kind": kind}
     selection = budget(
         scores, model, density=density, cost=cost, per=per, batch=batch, length=length, biases=biases, norms=norms, **options

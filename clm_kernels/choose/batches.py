@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor, nn
@@ -28,6 +28,13 @@ def batches_of(
     device = next(model.parameters()).device
     groups = (features[i : i + batch_size] for i in range(0, len(features), batch_size))
     return [{name: value.to(device) for name, value in collate(group).items()} for group in groups]
+
+
+def mean_size(batches: Sequence[Mapping[str, Tensor]]) -> tuple[int, int]:
+    """Texts in a batch, and tokens of a text with padding: the means of the batches'."""
+    sizes = [tuple(batch["input_ids"].shape) for batch in batches]
+    batch, length = (max(1, round(sum(size) / len(size))) for size in zip(*sizes))
+    return batch, length
 
 
 def _features(model: nn.Module, tokenizer, row: Mapping, max_length: int) -> dict:

@@ -49,6 +49,11 @@ def summary(report: Any) -> Table:
     table = Table(show_header=False)
     table.add_row("trained", f"{report.trained:,} of {report.parameters:,} numbers ({report.trained / report.parameters:.2%})")
     table.add_row("choosing", f"{report.seconds['selecting']:.1f} s (head warm-up and sensitivity)")
+    if cost := report.cost:
+        table.add_row(
+            "backward",
+            f"{cost['share']:.1%} of full fine-tuning's FLOPs (counted for {cost['batch']} texts of {cost['length']} tokens)",
+        )
     if epochs:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
     table.add_row("checkpoint", size(report.sizes["checkpoint"]))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..choose import Choice, best_units, warm_up_head
-from ..choose.batches import batches_of
+from ..choose import Choice, CostModel, best_units, warm_up_head
+from ..choose.batches import batches_of, mean_size
 from ..choose.positions import at_groups
 from ..choose.rules import RULES
 from ..choose.token_groups import TokenGroups, token_groups
@@ -66,10 +67,7 @@ def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: To
         named = Selection.load(config.selection)
         named = extension.extend(named) if extension else named
         named.check(weights(loaded.model))
-    batches = batches_of(
-        loaded.model, loaded.tokenizer, train.dataset, config.sensitivity_examples,
-        batch_size=config.batch_size, max_length=config.max_length, seed=config.seed,
-    )  # fmt: skip
+    batches = scoring_batches(config, loaded, train)
     warm_up_head(loaded.model, batches)
     if config.method != "sparse":
         return Choice(extension.extend(Selection()) if extension and config.method == "head" else Selection(), {})
@@ -83,6 +81,28 @@ def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: To
         norms=config.norms,
     )  # fmt: skip
     return Choice(extension.extend(chosen) if extension else chosen, scores if rule in RULES else {})
+
+
+def scoring_batches(config: TrainConfig, loaded: Loaded, train: Encoded) -> list[dict[str, torch.Tensor]]:
+    """The examples that warm up the head and score the units, in batches as in training."""
+    return batches_of(
+        loaded.model, loaded.tokenizer, train.dataset, config.sensitivity_examples,
+        batch_size=config.batch_size, max_length=config.max_length, seed=config.seed,
+    )  # fmt: skip
+
+
+def spent(config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
+    """FLOPs of a training step's backward beside full fine-tuning's, in batches of the mean size of `scoring_batches`.
+
+    Raises:
+        ValueError: for a model whose cost cannot be told, see `CostModel`, or a method other than sparse, head and full.
+    """
+    require(config.method in ("sparse", "head", "full"), "spent", "method", "sparse, head or full", repr(config.method))
+    batch, length = mean_size(scoring_batches(config, loaded, train))
+    model, sparse = CostModel(loaded.model, batch, length), config.method == "sparse"
+    whole = {"biases": sparse and config.biases, "norms": sparse and config.norms}
+    cost = model.full if config.method == "full" else model.of(selection, **whole)
+    return {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}
 
 
 def prepare(config: TrainConfig, loaded: Loaded, selection: Selection) -> Method:

@@ -23,7 +23,7 @@ from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
 from .errors import require
 from .merging import merge_tokens
-from .methods import Method, choose_units, find_groups, prepare
+from .methods import Method, choose_units, find_groups, prepare, spent
 from .models import Loaded, load, longest, pooling_for
 from .outputs import CHECKPOINTS, DELTA, GROUPS, REPORT, check_output, is_main, run_folder, write_folder
 from .report import Report, machine, validations, without_timing
@@ -157,10 +157,12 @@ def _train(config: TrainConfig, say: Say) -> Report:
     groups = None if config.resume else find_groups(config, loaded, run.data.train)
     choice = load_choice(Path(config.output)) if config.resume else choose_units(config, loaded, run.splits["train"], groups)
     selecting = time.perf_counter() - started
+    cost = _counted(run, choice.selection, say)
     set_seed(config.seed)
     parameters, lines = loaded.model.num_parameters(), overview(*choice, loaded.model)
     method = prepare(config, loaded, choice.selection)
     report = begin_report(run, choice.selection, method, parameters, selecting, lines)
+    report.cost = cost
     if config.resume:
         say(f"resuming after {last_checkpoint(Path(run.args.output_dir)).name}, with the options that the run was begun with")
     with run_folder(config, run.data.record) as output:
@@ -173,6 +175,14 @@ def _train(config: TrainConfig, say: Say) -> Report:
         if is_main():
             _save(config, output, loaded, method, report, run.limit)
     return report
+
+
+def _counted(run: Run, selection: Selection, say: Say) -> dict[str, Any]:
+    try:
+        return spent(run.config, run.loaded, selection, run.splits["train"])
+    except ValueError as error:
+        say(f"the backward's FLOPs are not counted: {error}")
+        return {}
 
 
 def _load(config: TrainConfig, data: Data) -> Loaded:

@@ -23,6 +23,8 @@ class Report:
         data: files, their rows and checksums, and where validation came from.
         selection: a line per weight that is selected or was scored, as `choose.overview.Line` describes it: what is
             selected, the weight's share of the sensitivity of all, and how much of that lies in what is selected.
+        cost: FLOPs of a training step, as `choose.cost.Cost` names its parts, for batches of `batch` texts of `length` tokens;
+            `share`: its backward over full fine-tuning's. Empty where they cannot be counted.
         trained, parameters: how many numbers were trained, and how many the model has.
         seconds: ``selecting``, ``training`` (all epochs), ``epochs`` (each, without validation).
         history: a line per validation: epoch, step, and its scores.
@@ -50,6 +52,7 @@ class Report:
     sizes: dict[str, int] = field(default_factory=dict)
     made_on: dict[str, str] = field(default_factory=dict)
     merged: dict[str, Any] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())
