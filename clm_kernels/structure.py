@@ -26,6 +26,19 @@ def head_names(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if id(parameter) not in inside]
 
 
+def input_embedding(model: nn.Module) -> tuple[str, nn.Module]:
+    """Name of the weight that turns ids into vectors, and its module.
+
+    Raises:
+        ValueError: if it is a weight that the model does not name.
+    """
+    module = model.get_input_embeddings()
+    for name, weight in weights(model).items():
+        if weight is module.weight:
+            return name, module
+    raise ValueError("input_embedding: the model must hold its input embedding as a parameter, got one that it does not name")
+
+
 def depths(model: nn.Module) -> dict[str, float]:
     """How deep each parameter sits: its layer's number, -1 below the layers, inf above them; if tied, the lowest of these."""
     named, head = weights(model), set(head_names(model))

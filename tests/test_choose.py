@@ -262,7 +262,19 @@ class TestChoose:
             ([{"text": "a", "label": 0}], {"batch_size": 0}, "choose: batch_size must be at least 1, got 0"),
             ([{"text": "a", "label": 0}], {"max_length": 0}, "choose: max_length must be at least 1, got 0"),
             (None, {"density": 0.0}, "budget: density must lie in (0, 1], got 0.0"),
-            (None, {"kind": "blocks"}, "choose: kind must be one of rows, columns, heads, neurons, heads+neurons, got 'blocks'"),
+            (None, {"kind": "blocks"}, "Entries: block must divide the weight's shape (48, 32), got (32, 32)"),
+            (
+                None,
+                {"kind": "rows+elements"},
+                "units: kind must be one of rows, columns, blocks, heads, neurons, layers, embeddings, or several joined by +, "
+                "got 'elements'",
+            ),
+            (
+                None,
+                {"kind": "columns+neurons"},
+                "units: kinds that are added must not share a weight, got 'bert.encoder.layer.0.intermediate.dense.weight' in both",
+            ),
+            (None, {"kind": "embeddings", "per": "weight"}, "budget: per must be 'model' or 'layer' with units, got 'weight'"),
             (None, {"per": "head"}, "budget: per must be 'model', 'layer' or 'weight', got 'head'"),
             (None, {"layers": "lower"}, "choose: layers must be one of 'all', 'upper half', 'upper third', got 'lower'"),
         ],

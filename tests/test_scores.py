@@ -69,7 +69,7 @@ def test_a_kind_for_each_weight():
     assert same(mixed, {names[0]: rows[names[0]], names[3]: columns[names[3]]})
     with pytest.raises(ValueError, match=r"kind must be of weights in the model's layers, got 'classifier\.weight'"):
         clm.sensitivity(model, given, kind={"classifier.weight": "rows"})
-    with pytest.raises(ValueError, match="kind must be rows or columns, got 'heads'"):
+    with pytest.raises(ValueError, match="kind must be rows, columns or blocks, got 'heads'"):
         clm.sensitivity(model, given, kind={names[0]: "heads"})
 
 

@@ -1,4 +1,4 @@
-"""From a labelled dataset and a model to a Selection: warm up the head, score rows or columns, spend a budget."""
+"""From a labelled dataset and a model to a Selection: warm up the head, score units, spend a budget."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ __all__ = [
 
 
 class Choice(NamedTuple):
-    """A Selection, and the scores that it was bought by: weight name -> a score for each row or column."""
+    """A Selection, and the scores that it was bought by: weight name -> a score for each row, column or block."""
 
     selection: Selection
     scores: dict[str, Tensor]
 
 
-LINES, COUPLED = ("rows", "columns"), ("heads", "neurons", "heads+neurons")
+LINES = ("rows", "columns")
 
 
 def choose(
@@ -55,8 +55,9 @@ def choose(
     batch_size: int = 32,
     max_length: int = 128,
     seed: int = 0,
+    block: tuple[int, int] = (32, 32),
 ) -> Selection:
-    """The rows or columns on which the loss of this model depends most on this dataset.
+    """The rows, columns or other units on which the loss of this model depends most on this dataset.
 
     A short training of the head on `examples` examples, then `sensitivity` over the same ones, then `budget`. The
     model is left as it was, its head included.
@@ -66,8 +67,9 @@ def choose(
         tokenizer: its tokenizer.
         dataset: rows with ``text`` and ``label`` (an id, or a name in the model's config), or tokenised rows with
             ``input_ids`` and ``labels``.
-        density: share of the eligible weights' entries to select, in (0, 1].
-        kind: ``"rows"`` or ``"columns"``, or coupled ones: ``"heads"``, ``"neurons"``, ``"heads+neurons"``.
+        density: share of the units' entries to select, in (0, 1].
+        kind: ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
+            share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`.
         layers: which layers' weights are eligible: ``"all"``, ``"upper half"`` or ``"upper third"``.
         cost: share of full fine-tuning's backward FLOPs that a step may take besides, in (0, 1]; see `budget`.
         rule: how units are scored, see `sensitivity`.
@@ -78,14 +80,13 @@ def choose(
         batch_size: examples a forward and backward pass.
         max_length: tokens a text, longer ones are cut.
         seed: of the draw.
+        block: height and width, for blocks.
 
     Raises:
         ValueError: for arguments out of range or rows that lack what is needed.
     """
-    if kind not in (*LINES, *COUPLED):
-        raise ValueError(f"choose: kind must be one of {', '.join((*LINES, *COUPLED))}, got {kind!r}")
-    check_budget(density, "rows", per, cost=cost, coupled=kind in COUPLED)
-    eligible_weights(model, layers)
+    check_budget(density, "rows", per, cost=cost, coupled=kind not in LINES)
+    find_units(model, kind, layers=layers, block=block)
     rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
     groups = _groups(rows, tokenizer) if tokens is True else None if tokens is False else tokens
     if groups is not None and len(groups) == 0:
@@ -97,7 +98,8 @@ def choose(
         warm_up_head(model, batches)
         positions = at_groups(groups) if groups is not None else None
         return best_units(
-            model, batches, density=density, cost=cost, kind=kind, layers=layers, per=per, rule=rule, positions=positions, seed=seed
+            model, batches, density=density, cost=cost, kind=kind, layers=layers, per=per, rule=rule, positions=positions,
+            seed=seed, block=block,
         ).selection  # fmt: skip
     finally:
         with torch.no_grad():
@@ -119,6 +121,7 @@ def best_units(
     seed: int = 0,
     biases: bool = False,
     norms: bool = False,
+    block: tuple[int, int] = (32, 32),
 ) -> Choice:
     """Scores the units of a model whose head is warmed up, and spends a budget on the best: `sensitivity`, then `budget`.
 
@@ -126,10 +129,11 @@ def best_units(
         batches: also say how large a batch is, for `cost`: the mean of theirs.
         kind: as `choose` takes it; all else as `sensitivity` and `budget` do.
     """
-    units = None if kind in LINES else find_units(model, kind, layers=layers)
+    units = None if kind in LINES else find_units(model, kind, layers=layers, block=block)
     scores = sensitivity(
-        model, batches, kind=kind if units is None else units.kinds, layers=layers, rule=rule, positions=positions, seed=seed
-    )
+        model, batches, kind=kind if units is None else units.kinds, layers=layers, rule=rule, positions=positions, seed=seed,
+        block=block,
+    )  # fmt: skip
     batch, length = mean_size(batches)
     options = {"units": units} if units is not None else {"kind": kind}
     selection = budget(

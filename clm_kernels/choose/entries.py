@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..selection import Entries, Selection
 from .positions import Positions
-from .rules import stored_transposed
+from .rules import squared_gradient
 from .sensitivity import eligible_weights, score_pass
 
 MEMORY = 1 << 28  # bytes of scores at a time
@@ -58,7 +58,7 @@ def top_entries(
         scores: dict[str, Tensor] = {}
 
         def add(name: str, module: nn.Module, x: Tensor, dy: Tensor, weights: Tensor | None, scores=scores) -> None:
-            squared = _squared_gradient(module, x, dy, weights, size)
+            squared = squared_gradient(module, x, dy, weights, size)
             scores[name] = scores[name].add_(squared) if name in scores else squared
 
         score_pass(model, batches, part, add, positions)
@@ -80,20 +80,6 @@ def _parts(eligible: Mapping[str, nn.Module], memory: int) -> Iterator[dict[str,
             part, used = {}, 0
         part[name], used = module, used + needed
     yield part
-
-
-def _squared_gradient(module: nn.Module, x: Tensor, dy: Tensor, positions: Tensor | None, block: tuple[int, int]) -> Tensor:
-    """Sum over the examples of the squared gradient, each block of the stored tensor summed up: its grid."""
-    wide = torch.float64 if dy.dtype == torch.float64 else torch.float32
-    first, second = (part.to(wide) for part in ((x, dy) if stored_transposed(module) else (dy, x)))
-    if positions is not None:
-        first = first * positions[..., None].to(wide)
-    total = first.new_zeros(module.weight.shape)
-    for a, b in zip(first, second):  # one example at a time: a batch of gradients would be a batch of weights
-        gradient = a.T @ b
-        total.addcmul_(gradient, gradient)
-    height, width = block
-    return total if block == (1, 1) else total.unflatten(1, (-1, width)).unflatten(0, (-1, height)).sum((1, 3))
 
 
 class _Best:

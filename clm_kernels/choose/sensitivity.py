@@ -1,6 +1,7 @@
-"""How much the loss depends on each row or column of each weight: the diagonal empirical Fisher, without a gradient.
+"""How much the loss depends on each row, column or block of each weight: the diagonal empirical Fisher.
 
-A row's or column's score is the squared norm of its gradient, summed over the examples: `ops.sensitivity`.
+A unit's score is the squared norm of its gradient, summed over the examples; of rows and columns it is had without that
+gradient (`ops.sensitivity`), of blocks from one example's gradient of one weight at a time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from ..structure import depths, head_names, number_of_layers
+from ..selection import Entries
+from ..structure import depths, head_names, input_embedding, number_of_layers
 from .frozen import frozen
 from .positions import Positions
 from .rules import RULES, chance, magnitude
@@ -49,28 +51,32 @@ def sensitivity(
     rule: str = "fisher",
     positions: Positions | None = None,
     seed: int = 0,
+    block: tuple[int, int] = (32, 32),
 ) -> dict[str, Tensor]:
-    """Scores of the rows or columns (of the stored tensor) of every eligible weight, summed over all examples.
+    """Scores of the rows, columns or blocks (of the stored tensor) of every eligible weight, summed over all examples.
 
     An example's loss is that of its label, or the sum over its tokens' labels. One forward and one backward pass
-    without dropout and without a single weight gradient. Warm up the head first (`warm_up_head`): gradients through
+    without dropout and without a single weight gradient, blocks aside. Warm up the head first (`warm_up_head`): gradients through
     a random head say little.
 
     Args:
         model: a transformers classifier; left as it was.
         batches: with ``labels``, on the model's device; not read by the rules magnitude and random.
-        kind: ``"rows"`` or ``"columns"``, or one of them for each weight that is to be scored, by name.
+        kind: ``"rows"``, ``"columns"`` or ``"blocks"``, or one of them for each weight that is to be scored, by name; so the
+            input embedding can be scored too, by ``"rows"``.
         layers: ``"all"``, ``"upper half"`` or ``"upper third"``.
         rule: ``"fisher"`` (the unit's squared gradient), ``"saliency"`` (what its removal would change, to first order),
             ``"magnitude"`` (its own squared norm) or ``"random"``.
         positions: which tokens count, for fisher and saliency; all by default. See `choose.positions`.
         seed: of the rule random.
+        block: height and width, for blocks.
 
     Returns:
         Weight name -> 1-D scores.
 
     Raises:
-        ValueError: for a rule, kind or layers that there is not, or weights that are not eligible.
+        ValueError: for a rule, kind or layers that there is not, weights that are not eligible or that the blocks do not
+            divide, or an input embedding that something else reads too.
     """
     if rule not in (*RULES, "magnitude", "random"):
         raise ValueError(f"sensitivity: rule must be one of {', '.join(RULES)}, magnitude, random, got {rule!r}")
@@ -78,24 +84,41 @@ def sensitivity(
         raise ValueError(f"sensitivity: positions must be left out with the rule {rule!r}, which reads no text, got {positions}")
     eligible = eligible_weights(model, layers)
     kinds = kind if isinstance(kind, Mapping) else dict.fromkeys(eligible, kind)
+    if set(kinds) - set(eligible):
+        eligible = _embedding(model, kinds) | eligible
     if unknown := [name for name in kinds if name not in eligible]:
         raise ValueError(f"sensitivity: kind must be of weights in the model's layers, got {unknown[0]!r}")
-    if bad := [own for own in kinds.values() if own not in ("rows", "columns")]:
-        raise ValueError(f"sensitivity: kind must be rows or columns, got {bad[0]!r}")
+    if bad := [own for own in kinds.values() if own not in ("rows", "columns", "blocks")]:
+        raise ValueError(f"sensitivity: kind must be rows, columns or blocks, got {bad[0]!r}")
+    for name in (name for name, own in kinds.items() if own == "blocks"):
+        Entries.of("blocks", [], tuple(eligible[name].weight.shape), block)  # which the blocks must divide
     scored = {name: module for name, module in eligible.items() if name in kinds}
     if rule == "magnitude":
-        return {name: magnitude(module, kinds[name]) for name, module in scored.items()}
+        return {name: magnitude(module, kinds[name], block) for name, module in scored.items()}
     if rule == "random":
         generator = torch.Generator().manual_seed(seed)
-        return {name: chance(module, kinds[name], generator) for name, module in scored.items()}
+        return {name: chance(module, kinds[name], generator, block) for name, module in scored.items()}
     scores: dict[str, Tensor] = {}
 
     def add(name: str, module: nn.Module, x: Tensor, dy: Tensor, weights: Tensor | None) -> None:
-        score = RULES[rule](module, x, dy, kinds[name], weights)
+        score = RULES[rule](module, x, dy, kinds[name], weights, block)
         scores[name] = scores[name] + score if name in scores else score
 
     score_pass(model, batches, scored, add, positions)
     return {name: scores[name] for name in scored if name in scores}
+
+
+def _embedding(model: nn.Module, kinds: Mapping[str, str]) -> dict[str, nn.Module]:
+    """The input embedding by its weight's name, where that is one of `kinds`; nothing else may read the weight."""
+    name, module = input_embedding(model)
+    if name not in kinds:
+        return {}
+    if kinds[name] != "rows":
+        raise ValueError(f"sensitivity: kind must be rows for the input embedding, got {kinds[name]!r}")
+    readers = (prefix for prefix, other in model.named_modules() if getattr(other, "weight", None) is module.weight)
+    if others := [prefix for prefix in readers if model.get_submodule(prefix) is not module]:
+        raise ValueError(f"sensitivity: the input embedding must be read by nothing else, got one tied to {others[0]!r}")
+    return {name: module}
 
 
 Add = Callable[[str, nn.Module, Tensor, Tensor, Tensor | None], None]
@@ -110,28 +133,30 @@ def score_pass(
 ) -> None:
     """Calls ``add(name, module, x, dy, weights)`` for every one of `modules` and every batch.
 
-    x ``(B, T, in)`` is its input, dy ``(B, T, out)`` the gradient of its output from each example's own loss, weights
-    ``(B, T)`` those of the positions. No gradient of a weight is made.
+    x ``(B, T, in)`` is its input (of an embedding the ids, ``(B, T, 1)``), dy ``(B, T, out)`` the gradient of its output
+    from each example's own loss, weights ``(B, T)`` those of the positions. No gradient of a weight is made.
     """
     weights: list[Tensor | None] = [None]  # of the batch that is being passed
 
     def hook(name: str):
         def forward_hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if output.requires_grad:
-                x = args[0].detach()
-                output.register_hook(lambda dy: given(name, module, x.to(dy.dtype), dy))  # as autocast gave x to the product
+                x = args[0].detach() if args[0].is_floating_point() else args[0][..., None]
+                output.register_hook(lambda dy: given(name, module, x, dy))
 
         return forward_hook
 
     def given(name: str, module: nn.Module, x: Tensor, dy: Tensor) -> None:
+        x = x.to(dy.dtype) if x.is_floating_point() else x  # as autocast gave x to the product
         batch = x.shape[0] if x.dim() == 3 else 1
         x, dy = (part.reshape(batch, -1, part.shape[-1]) for part in (x, dy))
         add(name, module, x, dy, None if weights[0] is None else weights[0].reshape(x.shape[:2]))
 
     with frozen(model), torch.enable_grad():
-        hooks = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
+        embedding = model.get_input_embeddings()
+        hooks = [embedding.register_forward_hook(lambda module, args, output: output.requires_grad_())]
         try:
-            hooks.append(model.get_input_embeddings().register_forward_hook(lambda module, args, output: output.requires_grad_()))
+            hooks += [module.register_forward_hook(hook(name)) for name, module in modules.items()]
             for batch in batches:
                 weights[0] = None if positions is None else positions(batch)
                 labelled = (batch["labels"] != -100).sum()  # examples, or tokens: the loss is their mean

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..ops.layout import Layout
 from ..selection import Entries, Selection
-from ..structure import depths, weights
+from ..structure import depths, input_embedding
 from .coupling import Coupled, heads, neurons, transposed
 from .sensitivity import eligible_weights
 
@@ -154,9 +154,8 @@ def find_units(model: nn.Module, kind: str, *, layers: str = "all", block: tuple
 
 def _find(model: nn.Module, kind: str, layers: str, block: tuple[int, int]) -> Units:
     if kind == "embeddings":
-        table = model.get_input_embeddings().weight
-        name = next(name for name, parameter in weights(model).items() if parameter is table)
-        return single({name: tuple(table.shape)}, "rows")
+        name, module = input_embedding(model)
+        return single({name: tuple(module.weight.shape)}, "rows")
     modules = eligible_weights(model, layers)
     if kind in ("rows", "columns", "blocks"):
         return single({name: tuple(module.weight.shape) for name, module in modules.items()}, kind, block)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from ..choose import COUPLED, LINES
+from ..choose.units import KINDS
 from .errors import listed, require
 
 METHODS = ("sparse", "full", "head")
@@ -49,7 +49,8 @@ class TrainConfig:
     select: str = selecting("fisher", "What picks the units; tokens: fisher where the words stand that tell the label.", SELECT)
     density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
     cost: float | None = selecting(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
-    kind: str = selecting("columns", "What a selected unit is.", (*LINES, *COUPLED))
+    kind: str = selecting("columns", f"What a selected unit is: {', '.join(KINDS)}, or several joined by +, as heads+neurons.")
+    block: int = selecting(32, "Height and width of a block, for the kind blocks.")
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
     per: str = selecting("model", "Whether all units compete, or each weight gives the same part.", ("model", "weight"))
     biases: bool = selecting(True, "Train the biases too.")
@@ -99,6 +100,8 @@ class TrainConfig:
             if choices := spec.metadata["choices"]:
                 value = getattr(self, spec.name)
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
+        known = f"{listed(KINDS)}, or several joined by +"
+        require(set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind))
         require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
         require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
         require(0 < self.validation_fraction < 1, "train", "validation_fraction", "in (0, 1)", self.validation_fraction)
@@ -111,7 +114,7 @@ class TrainConfig:
         without = "left out with merge_tokens, whose embedding rows take the whole backward pass"
         require(self.cost is None or not self.merge_tokens, "train", "cost", without, self.cost)
         require(self.max_length >= 8, "train", "max_length", "8 or more", self.max_length)
-        for name in ("batch_size", "gradient_accumulation", "sensitivity_examples", "eval_steps", "patience"):
+        for name in ("batch_size", "gradient_accumulation", "sensitivity_examples", "eval_steps", "patience", "block"):
             value = getattr(self, name)
             require(value is None or value >= 1, "train", name, "1 or more", value)
         require(not (self.resume and self.overwrite), "train", "resume and overwrite", "not both given", "both")
