@@ -19,7 +19,8 @@ from .trainer import drop_broken_checkpoints, last_checkpoint
 RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
 OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "mean_pooled.py")
-OURS = (RUN, REPORT, CHECKPOINTS, DELTA, SELECTION, GROUPS, ".writing-*", *OF_TRANSFORMERS)
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
+OURS = (RUN, REPORT, CHECKPOINTS, DELTA, SELECTION, GROUPS, ADAPTER, ADAPTER_CONFIG, ".writing-*", *OF_TRANSFORMERS)
 
 
 def check_output(config: TrainConfig) -> TrainConfig:

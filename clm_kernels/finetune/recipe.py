@@ -20,10 +20,11 @@ from .config import TrainConfig
 from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
 from .errors import require
+from .lora import Adapter, fold, require_peft
 from .merging import merge_tokens
 from .methods import Method, find_groups, prepare, select
 from .models import Loaded, load, longest, pooling_for
-from .outputs import CHECKPOINTS, DELTA, GROUPS, REPORT, SELECTION, check_output, is_main, run_folder, write_folder
+from .outputs import ADAPTER, CHECKPOINTS, DELTA, GROUPS, REPORT, SELECTION, check_output, is_main, run_folder, write_folder
 from .report import Report, machine, selection_lines, validations, without_timing
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
 
@@ -40,7 +41,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
 
     Everything is checked before a file is made. The best checkpoint is the one with the best validation score; the
     test data is scored once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
-    full leaves a whole checkpoint; beside it stand the config, the tokenizer, the selection and ``report.json``.
+    lora leaves an adapter in PEFT's format, full a whole checkpoint; beside it stand the config, the tokenizer, the selection and ``report.json``.
 
     Args:
         config: what to train on what, and how.
@@ -48,10 +49,13 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
 
     Raises:
         ValueError: for anything in the config or the files that cannot be right.
+        RuntimeError: if the method lora has no peft.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint to resume from.
     """
     config.check(("output",) if config.resume else ("model", "train", "output"))
     config = check_output(config)
+    if config.method == "lora":
+        require_peft("train")
     with advice_when_out_of_memory(config):
         return _train(config, say)
 
@@ -209,6 +213,12 @@ def _save(config: TrainConfig, output: Path, loaded: Loaded, method: Method, rep
         write_folder(output, lambda folder: (model.config.save_pretrained(folder), tokenizer.save_pretrained(folder)))
         delta.save(output / DELTA)
         report.sizes["delta"] = (output / DELTA).stat().st_size
+    elif config.method == "lora":
+        adapter = Adapter.of(loaded, report.labels, made)
+        fold(model)
+        parts = (adapter.save, model.config.save_pretrained, tokenizer.save_pretrained)
+        write_folder(output, lambda folder: [write(folder) for write in parts])
+        report.sizes["adapter"] = (output / ADAPTER).stat().st_size
     else:
         write_folder(output, lambda folder: (save_portable(model, folder), tokenizer.save_pretrained(folder)))
     report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
