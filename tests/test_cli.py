@@ -228,8 +228,8 @@ def test_bad_options(model, tmp_path):
     assert_refused(run("train", "--model", tmp_path / "none", *data, *output), "model", "directory")
     assert_refused(run("train", "--model", model, *data, *output, "--density", "2"), "density must be in (0, 1], got 2.0")
     assert_refused(
-        run("train", "--model", model, *data, *output, "--method", "lora"),
-        "method must be 'sparse', 'full' or 'head', got 'lora'",
+        run("train", "--model", model, *data, *output, "--method", "prefix"),
+        "method must be 'sparse', 'full', 'head' or 'lora', got 'prefix'",
     )
     assert_refused(run("train", "--model", model, *data), "output must be given")
     assert_refused(run("train", "--output", tmp_path / "o", "--resume"), "a run to resume")

@@ -231,7 +231,7 @@ BAD = {
     "learning_rate": (0, -1.0),
     "weight_decay": (-0.1,),
     "warmup": (1, -0.1),
-    "method": ("lora",),
+    "method": ("prefix",),
     "kind": ("elements",),
     "layers": ("lower half",),
     "scheduler": ("zigzag",),

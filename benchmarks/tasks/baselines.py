@@ -10,11 +10,11 @@ import sys
 from dataclasses import replace
 
 import torch
-from torch import nn
 
-from clm_kernels.choose import eligible_weights, random_selection, sensitivity
+from clm_kernels.choose import random_selection, sensitivity
 from clm_kernels.choose.batches import batches_of
 from clm_kernels.choose.token_groups import token_groups
+from clm_kernels.finetune.lora import adapt, targets
 from clm_kernels.finetune.methods import Method, count_trained, find_groups, optimizer_for, select
 from clm_kernels.finetune.recipe import Run
 from clm_kernels.selection import Selection
@@ -70,35 +70,24 @@ def whole_layers(run: Run, _: Selection) -> Method:
     return only(run, {name for name, layer in depth.items() if layer in best})
 
 
-def targets(model: nn.Module) -> list[str]:
-    """The modules that ours chooses from, by full name."""
-    return [name.removesuffix(".weight") for name in eligible_weights(model)]
-
-
 def adapted(run: Run, config) -> Method:
-    """PEFT's adapter layers inside the model, whose names, class and pooling stay; the head trains whole."""
-    from peft import inject_adapter_in_model
-
-    model = run.loaded.model
-    head = [weights(model)[name] for name in run.loaded.head]
-    inject_adapter_in_model(config, model)
-    for parameter in head:
-        parameter.requires_grad_(True)
-    return Method(None, optimizer_for(run.config, model), count_trained(model))
+    """PEFT's adapter layers inside the model, whose class and pooling stay; the head trains whole."""
+    adapt(run.loaded, config)
+    return Method(None, optimizer_for(run.config, run.loaded.model), count_trained(run.loaded.model))
 
 
 def lora(run: Run, _: Selection) -> Method:
     """LoRA on every linear weight of the layers (Hu et al., arXiv 2106.09685)."""
     from peft import LoraConfig
 
-    return adapted(run, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets(run.loaded.model)))
+    return adapted(run, LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets(run.loaded.model, "all-linear")))
 
 
 def shira(run: Run, _: Selection) -> Method:
     """SHiRA: scattered entries drawn at random, as many as LoRA has (Bhardwaj et al., arXiv 2406.13175)."""
     from peft import ShiraConfig
 
-    return adapted(run, ShiraConfig(r=RANK, target_modules=targets(run.loaded.model), random_seed=run.config.seed))
+    return adapted(run, ShiraConfig(r=RANK, target_modules=targets(run.loaded.model, "all-linear"), random_seed=run.config.seed))
 
 
 def prefix(run: Run, _: Selection) -> Method:

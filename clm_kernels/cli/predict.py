@@ -18,7 +18,7 @@ from .quiet import quiet
 
 CHUNK = 4096
 Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model.", show_default=False)]
-DeltaFile = Annotated[str, typer.Option(help="Delta file for the base model.", show_default=False)]
+DeltaFile = Annotated[str, typer.Option(help="Delta or adapter file for the base model.", show_default=False)]
 
 
 def predict(
@@ -55,7 +55,7 @@ def export(
     output: Annotated[str, typer.Option(help="New folder for the checkpoint.", show_default=False)],
     delta: DeltaFile = "",
 ) -> None:
-    """Merge a delta into its base: a checkpoint that plain transformers loads, with the same predictions."""
+    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same predictions."""
     quiet()
     from ..finetune import Classifier
 

@@ -57,9 +57,10 @@ def summary(report: Any) -> Table:
     if epochs:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
     table.add_row("checkpoint", size(report.sizes["checkpoint"]))
-    if "delta" in report.sizes:
-        times = report.sizes["checkpoint"] / report.sizes["delta"]
-        table.add_row("delta", f"{size(report.sizes['delta'])}, {times:.0f} times smaller")
+    for what in ("delta", "adapter"):
+        if what in report.sizes:
+            times = report.sizes["checkpoint"] / report.sizes[what]
+            table.add_row(what, f"{size(report.sizes[what])}, {times:.0f} times smaller")
     return table
 
 

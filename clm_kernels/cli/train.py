@@ -28,7 +28,8 @@ def train(config: TrainConfig) -> None:
 
     The best checkpoint is chosen by validation; the test data is scored once, at the end.
 
-    Leaves a small delta (a whole checkpoint with --method full), the tokenizer and report.json in the output folder.
+    Leaves a small delta (PEFT's adapter with --method lora, a whole checkpoint with --method full), the tokenizer and
+    report.json in the output folder.
     """
     quiet()
     from .. import finetune

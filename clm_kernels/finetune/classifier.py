@@ -16,8 +16,9 @@ from ..tokenizer import add_tokens
 from .data import TASKS, Split
 from .encode import Encoded, collator, encode, spread
 from .errors import listed, require
+from .lora import Adapter, fold
 from .models import check_directory, load, longest
-from .outputs import DELTA, write_folder
+from .outputs import ADAPTER, DELTA, write_folder
 
 
 class Prediction(NamedTuple):
@@ -49,17 +50,17 @@ class Classifier:
 
         Args:
             model: output of `train` or of an export; with `delta`, the base model's directory.
-            delta: delta file for that base.
+            delta: delta file for that base, or the adapter file of the method lora.
 
         Raises:
             ValueError: if something is missing, broken, or does not belong together.
+            RuntimeError: for an adapter without peft.
         """
-        own_delta = Path(model) / DELTA
         if delta:
             require(Path(delta).is_file(), "Classifier.load", "delta", "an existing file", repr(str(delta)))
-            return cls._from_delta(Delta.load(delta), model)
-        if own_delta.is_file():
-            read = Delta.load(own_delta)
+            return cls._from_delta(_read(Path(delta)), model)
+        if own := next((path for name in (DELTA, ADAPTER) if (path := Path(model) / name).is_file()), None):
+            read = _read(own)
             base = read.made.get("model", "")
             expected = f"where it was, {base!r} (else give model and delta)"
             require(Path(base).is_dir(), "Classifier.load", "the base model", expected, "gone")
@@ -67,11 +68,14 @@ class Classifier:
         return cls._from_checkpoint(model)
 
     @classmethod
-    def _from_delta(cls, delta: Delta, base: str | Path, tokenizer: str | Path = "") -> Classifier:
+    def _from_delta(cls, delta: Delta | Adapter, base: str | Path, tokenizer: str | Path = "") -> Classifier:
         made = delta.made
         ours = made.get("task") in TASKS and len(delta.labels) > 1
         require(ours, "Classifier.load", "delta", "one that `train` made", repr(delta))
         loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer)
+        if isinstance(delta, Adapter):
+            delta.apply(loaded)
+            return cls(loaded.model, loaded.tokenizer, made["task"], made["max_length"])
         if delta.extension is not None:
             add_tokens(loaded.tokenizer, delta.extension.tokens)
         delta.merge(loaded.model)
@@ -118,7 +122,7 @@ class Classifier:
         return Prediction(text, tags, [float(probability[first[word]]) if word in first else None for word in range(len(text))])
 
     def export(self, folder: str | Path) -> None:
-        """Writes a checkpoint that plain transformers loads, with the same predictions.
+        """Writes a checkpoint that plain transformers loads, with the same predictions (of an adapter, to rounding).
 
         Raises:
             ValueError: if the folder is not empty.
@@ -126,4 +130,9 @@ class Classifier:
         folder = Path(folder)
         require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
         self.tokenizer.model_max_length = self.max_length
+        fold(self.model)
         write_folder(folder, lambda beside: (save_portable(self.model, beside), self.tokenizer.save_pretrained(beside)))
+
+
+def _read(path: Path) -> Delta | Adapter:
+    return Adapter.load(path.parent) if path.name == ADAPTER else Delta.load(path)

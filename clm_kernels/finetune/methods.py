@@ -1,4 +1,4 @@
-"""The three ways to train: a selection of the weights, the head alone, everything."""
+"""The four ways to train: a selection of the weights, the head alone, everything, LoRA."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from .config import TrainConfig
 from .data import Split
 from .encode import Encoded
 from .errors import require
+from .lora import add_lora
 from .models import Loaded
 
 
@@ -109,9 +110,12 @@ def spent(config: TrainConfig, loaded: Loaded, selection: Selection, train: Enco
 
 
 def prepare(config: TrainConfig, loaded: Loaded, selection: Selection) -> Method:
-    """Patches the model, which is on its device, and makes the optimizer."""
+    """Patches or adapts the model, which is on its device, and makes the optimizer."""
     if config.method == "full":
         return Method(None, None, count_trained(loaded.model))
+    if config.method == "lora":
+        add_lora(config, loaded)
+        return Method(None, optimizer_for(config, loaded.model), count_trained(loaded.model))
     sparse = config.method == "sparse"
     handle = patch(
         loaded.model, selection, biases=sparse and config.biases, norms=sparse and config.norms, head=loaded.head,

@@ -22,10 +22,11 @@ from .config import TrainConfig
 from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
 from .errors import require
+from .lora import Adapter, fold, require_peft
 from .merging import merge_tokens
 from .methods import Method, choose_units, find_groups, prepare, spent
 from .models import Loaded, load, longest, pooling_for
-from .outputs import CHECKPOINTS, DELTA, GROUPS, REPORT, check_output, is_main, run_folder, write_folder
+from .outputs import ADAPTER, CHECKPOINTS, DELTA, GROUPS, REPORT, check_output, is_main, run_folder, write_folder
 from .report import Report, machine, validations, without_timing
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
 
@@ -42,9 +43,9 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
 
     Everything is checked before a file is made. The best checkpoint is the one with the best validation score; the
     test data is scored once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
-    full leaves a whole checkpoint; beside it stand the config, the tokenizer, the selection and
-    ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture of what they
-    chose and left.
+    lora leaves an adapter in PEFT's format, full a whole checkpoint; beside it stand the config, the tokenizer, the
+    selection and ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture
+    of what they chose and left.
 
     Args:
         config: what to train on what, and how.
@@ -52,10 +53,13 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
 
     Raises:
         ValueError: for anything in the config or the files that cannot be right.
+        RuntimeError: if the method lora has no peft.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint to resume from.
     """
     config.check(("output",) if config.resume else ("model", "train", "output"))
     config = check_output(config)
+    if config.method == "lora":
+        require_peft("train")
     with advice_when_out_of_memory(config):
         return _train(config, say)
 
@@ -178,6 +182,8 @@ def _train(config: TrainConfig, say: Say) -> Report:
 
 
 def _counted(run: Run, selection: Selection, say: Say) -> dict[str, Any]:
+    if run.config.method == "lora":  # its products are not the cost model's
+        return {}
     try:
         return spent(run.config, run.loaded, selection, run.splits["train"])
     except ValueError as error:
@@ -230,6 +236,12 @@ def _save(config: TrainConfig, output: Path, loaded: Loaded, method: Method, rep
         write_folder(output, lambda folder: (model.config.save_pretrained(folder), tokenizer.save_pretrained(folder)))
         delta.save(output / DELTA)
         report.sizes["delta"] = (output / DELTA).stat().st_size
+    elif config.method == "lora":
+        adapter = Adapter.of(loaded, report.labels, made)
+        fold(model)
+        parts = (adapter.save, model.config.save_pretrained, tokenizer.save_pretrained)
+        write_folder(output, lambda folder: [write(folder) for write in parts])
+        report.sizes["adapter"] = (output / ADAPTER).stat().st_size
     else:
         write_folder(output, lambda folder: (save_portable(model, folder), tokenizer.save_pretrained(folder)))
     report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
