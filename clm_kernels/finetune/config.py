@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from ..choose import COUPLED, LINES
+from ..pooling import POOLINGS
 from .errors import listed, require
+from .templates import TEXT, check_template
 
 METHODS = ("sparse", "full", "head")
 SELECT = ("fisher", "tokens", "saliency", "magnitude", "random")
@@ -43,6 +45,7 @@ class TrainConfig:
     label_column: str = files("label", "Column of the label.")
     tokens_column: str = files("tokens", "Column of the words (token classification).")
     tags_column: str = files("tags", "Column of the words' tags (token classification).")
+    template: str = files(TEXT, "Words around every text, where {text} stands for it (sequence classification).")
     validation_fraction: float = files(0.1, "Part of train that validates if no validation data is given.")
 
     method: str = selecting("sparse", "Train a selection of the weights, all of them, or the head alone.", METHODS)
@@ -57,7 +60,7 @@ class TrainConfig:
     sensitivity_examples: int = selecting(512, "Examples that warm up the head and score the units.")
     selection: str = selecting("", "Selection file to train, instead of measuring a sensitivity.")
     merge_tokens: int = selecting(0, "Token groups that become single tokens, whose new embedding rows train; 0: none.")
-    pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", "native", "mean"))
+    pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", *POOLINGS))
 
     epochs: float = training(5, "Passes over the training data.")
     batch_size: int = training(32, "Examples in a batch.")
@@ -99,6 +102,7 @@ class TrainConfig:
             if choices := spec.metadata["choices"]:
                 value = getattr(self, spec.name)
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
+        check_template(self.template)
         require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
         require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
         require(0 < self.validation_fraction < 1, "train", "validation_fraction", "in (0, 1)", self.validation_fraction)
