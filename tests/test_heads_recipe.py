@@ -8,13 +8,15 @@ import torch
 from models import build
 from tiny_runs import FAST, silent
 from tiny_task import byte_tokenizer, save_model, sentences, texts, tokenizer, write_data
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction
+from tokenizers import Tokenizer, models, normalizers
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, EvalPrediction, PreTrainedTokenizerFast
 
 from clm_kernels import Delta
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.classifier import Classifier
 from clm_kernels.finetune.data import Split
 from clm_kernels.finetune.encode import IGNORED, encode, scorer
+from clm_kernels.finetune.files import read_rows
 from clm_kernels.finetune.models import load_tokenizer, pooling_for
 from clm_kernels.finetune.templates import TEXT, check_template, fill
 from clm_kernels.pooling import set_pooling
@@ -49,6 +51,14 @@ def probabilities(model, tokenizer, rows, side="right"):
         return model.score(hidden[torch.arange(len(rows)), last]).softmax(-1)
 
 
+def loss(config, model, tokenizer):
+    """Of the test data in the template."""
+    rows = [row for _, row in read_rows(config.test)]
+    found = probabilities(model, tokenizer, [config.template.replace(TEXT, row["text"]) for row in rows])
+    right = [model.config.label2id[row["label"]] for row in rows]
+    return float(-found[torch.arange(len(rows)), right].log().mean())
+
+
 def assert_predicts(classifier, rows, expected):
     found = list(classifier.predict(rows, batch_size=5))
     assert [p.label for p in found] == [classifier.label_names[int(i)] for i in expected.argmax(1)]
@@ -64,6 +74,7 @@ def test_a_decoder_learns_and_predicts_by_the_last_token_of_the_template(finishe
     model = AutoModelForSequenceClassification.from_pretrained(config.output, trust_remote_code=True).eval()
     plain = AutoTokenizer.from_pretrained(config.output)
     assert (plain.pad_token, plain.padding_side) == ("</s>", "right") and plain(rows)["input_ids"][0][-1] == plain.pad_token_id
+    assert report.test["loss"] == pytest.approx(loss(config, model, plain), rel=1e-4)
     assert_predicts(classifier, rows, probabilities(model, plain, filled))
     with torch.no_grad():
         for side in ("left", "right"):
@@ -122,6 +133,15 @@ def test_words_get_the_tokens_that_they_have_in_a_text(tmp_path):
     )
 
 
+def test_a_tokenizer_that_adds_the_space_gets_none():
+    """SentencePiece as Llama 2 has it, which would take a second space for a word."""
+    made = Tokenizer(models.Unigram([("?", 0.0), ("▁", -9.0), ("▁Paris", -1.0), ("▁in", -1.0)], unk_id=0))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    split = Split("file", [["in", "Paris"]], [["A", "B"]], ["line 1"])
+    encoded = encode(split, "token", ["A", "B"], PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?"), 16, sort=False)
+    assert encoded.dataset[0]["input_ids"] == [3, 2] and encoded.first_tokens == [{0: 0, 1: 1}]
+
+
 def test_words_of_a_decoder_that_were_cut_off_count_as_missed():
     split = Split("file", [["Anna", "Smith", "meets", "Bob"]], [["B-PER", "I-PER", "O", "B-PER"]], ["line 1"])
     tags = ["B-PER", "I-PER", "O"]
@@ -151,14 +171,13 @@ def test_a_template_stays_whole_where_the_text_is_cut(make):
     assert fill(template, rows[1:2], made, alone + 1) == (["please parcel with courier"], 0)
 
 
-def test_cutting_never_leaves_too_many_tokens():
-    """A shorter text may need more tokens than before: pieces of a word that was one."""
-    made = byte_tokenizer()
-    row = "refund-Paris!? " * 6
-    for limit in range(6, 40):
-        (filled,), _ = fill("a {text} b", [row], made, limit)
-        assert filled.startswith("a refund"[:3]) and filled.endswith(" b")
-        assert len(made(filled)["input_ids"]) <= limit
+def test_a_text_is_cut_again_where_the_cut_makes_tokens():
+    """``zzzs`` is one unknown token, but ``pleases`` is two."""
+    made, rows = tokenizer(), ["my refund please zzz"]
+    assert len(made("my refund please zzzs")["input_ids"]) == len(made("my refund pleases")["input_ids"]) == 6
+    assert fill("{text}s", rows, made, 5) == (["my refunds"], 1)
+    made, rows = byte_tokenizer(), ["refund-Paris!? " * 6]
+    assert all(len(made(fill("a {text} b", rows, made, limit)[0])["input_ids"][0]) <= limit for limit in range(6, 40))
 
 
 @pytest.mark.parametrize("template", ["", "label it", "{text} or {text}", "{ text }"])

@@ -37,14 +37,16 @@ def encode(
     split: Split, task: str, label_names: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int, sort: bool,
     template: str = TEXT,
 ) -> Encoded:  # fmt: skip
-    """Token ids of the texts in the template, cut off at `max_length`; with labels if there are `label_names`."""
+    """Token ids of the texts in the template, cut off at `max_length`; with labels if there are `label_names`.
+
+    Words to be tagged stand in no template: `load_data` refuses one.
+    """
     is_token, shortened = task == "token", 0
     if sort:
         size = (lambda i: sum(map(len, split.texts[i]))) if is_token else (lambda i: len(split.texts[i]))
         split = split.part(sorted(range(len(split)), key=size, reverse=True))
     texts = split.texts
     if template != TEXT:
-        require(not is_token, "encode", "template", f"{TEXT!r} for token classification", repr(template))
         texts, shortened = fill(template, texts, tokenizer, max_length)
     if is_token and _needs_space(tokenizer):
         texts = [[f" {word}" for word in words] for words in texts]
