@@ -1,83 +1,85 @@
-"""Which token vectors an encoder's classification head reads: its own choice, or the mean over the real tokens."""
+"""Which token vectors a classification head reads: the family's own choice, or one vector pooled over the real tokens."""
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
+from .ops.checks import require
+from .pooled_head import POOLED, pool_head
 from .structure import base_model
 
-POOLINGS = ("native", "mean")
+POOLINGS = ("native", *POOLED)
+KNOWN = f"one of {', '.join(POOLINGS)}"
 CONFIG_KEY = "clm_pooling"
+SENTENCE_TRANSFORMERS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    "pooling_mode_max_tokens": "max",
+}
 
 
 def pooling_of(checkpoint: str | os.PathLike) -> str:
-    """How a checkpoint was trained to pool: as its config records it, or its sentence-transformers files say."""
-    for file, key, mean in (("config.json", CONFIG_KEY, "mean"), ("1_Pooling/config.json", "pooling_mode_mean_tokens", True)):
-        described = Path(checkpoint) / file
-        if described.is_file() and json.loads(described.read_text(encoding="utf-8")).get(key) == mean:
-            return "mean"
-    return "native"
+    """How a checkpoint was trained to pool: as its config records it, or its sentence-transformers files say.
+
+    Raises:
+        ValueError: if the config records a pooling that is not known here.
+    """
+    recorded = _described(checkpoint, "config.json").get(CONFIG_KEY, "native")
+    require(recorded in POOLINGS, "pooling_of", f"{CONFIG_KEY} of {str(checkpoint)!r}", KNOWN, repr(recorded))
+    if recorded != "native":
+        return recorded
+    found = _described(checkpoint, "1_Pooling/config.json")
+    return next((pooling for key, pooling in SENTENCE_TRANSFORMERS.items() if found.get(key) is True), "native")
+
+
+def _described(checkpoint: str | os.PathLike, file: str) -> dict:
+    path = Path(checkpoint) / file
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
-    """Makes a sequence classifier's head read `pooling`; recorded in the model's config, keys unchanged.
+    """Makes the head of a sequence classifier, encoder or decoder, read `pooling`; recorded in the model's config, keys unchanged.
 
-    Where transformers knows the choice itself (``classifier_pooling``), it is set there. Elsewhere a hook on the
-    base model puts the mean of the last hidden states over the attention mask where the head looks: into
-    ``pooler_output``, and into the first position.
+    ``"native"`` is what transformers does: mostly the first position in encoders, and in decoders the rightmost token
+    that is not ``config.pad_token_id``, whatever the attention mask says. ``"last"``, ``"mean"``, ``"max"`` and
+    ``"cls"`` go by the attention mask alone (`pooled_head.pool`): padding may stand on either side and be any token, the
+    end-of-text token as well, texts may come as ``inputs_embeds``, and the config needs no padding id. A mask with
+    holes is taken at its word. BERT's pooler layer is left out. In a causal decoder, ``"cls"`` reads a token that has
+    seen nothing but itself.
+
+    Positions are the model's own affair: GPT-2 and BERT count them from the left edge, padding included, so they need
+    padding on the right, or ``position_ids``.
+
+    Where transformers knows the mean itself (``classifier_pooling``), it is set there; elsewhere hooks put the pooled
+    vector where the head looks.
 
     Raises:
-        ValueError: for another pooling, or a model whose head reads neither place; it is left as it was.
+        ValueError: for another pooling, or a model that is no text classifier of that kind; it is left as it was.
     """
-    if pooling not in POOLINGS:
-        raise ValueError(f"set_pooling: pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
-    if pooling == "mean" and not _reads_first_position(model):
-        raise ValueError(f"set_pooling: mean needs an encoder with a sequence classification head, got {type(model).__name__}")
-    if hasattr(model.config, "classifier_pooling"):
+    require(pooling in POOLINGS, "set_pooling", "pooling", KNOWN, repr(pooling))
+    expected = f"a sequence classifier of texts, an encoder or a decoder, for pooling {pooling!r}"
+    require(pooling == "native" or _has_text_head(model), "set_pooling", "model", expected, type(model).__name__)
+    for handle in model.__dict__.pop("_clm_pooling_hooks", ()):
+        handle.remove()
+    knows_mean = hasattr(model.config, "classifier_pooling")
+    if knows_mean:
         native = model.__dict__.setdefault("_clm_native_pooling", model.config.classifier_pooling)
-        model.config.classifier_pooling = native if pooling == "native" else pooling
-        return model
-    if hasattr(model, "_clm_pooling_hook"):
-        model._clm_pooling_hook.remove()
-        del model._clm_pooling_hook
-    setattr(model.config, CONFIG_KEY, pooling)
-    if pooling == "mean":
-        model._clm_pooling_hook = base_model(model).register_forward_hook(mean_hook, with_kwargs=True)
+        model.config.classifier_pooling = "mean" if pooling == "mean" else native
+        if hasattr(model, "classifier_pooling"):  # EuroBERT's copy, which it reads instead
+            model.classifier_pooling = model.config.classifier_pooling
+    by_hook = pooling != "native" and not (knows_mean and pooling == "mean")
+    setattr(model.config, CONFIG_KEY, pooling if by_hook else "native")
+    if by_hook:
+        model._clm_pooling_hooks = pool_head(model, base_model(model), pooling)
     return model
 
 
-def _reads_first_position(model: nn.Module) -> bool:
-    """Whether this is an encoder whose classifier reads ``pooler_output`` or the first position."""
-    base, config = base_model(model), model.config
-    if base is model or not type(model).__name__.endswith("ForSequenceClassification"):
-        return False
-    if getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False):
-        return False
-    return hasattr(config, "classifier_pooling") or hasattr(base, "encoder") or hasattr(base, "transformer")
-
-
-def mean_pool(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Mean of ``(B, T, H)`` over the positions that `attention_mask` holds to be real: ``(B, H)``.
-
-    The mask is ``(B, P + T)`` where P keys and values of prefix tuning stand before the text; they are no part of the mean.
-    """
-    if attention_mask is None:
-        return hidden.mean(1)
-    real = attention_mask[:, -hidden.shape[1] :, None] != 0
-    wide = hidden.float() if hidden.dtype.itemsize < 4 else hidden  # bf16 cannot count beyond 256
-    return (wide.masked_fill(~real, 0).sum(1) / real.sum(1).clamp_min(1)).to(hidden.dtype)
-
-
-def mean_hook(module: nn.Module, args: tuple, kwargs: dict, output):
-    """Forward hook: puts the mean where a classification head looks, into ``pooler_output`` and the first position."""
-    pooled = mean_pool(output.last_hidden_state, kwargs.get("attention_mask", args[1] if len(args) > 1 else None))
-    output = copy.copy(output)
-    output.last_hidden_state = output.last_hidden_state.index_copy(1, pooled.new_zeros(1).long(), pooled[:, None])
-    if getattr(output, "pooler_output", None) is not None:
-        output.pooler_output = pooled
-    return output
+def _has_text_head(model: nn.Module) -> bool:
+    """Whether this classifies a text by what its base model makes of each token."""
+    classifies = base_model(model) is not model and type(model).__name__.endswith("ForSequenceClassification")
+    takes_ids = getattr(model, "main_input_name", "") == "input_ids"
+    return classifies and takes_ids and not getattr(model.config, "is_encoder_decoder", False)

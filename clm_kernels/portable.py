@@ -6,42 +6,40 @@ lines of code along (``trust_remote_code=True``), under a model type of its own:
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from . import pooling
+from . import pooled_head
 from .files import write_atomically
+from .pooling import CONFIG_KEY
 
-PREFIX, MODULE = "mean_pooled_", "mean_pooled"
+PREFIX, MODULE = "clm_pooled_", "clm_pooled"
 
-_CODE = '''"""{model} whose head reads the mean over the real tokens.
-
-AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
-"""
-
-import copy
+_CODE = '''
 
 from transformers import {config}, {model}
 
 
-{mean_pool}
+class ClmPooledConfig({config}):
+    """AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)"""
 
-{mean_hook}
-
-class MeanPooledConfig({config}):
     model_type = "{model_type}"
 
 
-class MeanPooledModel({model}):
-    config_class = MeanPooledConfig
+class ClmPooledModel({model}):
+    """{model} whose head reads `config.{key}` over the real tokens, by the attention mask."""
+
+    config_class = ClmPooledConfig
 
     def __init__(self, config):
-        super().__init__(config)
-        self.base_model.register_forward_hook(mean_hook, with_kwargs=True)
+        plain = copy.copy(config)
+        plain.__class__ = {config}  # by which transformers finds the base model
+        super().__init__(plain)
+        self.config = config
+        pool_head(self, self.base_model, config.{key})
 '''
 
 
@@ -49,21 +47,16 @@ def save_portable(model: PreTrainedModel, folder: str | os.PathLike) -> None:
     """`save_pretrained` of a model that may have been given another pooling by `set_pooling`."""
     folder = Path(folder)
     model.save_pretrained(folder)
-    if getattr(model.config, pooling.CONFIG_KEY, "native") == "native":
+    if getattr(model.config, CONFIG_KEY, "native") == "native":
         return
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     described["model_type"] = PREFIX + model.config.model_type
     described["auto_map"] = {
-        "AutoConfig": f"{MODULE}.MeanPooledConfig",
-        "AutoModelForSequenceClassification": f"{MODULE}.MeanPooledModel",
+        "AutoConfig": f"{MODULE}.ClmPooledConfig",
+        "AutoModelForSequenceClassification": f"{MODULE}.ClmPooledModel",
     }
-    code = _CODE.format(
-        model=type(model).__name__,
-        config=type(model.config).__name__,
-        model_type=described["model_type"],
-        mean_pool=_plain_source(pooling.mean_pool),
-        mean_hook=_plain_source(pooling.mean_hook),
-    )
+    names = {"model": type(model).__name__, "config": type(model.config).__name__, "model_type": described["model_type"]}
+    code = Path(pooled_head.__file__).read_text(encoding="utf-8") + _CODE.format(**names, key=CONFIG_KEY)
     write_atomically(folder / f"{MODULE}.py", code.encode())
     write_atomically(folder / "config.json", json.dumps(described, indent=2).encode())
 
@@ -77,10 +70,3 @@ def read_config(folder: str | os.PathLike, **changes) -> PreTrainedConfig:
     known.pop("auto_map", None)
     model_type = known.pop("model_type").removeprefix(PREFIX)
     return AutoConfig.for_model(model_type, **{**known, **changes})
-
-
-def _plain_source(function) -> str:
-    """A function's source without annotations that need an import."""
-    return (
-        inspect.getsource(function).replace("Tensor | None", "object").replace("Tensor", "object").replace("nn.Module", "object")
-    )

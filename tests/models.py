@@ -30,10 +30,17 @@ CONFIGS = {
     "deberta-v1": (tf.DebertaConfig, SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 8}),
     "mpnet": (tf.MPNetConfig, SIZES),
     "falcon": (tf.FalconConfig, SIZES | {"bos_token_id": 1, "eos_token_id": 2}),
+    "qwen2": (tf.Qwen2Config, SIZES | GROUPED),
+    "mistral": (tf.MistralConfig, SIZES | GROUPED | {"sliding_window": 16}),
+    "opt": (
+        tf.OPTConfig,
+        {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32,
+         "bos_token_id": 1, "eos_token_id": 2},
+    ),
 }  # fmt: skip
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "embd_pdrop",
             "resid_pdrop", "attn_pdrop", "classifier_dropout", "classifier_dropout_prob", "mlp_dropout", "embedding_dropout", "pooler_dropout")  # fmt: skip
-MORE_FAMILIES = ("albert", "deberta-v1", "mpnet", "falcon")
+MORE_FAMILIES = ("albert", "deberta-v1", "mpnet", "falcon", "qwen2", "mistral", "opt")
 FAMILIES = tuple(family for family in CONFIGS if family not in MORE_FAMILIES)
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2")
 AUTO = {

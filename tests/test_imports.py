@@ -19,7 +19,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"finetune"},
     {"portable"},
     {"choose", "patch", "optim", "delta", "pooling", "tokenizer", "decoder"},
-    {"values", "structure", "extension"},
+    {"values", "structure", "extension", "pooled_head"},
     {"selection"},
     {"ops"},
     {"files", "fingerprint", "_version"},

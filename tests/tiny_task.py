@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 from models import build
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -25,12 +25,26 @@ def tokenizer(length=512):
     return PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=length, **names)
 
 
-def save_model(folder: Path, family="bert", seed=0, **changes) -> str:
+def byte_tokenizer():
+    """Byte-level BPE as decoders have it: nothing to pad with but the end-of-text token, which ends every text."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=380, initial_alphabet=alphabet, special_tokens=["<s>", "</s>"], show_progress=False, min_frequency=1
+    )
+    known = [*(word for words in TOPICS.values() for word in words), *FILLERS, *PIECES[2:], *map(str.title, PIECES[2:])]
+    made.train_from_iterator([f" {word}" for word in known], trainer)
+    made.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>", padding_side="left")
+
+
+def save_model(folder: Path, family="bert", seed=0, made=None, **changes) -> str:
     """A base model without a head, as pretrained checkpoints are; it tells words well apart."""
     model = build(family, seed=seed, dropout=0.1, **changes)
     model.get_input_embeddings().weight.data.mul_(20)
     model.base_model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    (made or tokenizer()).save_pretrained(folder)
     return str(folder)
 
 

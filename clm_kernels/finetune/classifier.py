@@ -19,6 +19,7 @@ from .errors import listed, require
 from .lora import Adapter, fold
 from .models import check_directory, load, longest
 from .outputs import ADAPTER, DELTA, write_folder
+from .templates import TEXT, template_of
 
 
 class Prediction(NamedTuple):
@@ -37,11 +38,13 @@ class Classifier:
         task: ``"sequence"`` or ``"token"``.
         label_names: in the order of the model's outputs.
         max_length: tokens after which a text is cut off.
+        template: words around every text, as the model's config records them.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, max_length: int):
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         self.model, self.tokenizer, self.task, self.max_length = model.eval().to(device), tokenizer, task, max_length
+        self.template = template_of(model.config)
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
 
     @classmethod
@@ -72,13 +75,14 @@ class Classifier:
         made = delta.made
         ours = made.get("task") in TASKS and len(delta.labels) > 1
         require(ours, "Classifier.load", "delta", "one that `train` made", repr(delta))
-        loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer)
+        template = made.get("template", TEXT)
+        loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer, template)
         if isinstance(delta, Adapter):
             delta.apply(loaded)
-            return cls(loaded.model, loaded.tokenizer, made["task"], made["max_length"])
-        if delta.extension is not None:
-            add_tokens(loaded.tokenizer, delta.extension.tokens)
-        delta.merge(loaded.model)
+        else:
+            if delta.extension is not None:
+                add_tokens(loaded.tokenizer, delta.extension.tokens)
+            delta.merge(loaded.model)
         return cls(loaded.model, loaded.tokenizer, made["task"], made["max_length"])
 
     @classmethod
@@ -90,7 +94,8 @@ class Classifier:
         found = f"{name or 'a model'} in {str(folder)!r}"
         require(task is not None, "Classifier.load", "model", "a fine-tuned classifier", found)
         labels = [config.id2label[i] for i in range(config.num_labels)]
-        loaded = load(folder, task, labels, pooling_of(folder) if task == "sequence" else "native")
+        pooling = pooling_of(folder) if task == "sequence" else "native"
+        loaded = load(folder, task, labels, pooling, template=template_of(config))
         missing = listed(loaded.missing, 3)
         require(not missing, "Classifier.load", "model", "a whole checkpoint", f"{str(folder)!r} without {missing}")
         return cls(loaded.model, loaded.tokenizer, task, longest(loaded, loaded.tokenizer.model_max_length))
@@ -101,7 +106,7 @@ class Classifier:
         if not texts:
             return
         split = Split("", list(texts), [None] * len(texts), list(range(len(texts))))
-        encoded = encode(split, self.task, None, self.tokenizer, self.max_length, sort=True)
+        encoded = encode(split, self.task, None, self.tokenizer, self.max_length, True, self.template)
         collate, found = collator("sequence", self.tokenizer), {}
         rows = encoded.dataset.remove_columns("length").to_list()
         for start in range(0, len(rows), batch_size):
@@ -122,7 +127,10 @@ class Classifier:
         return Prediction(text, tags, [float(probability[first[word]]) if word in first else None for word in range(len(text))])
 
     def export(self, folder: str | Path) -> None:
-        """Writes a checkpoint that plain transformers loads, with the same predictions (of an adapter, to rounding).
+        """Writes a checkpoint that plain transformers loads, with the same predictions for the same tokens.
+
+        Those of an adapter are the same to rounding. What was trained on a template is to be given texts in it; the config
+        records it as ``clm_template``.
 
         Raises:
             ValueError: if the folder is not empty.

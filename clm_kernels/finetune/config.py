@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from ..choose.units import KINDS
+from ..pooling import POOLINGS
 from .errors import listed, require
+from .templates import TEXT, check_template
 
 METHODS = ("sparse", "full", "head", "lora")
 SELECT = ("fisher", "tokens", "saliency", "magnitude", "random")
@@ -45,6 +47,7 @@ class TrainConfig:
     label_column: str = files("label", "Column of the label.")
     tokens_column: str = files("tokens", "Column of the words (token classification).")
     tags_column: str = files("tags", "Column of the words' tags (token classification).")
+    template: str = files(TEXT, "Words around every text, where {text} stands for it (sequence classification).")
     validation_fraction: float = files(0.1, "Part of train that validates if no validation data is given.")
 
     method: str = selecting(
@@ -66,7 +69,7 @@ class TrainConfig:
     lora_dropout: float = selecting(0.1, "Dropout of what LoRA's matrices read.")
     lora_targets: str = selecting("query,value", "What gets LoRA: all-linear, or query, key, value and names of modules.")
     merge_tokens: int = selecting(0, "Token groups that become single tokens, whose new embedding rows train; 0: none.")
-    pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", "native", "mean"))
+    pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", *POOLINGS))
 
     epochs: float = training(5, "Passes over the training data.")
     batch_size: int = training(32, "Examples in a batch.")
@@ -108,6 +111,7 @@ class TrainConfig:
             if choices := spec.metadata["choices"]:
                 value = getattr(self, spec.name)
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
+        check_template(self.template)
         known = f"{listed(KINDS)}, or several joined by +"
         require(set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind))
         require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)

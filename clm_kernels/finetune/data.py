@@ -13,6 +13,7 @@ from typing import Any
 from .config import TrainConfig
 from .errors import listed, require
 from .files import read_rows
+from .templates import TEXT
 
 TASKS = ("sequence", "token")
 
@@ -56,9 +57,12 @@ def load_data(config: TrainConfig) -> Data:
 
     Raises:
         ValueError: for a missing, empty or unreadable file, a missing column, a wrong value, words and tags of
-            different number, a single label, or a label that train does not have. Names the file and the line.
+            different number, a single label, or a label that train does not have (names the file and the line); for
+            a template around words.
     """
     task = find_task(config)
+    without = f"{TEXT!r} for token classification, whose words stand alone"
+    require(task == "sequence" or config.template == TEXT, "load_data", "template", without, repr(config.template))
     train = read_split(config.train, task, config)
     names = _label_names(train, task)
     record = {"task": task, "train": _describe(train), "labels": len(names)}

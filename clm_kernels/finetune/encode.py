@@ -11,6 +11,7 @@ from transformers import DataCollatorForTokenClassification, DataCollatorWithPad
 from .data import Split
 from .errors import listed, require
 from .metrics import accuracy, are_spans, macro_f1, span_scores
+from .templates import TEXT, fill
 
 IGNORED = -100
 
@@ -33,17 +34,26 @@ class Encoded:
 
 
 def encode(
-    split: Split, task: str, label_names: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int, sort: bool
-) -> Encoded:
-    """Token ids, cut off at `max_length`; with labels if there are `label_names`."""
-    is_token = task == "token"
+    split: Split, task: str, label_names: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int, sort: bool,
+    template: str = TEXT,
+) -> Encoded:  # fmt: skip
+    """Token ids of the texts in the template, cut off at `max_length`; with labels if there are `label_names`.
+
+    Words to be tagged stand in no template: `load_data` refuses one.
+    """
+    is_token, shortened = task == "token", 0
     if sort:
         size = (lambda i: sum(map(len, split.texts[i]))) if is_token else (lambda i: len(split.texts[i]))
         split = split.part(sorted(range(len(split)), key=size, reverse=True))
-    batch = tokenizer(split.texts, is_split_into_words=is_token, truncation=True, max_length=max_length)
+    texts = split.texts
+    if template != TEXT:
+        texts, shortened = fill(template, texts, tokenizer, max_length)
+    if is_token and _needs_space(tokenizer):
+        texts = [[f" {word}" for word in words] for words in texts]
+    batch = tokenizer(texts, is_split_into_words=is_token, truncation=True, max_length=max_length)
     columns = dict(batch)
     columns["length"] = [len(ids) for ids in batch["input_ids"]]
-    firsts, cut = None, sum(bool(encoding.overflowing) for encoding in batch.encodings)
+    firsts, cut = None, shortened + sum(bool(encoding.overflowing) for encoding in batch.encodings)
     if is_token:
         firsts = [_first_tokens(encoding.word_ids) for encoding in batch.encodings]
         cut = sum(len(text) - len(first) for text, first in zip(split.texts, firsts, strict=True))
@@ -59,6 +69,14 @@ def encode(
         else:
             columns["labels"] = [number[label] for label in split.labels]
     return Encoded(Dataset.from_dict(columns), split, firsts, cut)
+
+
+def _needs_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a word of a list gets other tokens than in the middle of a text, where a space stands before it."""
+    words = tokenizer([["a", "a"]], is_split_into_words=True, add_special_tokens=False).encodings[0]
+    second = [i for i, word in zip(words.ids, words.word_ids) if word == 1]
+    first = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return tokenizer("a a", add_special_tokens=False)["input_ids"] != first + second
 
 
 def _first_tokens(word_ids: Sequence[int | None]) -> dict[int, int]:

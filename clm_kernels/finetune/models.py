@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
+from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
@@ -17,13 +19,15 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto import modeling_auto as auto
 
 from ..extension import Extension
 from ..pooling import pooling_of, set_pooling
-from ..portable import read_config
+from ..portable import PREFIX, read_config
 from ..structure import depths, head_names
 from .config import TrainConfig
 from .errors import listed, require
+from .templates import CONFIG_KEY, TEXT
 
 AUTO_CLASSES = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 
@@ -53,15 +57,17 @@ def load(
     pooling: str = "native",
     dtype: str = "auto",
     tokenizer: str | Path = "",
+    template: str = TEXT,
 ) -> Loaded:
     """Loads a base model and puts a head for these labels on it.
 
     Args:
         path: directory with config.json, weights and tokenizer.
         task: ``"sequence"`` or ``"token"``.
-        pooling: ``"native"`` or ``"mean"``.
+        pooling: what the head reads, as `set_pooling` takes it.
         dtype: of the weights: ``"auto"`` as they are stored, or a torch dtype's name.
         tokenizer: directory of the tokenizer, if it is another one.
+        template: words around every text; recorded in the model's config.
 
     Raises:
         ValueError: if the directory is missing or holds no such model.
@@ -78,7 +84,11 @@ def load(
     except (OSError, ValueError, SafetensorError) as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"load: {str(path)!r} must be a model for {task} classification, got: {message}") from error
+    rows = model.get_input_embeddings().weight.shape[0]
+    within = f"the tokenizer's pad token {tokenizer.pad_token!r}", f"one of the model's {rows} embedding rows"
+    require(tokenizer.pad_token_id < rows, "load", *within, tokenizer.pad_token_id)
     model.config.pad_token_id = tokenizer.pad_token_id
+    setattr(model.config, CONFIG_KEY, template)
     model.config.architectures = [type(model).__name__]
     set_pooling(model, pooling)
     depth = depths(model)
@@ -89,25 +99,50 @@ def load(
 
 
 def load_tokenizer(path: str | Path, task: str, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
-    """The fast tokenizer in a directory, with a token to pad with.
+    """The fast tokenizer in a directory, with a token to pad with, on the right.
+
+    With padding on the right, positions count from the first token in every model, and predictions do not depend on
+    what else is in the batch. What the padding token is has no influence (`set_pooling`): end-of-text will do.
+
+    Byte-level tokenizers know a word by the space before it. Where they can add it to the words of a list by
+    themselves, they are set to; for the others `encode` puts it there.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if there is none, or it has no token to pad with.
     """
-    words = {"add_prefix_space": True} if task == "token" else {}  # byte-level tokenizers need it to take words
-    tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False, **words)
+    tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
     require(tokenizer.is_fast, "load", "the tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    require(tokenizer.pad_token is not None, "load", "the tokenizer", "one with a pad_token or an eos_token", "neither")
+    tokenizer.padding_side = "right"
+    splitter = tokenizer.backend_tokenizer.pre_tokenizer
+    if task == "token" and isinstance(splitter, pre_tokenizers.ByteLevel):
+        splitter.add_prefix_space = tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
+        tokenizer.backend_tokenizer.pre_tokenizer = splitter
     return tokenizer
 
 
 def pooling_for(config: TrainConfig, task: str) -> str:
-    """What ``pooling="auto"`` means for this base model; nothing is pooled where every token has a label."""
+    """What ``pooling="auto"`` means for this base model; nothing is pooled where every token has a label.
+
+    It is what the checkpoint's files record, else ``"last"`` for decoders (models that continue texts and fill no
+    masks), whose last token alone has read the whole text, and ``"native"`` for encoders.
+    """
     if task == "token":
         return "native"
     check_directory("load", config.model)
-    return pooling_of(config.model) if config.pooling == "auto" else config.pooling
+    if config.pooling != "auto":
+        return config.pooling
+    recorded = pooling_of(config.model)
+    return "last" if recorded == "native" and _is_decoder(config.model) else recorded
+
+
+def _is_decoder(path: str | Path) -> bool:
+    described = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    kind = str(described.get("model_type", "")).removeprefix(PREFIX)
+    others = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    return kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not any(kind in names for names in others)
 
 
 def check_directory(function: str, path: str | Path) -> None:

@@ -19,7 +19,7 @@ from .trainer import drop_broken_checkpoints, last_checkpoint
 RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
 SCORES, PICTURE = "sensitivity.safetensors", "selection.png"
-OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "mean_pooled.py")
+OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "clm_pooled.py")
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
 RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, SCORES, PICTURE)
 OURS = (RUN, REPORT, CHECKPOINTS, *RESULTS, ".writing-*", *OF_TRANSFORMERS)

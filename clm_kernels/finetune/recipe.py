@@ -76,7 +76,8 @@ def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
         data = load_data(config)
         loaded = merge_tokens(config, _load(config, data), data, to_stderr)[0]
         loaded.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        train = encode(data.train, data.task, data.label_names, loaded.tokenizer, longest(loaded, config.max_length), sort=False)
+        limit = longest(loaded, config.max_length)
+        train = encode(data.train, data.task, data.label_names, loaded.tokenizer, limit, False, config.template)
         choice = choose_units(config, loaded, train)
         return choice.selection, overview(*choice, loaded.model)
 
@@ -127,7 +128,7 @@ def begin(config: TrainConfig, say: Say) -> Run:
     loaded, merged = merge_tokens(config, _load(config, data), data, say)
     limit = longest(loaded, config.max_length)
     splits = {
-        name: encode(split, data.task, data.label_names, loaded.tokenizer, limit, sort=name != "train")
+        name: encode(split, data.task, data.label_names, loaded.tokenizer, limit, name != "train", config.template)
         for name, split in (("train", data.train), ("validation", data.validation), ("test", data.test))
         if split is not None
     }
@@ -193,7 +194,8 @@ def _counted(run: Run, selection: Selection, say: Say) -> dict[str, Any]:
 
 def _load(config: TrainConfig, data: Data) -> Loaded:
     set_seed(config.seed)  # the head is made at random
-    return load(config.model, data.task, data.label_names, pooling_for(config, data.task), config.weights_dtype)
+    pooling = pooling_for(config, data.task)
+    return load(config.model, data.task, data.label_names, pooling, config.weights_dtype, template=config.template)
 
 
 def fit(run: Run, method: Method, report: Report, say: Say) -> None:
@@ -228,6 +230,7 @@ def _save(config: TrainConfig, output: Path, loaded: Loaded, method: Method, rep
     tokenizer.model_max_length = limit
     task = report.data["task"]
     made = {"task": task, "max_length": limit, "pooling": pooling_for(config, task), "model": config.model}
+    made["template"] = config.template
     made["dtype"] = str(model.dtype).removeprefix("torch.")
     made |= {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
     if method.handle is not None:
