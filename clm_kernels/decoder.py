@@ -43,9 +43,9 @@ def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all
         return model
     stack, attentions = _attentions(model)
     chosen = _range(layers, len(attentions))
-    _check_implementation(attentions[0])
+    _check_implementation(stack)
     causal(model)
-    for module, hook in [(stack, _without_cache), *((attentions[i], _both_sides) for i in chosen)]:
+    for module, hook in [(stack, _causal_first), *((attentions[i], _both_sides) for i in chosen)]:
         setattr(module, _HOOK, module.register_forward_pre_hook(hook, with_kwargs=True))
     config = _config(model)
     setattr(config, CONFIG_KEY, [chosen.start, chosen.stop])
@@ -60,8 +60,10 @@ def causal(model: nn.Module) -> nn.Module:
         if handle := module.__dict__.pop(_HOOK, None):
             handle.remove()
     if _record(model):
-        for name in (CONFIG_KEY, "is_causal"):
-            vars(_config(model)).pop(name, None)
+        config = _config(model)
+        delattr(config, CONFIG_KEY)
+        if getattr(config, "is_causal", True) is False:
+            del config.is_causal
     return model
 
 
@@ -89,26 +91,20 @@ def mirrored(mask: Tensor | None) -> Tensor | None:
     """
     if mask is None or mask.dim() == 2:
         return mask
-    known = getattr(mask, "_clm_mirrored", None)  # the layers share it, and backward would keep one for each
-    if known is not None:
-        return known
     length = mask.shape[-2]
     before, square = mask.split([mask.shape[-1] - length, length], -1)
     real = square.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)  # a token that is no padding sees itself
-    both = torch.cat([before, torch.minimum(torch.maximum(square, square.mT), real)], -1)
-    if not torch.compiler.is_compiling():
-        mask._clm_mirrored = both
-    return both
+    return torch.cat([before, torch.minimum(torch.maximum(square, square.mT), real)], -1)
 
 
 def _both_sides(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Forward pre-hook of a chosen layer's attention. It keeps nothing, so recomputing the layer does the same again."""
-    _check_implementation(attention)
     return args, kwargs | {"attention_mask": mirrored(kwargs["attention_mask"]), "is_causal": False}
 
 
-def _without_cache(stack: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """Forward pre-hook of what holds the layers, which makes causal masks, whatever the config says to transformers."""
+def _causal_first(stack: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Forward pre-hook of what holds the layers: it shall make causal masks, whatever the config tells transformers."""
+    _check_implementation(stack)
     if kwargs.get("use_cache"):
         raise ValueError(
             "bidirectional: use_cache must be False, got True; what is cached of a text would change with every new token"
@@ -187,7 +183,7 @@ def _range(layers: str | range | tuple[int, int], count: int) -> range:
     return chosen
 
 
-def _check_implementation(attention: nn.Module) -> None:
-    implementation = attention.config._attn_implementation
+def _check_implementation(stack: nn.Module) -> None:
+    implementation = stack.config._attn_implementation
     if implementation not in ATTENTIONS:
         raise ValueError(f"bidirectional: the attention implementation must be {', '.join(ATTENTIONS)}, got {implementation}")
