@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .choose import budget, choose, sensitivity, warm_up_head
+from .decoder import bidirectional, bidirectional_layers, causal, restore_attention
 from .delta import Delta
 from .optim import SparseAdamW
 from .patch import Handle, patch
@@ -18,10 +19,14 @@ __all__ = [
     "SparseAdamW",
     "Values",
     "__version__",
+    "bidirectional",
+    "bidirectional_layers",
     "budget",
+    "causal",
     "choose",
     "patch",
     "profiling",
+    "restore_attention",
     "sensitivity",
     "set_pooling",
     "warm_up_head",

@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import ops
+from .decoder import bidirectional, bidirectional_layers, causal
 from .extension import Extension, resize_embedding
 from .files import write_atomically
 from .fingerprint import checksum, fingerprint
@@ -43,7 +44,8 @@ class Delta:
         extension: the new tokens, if there are any. The base's embedding gets their rows when the delta is applied, and
             loses them when it is reverted; deltas that train other entries of it do not stack with this one.
         labels: label names in order.
-        made: how it was made.
+        made: how it was made; under ``"bidirectional"``, the layers that attended to both sides, if any did. They do so
+            again where the delta is applied.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Delta:
         self.originals, self.labels, self.made = dict(originals), list(labels), made or {}
         self.extension = extension
         self._applied: tuple[ref[nn.Module], dict[str, Tensor]] | None = None  # not to keep the model alive
+        self._unmasked = False  # whether applying it made the model bidirectional
         if unknown := (self.values.keys() - selection.keys()) | (self.originals.keys() - selection.keys() - self.whole.keys()):
             raise ValueError(f"Delta: {min(unknown)!r} must be in the selection, but is only in values or originals")
         for name, entries in selection.items():
@@ -89,15 +92,19 @@ class Delta:
         whole = {name: named[name].detach().cpu().clone() for name in handle.whole}
         marks = {name: mark for name, mark in handle.whole.items() if name not in handle.head}
         marks |= {name: handle.originals[name] for name in selection}
+        if layers := bidirectional_layers(handle.model):
+            made = {**(made or {}), "bidirectional": [layers.start, layers.stop]}
         return cls(selection, values, whole, marks, labels, made, handle.extension)
 
     def apply(self, model: nn.Module) -> None:
-        """Writes the new values into `model`, a base with the right head's shape, in place; its embedding may grow.
+        """Writes the new values into `model`, a base with the right head's shape, in place; its embedding may grow, and
+        its layers attend to both sides as they did in training.
 
         Several deltas stack as long as they touch different entries; the last one in is the first one out.
 
         Raises:
-            ValueError: if the model lacks a weight, or holds other values than the base the delta was made on.
+            ValueError: if the model lacks a weight, holds other values than the base the delta was made on, or attends to
+                both sides in other layers.
             RuntimeError: if this delta is applied already, or the model is patched for training.
         """
         if self._applied is not None:
@@ -105,6 +112,7 @@ class Delta:
         _refuse_patched(model)
         named = weights(model)
         self._check(named)
+        self._unmask(model)
         if self.extension is not None:
             resize_embedding(model, self.extension.shape[0])
             named = weights(model)
@@ -131,8 +139,10 @@ class Delta:
             _write(named[name], self.selection.get(name), former)
         if self.extension is not None:
             resize_embedding(model, self.extension.rows)
+        if self._unmasked:
+            causal(model)
         _stacks[model].pop()
-        self._applied = None
+        self._applied, self._unmasked = None, False
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -147,8 +157,20 @@ class Delta:
         """Applies for good: the model's checkpoint then needs no `clm_kernels`. Returns the model."""
         self.apply(model)
         _stacks[model].remove(self)
-        self._applied = None
+        self._applied, self._unmasked = None, False
         return model
+
+    def _unmask(self, model: nn.Module) -> None:
+        """Makes the layers attend to both sides that did so in training."""
+        wanted, now = self.made.get("bidirectional"), bidirectional_layers(model)
+        if wanted and not now:
+            bidirectional(model, tuple(wanted))
+            self._unmasked = True
+        elif wanted and [now.start, now.stop] != wanted:
+            raise ValueError(
+                f"Delta: the model must attend to both sides in layers {wanted[0]} to {wanted[1] - 1} as in training,"
+                f" got {now.start} to {now.stop - 1}"
+            )
 
     def _check(self, named: Mapping[str, Tensor]) -> None:
         """Raises ValueError unless the model holds the base's values everywhere that this delta writes."""

@@ -1,0 +1,189 @@
+"""`bidirectional`: lets the layers of a decoder attend to both sides, for texts that are read and not written."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+CONFIG_KEY = "clm_bidirectional"
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
+LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}  # those that a mask describes
+_HOOK = "_clm_bidirectional_hook"
+
+
+def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all") -> nn.Module:
+    """Takes the causal mask off some layers of a decoder; recorded in the model's config, weights and keys unchanged.
+
+    A chosen layer's mask is joined with its mirror image. So padding stays invisible on either side, a sliding window
+    of w keeps its reach of w - 1 and gets the same to the right, and packed texts stay apart (label-supervised
+    decoders, arXiv 2310.01208, which lets padding take part). A key-value cache makes no sense then: `use_cache` is
+    off, and `generate` must be told so.
+
+    A checkpoint is restored by `restore_attention`. That of a model whose layers are all chosen says ``is_causal=False``
+    too, by which transformers alone reads it the same, but for sliding windows: there they reach one token further.
+
+    Args:
+        model: a decoder of transformers, with any head; changed in place. An encoder is left as it is, with a warning.
+        layers: ``"all"``, ``"upper half"``, or which: a range, or (first, one past the last). Replaces an earlier choice.
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for layers that the model has not; for a model whose layers cannot be made bidirectional by their
+            mask (state-space and recurrent layers, masks baked in, encoder-decoders), or an attention implementation
+            other than eager, sdpa and FlashAttention-2. The model is left as it was.
+    """
+    if reason := _sees_both_sides(model):
+        warnings.warn(f"bidirectional: {type(model).__name__} {reason}; it is left as it is", stacklevel=2)
+        return model
+    stack, attentions = _attentions(model)
+    chosen = _range(layers, len(attentions))
+    _check_implementation(stack)
+    causal(model)
+    for module, hook in [(stack, _causal_first), *((attentions[i], _both_sides) for i in chosen)]:
+        setattr(module, _HOOK, module.register_forward_pre_hook(hook, with_kwargs=True))
+    config = _config(model)
+    setattr(config, CONFIG_KEY, [chosen.start, chosen.stop])
+    if len(chosen) == len(attentions):
+        config.is_causal = False
+    return model
+
+
+def causal(model: nn.Module) -> nn.Module:
+    """Takes back what `bidirectional` did, hooks and config; returns the model. Any other model is left as it is."""
+    for module in model.modules():
+        if handle := module.__dict__.pop(_HOOK, None):
+            handle.remove()
+    if _record(model):
+        config = _config(model)
+        delattr(config, CONFIG_KEY)
+        if getattr(config, "is_causal", True) is False:
+            del config.is_causal
+    return model
+
+
+def restore_attention(model: nn.Module) -> nn.Module:
+    """Makes a model that was just loaded attend as its config says that it was trained; returns the model.
+
+    Raises:
+        ValueError: as `bidirectional` does.
+    """
+    return bidirectional(model, tuple(record)) if (record := _record(model)) else model
+
+
+def bidirectional_layers(model: nn.Module) -> range:
+    """The layers that `bidirectional` has chosen; an empty range if the model is as transformers makes it."""
+    numbers = sorted(m.layer_idx for m in model.modules() if hasattr(m, _HOOK) and hasattr(m, "layer_idx"))
+    return range(numbers[0], numbers[-1] + 1) if numbers else range(0)
+
+
+def mirrored(mask: Tensor | None) -> Tensor | None:
+    """A causal mask joined with its mirror image: what sees each other one way then does so both ways.
+
+    Args:
+        mask: ``(B, 1, T, P + T)``, true (or the larger number, if it is added) where a query sees a key; P keys may
+            stand before the text. FlashAttention's ``(B, P + T)`` and None hold no direction and are given back.
+    """
+    if mask is None or mask.dim() == 2:
+        return mask
+    length = mask.shape[-2]
+    before, square = mask.split([mask.shape[-1] - length, length], -1)
+    real = square.diagonal(dim1=-2, dim2=-1).unsqueeze(-2)  # a token that is no padding sees itself
+    return torch.cat([before, torch.minimum(torch.maximum(square, square.mT), real)], -1)
+
+
+def _both_sides(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Forward pre-hook of a chosen layer's attention. It keeps nothing, so recomputing the layer does the same again."""
+    return args, kwargs | {"attention_mask": mirrored(kwargs["attention_mask"]), "is_causal": False}
+
+
+def _causal_first(stack: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Forward pre-hook of what holds the layers: it shall make causal masks, whatever the config tells transformers."""
+    _check_implementation(stack)
+    if kwargs.get("use_cache"):
+        raise ValueError(
+            "bidirectional: use_cache must be False, got True; what is cached of a text would change with every new token"
+        )
+    return args, kwargs | {"use_cache": False, "is_causal": True}
+
+
+def _config(model: nn.Module):
+    """Config of the layers that read text, of a model of transformers; None of any other module."""
+    config = getattr(model, "config", None)
+    return config.get_text_config() if hasattr(config, "get_text_config") else None
+
+
+def _record(model: nn.Module) -> list[int] | None:
+    return getattr(_config(model), CONFIG_KEY, None)
+
+
+def _sees_both_sides(model: nn.Module) -> str:
+    """Why there is nothing to take off; nothing if there is."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    config = _config(model)
+    decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
+    if getattr(config, "model_type", None) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
+        return "is an encoder and attends to both sides already"
+    if _record(model) is None and (
+        getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", None)
+    ):
+        return "attends to both sides already, as its config says"
+    return ""
+
+
+def _attentions(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+    """The module that holds the layers, and every layer's attention in order."""
+    from transformers import PreTrainedModel
+
+    found = {name: module for name, module in model.named_modules() if getattr(module, "is_causal", None) is True}
+    config = _config(model)
+    numbers = [getattr(module, "layer_idx", None) for module in found.values()]
+    stack = model.get_submodule(re.split(r"(?:^|\.)[^.]+\.\d+\.", min(found, default=""))[0])
+    if (
+        numbers != list(range(getattr(config, "num_hidden_layers", 0)))
+        or not numbers
+        or config.is_encoder_decoder
+        or not set(getattr(config, "layer_types", None) or ()) <= LAYER_TYPES
+        or not isinstance(stack, PreTrainedModel)
+        or not stack._supports_attention_backend
+        or not all(_takes_anything(module) for module in (stack, *found.values()))
+    ):
+        raise ValueError(
+            "bidirectional: model must be a decoder of transformers whose every layer attends by the mask that it is given"
+            f" (Llama, Qwen, Mistral, Gemma, GPT-2, OPT and their like), got {type(model).__name__}"
+        )
+    return stack, list(found.values())
+
+
+def _takes_anything(module: nn.Module) -> bool:
+    parameters = inspect.signature(type(module).forward).parameters.values()
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _range(layers: str | range | tuple[int, int], count: int) -> range:
+    named = {"all": range(count), "upper half": range(count // 2, count)}
+    if isinstance(layers, str):
+        chosen = named.get(layers)
+    elif isinstance(layers, range):
+        chosen = layers
+    else:
+        pair = isinstance(layers, (tuple, list)) and [type(i) for i in layers] == [int, int]
+        chosen = range(*layers) if pair else None
+    if not chosen or chosen.step != 1 or not 0 <= chosen.start < chosen.stop <= count:
+        raise ValueError(
+            f"bidirectional: layers must be 'all', 'upper half', or one or more in a row of 0 to {count - 1}"
+            f" as a range or (first, one past the last), got {layers!r}"
+        )
+    return chosen
+
+
+def _check_implementation(stack: nn.Module) -> None:
+    implementation = stack.config._attn_implementation
+    if implementation not in ATTENTIONS:
+        raise ValueError(f"bidirectional: the attention implementation must be {', '.join(ATTENTIONS)}, got {implementation}")
