@@ -166,10 +166,10 @@ class Delta:
         if wanted and not now:
             bidirectional(model, tuple(wanted))
             self._unmasked = True
-        elif wanted and [now.start, now.stop] != wanted:
+        elif now and [now.start, now.stop] != wanted:
+            trained = f"layers {wanted[0]} to {wanted[1] - 1}" if wanted else "no layer"
             raise ValueError(
-                f"Delta: the model must attend to both sides in layers {wanted[0]} to {wanted[1] - 1} as in training,"
-                f" got {now.start} to {now.stop - 1}"
+                f"Delta: the model must attend to both sides in {trained} as in training, got {now.start} to {now.stop - 1}"
             )
 
     def _check(self, named: Mapping[str, Tensor]) -> None:

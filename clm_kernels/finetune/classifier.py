@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..decoder import bidirectional_layers
 from ..delta import Delta
 from ..pooling import pooling_of
 from ..portable import read_config, save_portable
@@ -76,7 +77,7 @@ class Classifier:
         ours = made.get("task") in TASKS and len(delta.labels) > 1
         require(ours, "Classifier.load", "delta", "one that `train` made", repr(delta))
         template = made.get("template", TEXT)
-        loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer, template)
+        loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer, template, "none")
         if isinstance(delta, Adapter):
             delta.apply(loaded)
         else:
@@ -133,9 +134,14 @@ class Classifier:
         records it as ``clm_template``.
 
         Raises:
-            ValueError: if the folder is not empty.
+            ValueError: if the folder is not empty, or only some layers attend to both sides.
         """
-        folder = Path(folder)
+        folder, both = Path(folder), bidirectional_layers(self.model)
+        plain = len(both) in (0, getattr(self.model.config.get_text_config(), "num_hidden_layers", 0))
+        every = "all layers or none, as plain transformers knows no others"
+        require(
+            plain, "export", "the model", f"one that attends to both sides in {every}", f"layers {both.start} to {both.stop - 1}"
+        )
         require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
         self.tokenizer.model_max_length = self.max_length
         fold(self.model)

@@ -10,6 +10,7 @@ from typing import Any
 from ..choose.units import KINDS
 from ..pooling import POOLINGS
 from .errors import listed, require
+from .sides import check_sides
 from .templates import TEXT, check_template
 
 METHODS = ("sparse", "full", "head", "lora")
@@ -71,6 +72,10 @@ class TrainConfig:
     merge_tokens: int = selecting(0, "Token groups that become single tokens, whose new embedding rows train; 0: none.")
     pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", *POOLINGS))
 
+    bidirectional: str = selecting(
+        "auto", "Layers of a decoder that attend to both sides: none, all, upper half, or as 8-31; auto: as the model did."
+    )
+
     epochs: float = training(5, "Passes over the training data.")
     batch_size: int = training(32, "Examples in a batch.")
     learning_rate: float | None = training(None, "Peak learning rate. (default: sparse 1e-3, full 1e-4, head 1e-3, lora 1e-3)")
@@ -112,6 +117,7 @@ class TrainConfig:
                 value = getattr(self, spec.name)
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
         check_template(self.template)
+        check_sides(self.bidirectional)
         known = f"{listed(KINDS)}, or several joined by +"
         require(set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind))
         require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)

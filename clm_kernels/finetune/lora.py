@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..choose import eligible_weights
+from ..decoder import bidirectional, bidirectional_layers
 from ..fingerprint import checksum, fingerprint
 from ..structure import weights
 from .config import TrainConfig
@@ -144,6 +145,8 @@ class Adapter:
         config.modules_to_save = _modules_of(loaded.model, loaded.head)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(loaded.model, loaded.head).items()}
         layers = _lora_layers(loaded.model)
+        if both := bidirectional_layers(loaded.model):
+            made = {**made, "bidirectional": [both.start, both.stop]}
         originals = {f"{name}.weight": fingerprint(layer.get_base_layer().weight) for name, layer in layers.items()}
         return cls(config, tensors, originals, labels, made)
 
@@ -184,7 +187,7 @@ class Adapter:
         return cls(peft.LoraConfig.from_pretrained(str(folder)), tensors, originals, labels, made)
 
     def apply(self, loaded: Loaded) -> None:
-        """Puts the adapter and the trained head into a base model, beside its weights.
+        """Puts the adapter and the trained head into a base model, beside its weights; it attends as it did in training.
 
         Raises:
             ValueError: if the model holds other values than the base that the adapter was trained on.
@@ -195,6 +198,8 @@ class Adapter:
         for name, mark in self.originals.items():
             same = name in named and fingerprint(named[name]) == mark
             require(same, "Adapter.apply", f"weight {name!r}", "the base's that this adapter was trained on", "another model's")
+        if both := self.made.get("bidirectional"):
+            bidirectional(loaded.model, tuple(both))
         config = copy.copy(self.config)
         config.modules_to_save, config.inference_mode = None, False  # the head stands in the model as it is
         adapt(loaded, config)

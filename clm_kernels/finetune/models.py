@@ -27,6 +27,7 @@ from ..portable import PREFIX, read_config
 from ..structure import depths, head_names
 from .config import TrainConfig
 from .errors import listed, require
+from .sides import set_sides
 from .templates import CONFIG_KEY, TEXT
 
 AUTO_CLASSES = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
@@ -58,6 +59,7 @@ def load(
     dtype: str = "auto",
     tokenizer: str | Path = "",
     template: str = TEXT,
+    bidirectional: str = "auto",
 ) -> Loaded:
     """Loads a base model and puts a head for these labels on it.
 
@@ -68,6 +70,7 @@ def load(
         dtype: of the weights: ``"auto"`` as they are stored, or a torch dtype's name.
         tokenizer: directory of the tokenizer, if it is another one.
         template: words around every text; recorded in the model's config.
+        bidirectional: which layers attend to both sides, as `TrainConfig` has it.
 
     Raises:
         ValueError: if the directory is missing or holds no such model.
@@ -90,6 +93,7 @@ def load(
     model.config.pad_token_id = tokenizer.pad_token_id
     setattr(model.config, CONFIG_KEY, template)
     model.config.architectures = [type(model).__name__]
+    set_sides(model, bidirectional)
     set_pooling(model, pooling)
     depth = depths(model)
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(depth))

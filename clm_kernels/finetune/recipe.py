@@ -195,7 +195,10 @@ def _counted(run: Run, selection: Selection, say: Say) -> dict[str, Any]:
 def _load(config: TrainConfig, data: Data) -> Loaded:
     set_seed(config.seed)  # the head is made at random
     pooling = pooling_for(config, data.task)
-    return load(config.model, data.task, data.label_names, pooling, config.weights_dtype, template=config.template)
+    return load(
+        config.model, data.task, data.label_names, pooling, config.weights_dtype, template=config.template,
+        bidirectional=config.bidirectional,
+    )  # fmt: skip
 
 
 def fit(run: Run, method: Method, report: Report, say: Say) -> None:
