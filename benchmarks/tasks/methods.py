@@ -33,7 +33,7 @@ class Way:
         prepare: makes model and optimizer ready.
         group: ``"ours"``, ``"baseline"`` or ``"control"``.
         headline: whether it gets the larger number of seeds.
-        density_times: what the density is multiplied with, where fewer layers are eligible.
+        density_times: what the density is multiplied with: fewer layers are eligible, or more is to be trained.
         kinds: the tasks that it can do, ``"sequence"`` and ``"token"``; `refusal` says why not the others.
     """
 
@@ -69,8 +69,9 @@ METHODS = {
     "shira": Way("SHiRA", HEAD, prepare=baselines.shira),
     "sparse": Way("ours", SPARSE, group="ours", headline=True),
     "upper": Way("ours, upper third", SPARSE | {"layers": "upper third"}, group="ours", density_times=3),
+    "wide": Way("ours, four times the entries", SPARSE, group="ours", density_times=4),
     "cost": Way("ours, half the cost", SPARSE | {"cost": 0.5}, group="ours"),
-    "tokens": Way("ours, token groups", SPARSE | {"select": "tokens"}, group="ours", headline=True),
+    "tokens": Way("ours, token groups", SPARSE | {"select": "tokens"}, group="ours"),
     "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 200}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
     "random": Way("random selection", SPARSE, select=baselines.random_units, group="control"),
@@ -78,7 +79,10 @@ METHODS = {
 }  # fmt: skip
 
 # What an interval is computed for: the first against the second.
-CONTRASTS = (("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("sparse", "full"), ("sparse", "lora"))
+CONTRASTS = (
+    ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"),
+    ("sparse", "full"), ("sparse", "lora"), ("upper", "full"), ("upper", "lora"), ("wide", "lora"),
+)  # fmt: skip
 
 
 def available(asked: list[str]) -> tuple[list[str], dict[str, str]]:
