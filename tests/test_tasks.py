@@ -121,11 +121,11 @@ def test_macro_f1_chooses_where_it_is_the_score(settings, data, tmp_path, monkey
 
 def test_methods_that_are_still_to_come_are_refused_by_name(monkeypatch):
     monkeypatch.setitem(METHODS, "later", replace(METHODS["sparse"], options={"method": "sparse", "not_yet": 3}))
-    monkeypatch.setitem(METHODS, "kinder", replace(METHODS["sparse"], options={"kind": "hexagons"}))
+    monkeypatch.setitem(METHODS, "kinder", replace(METHODS["sparse"], options={"select": "horoscope"}))
     methods, reasons = available([])
     assert "later" not in methods and "sparse" in methods
     assert reasons["later"] == "needs TrainConfig.not_yet = 3"
-    assert reasons["kinder"] == "needs TrainConfig.kind = 'hexagons'"
+    assert reasons["kinder"] == "needs TrainConfig.select = 'horoscope'"
     with pytest.raises(ValueError, match=r"'later' needs TrainConfig.not_yet = 3, which this version does not have"):
         available(["sparse", "later"])
     with pytest.raises(ValueError, match="methods must be among full, "):
