@@ -16,14 +16,8 @@ from clm_kernels.selection import Entries, Selection
 COUPLED = {"heads": heads, "neurons": neurons}
 on_families = pytest.mark.parametrize("family", CONFIGS)
 on_coupled = pytest.mark.parametrize("kind", COUPLED)
-grouped = {
-    "llama": 2,
-    "qwen2": 2,
-    "qwen3": 2,
-    "mistral": 2,
-    "gemma3": 2,
-    "falcon": 1,
-}  # keys and values of the tiny models; all others have 4 heads, or 12
+# keys and values of the tiny models; all others have 4 heads, or 12
+grouped = {"falcon": 1} | dict.fromkeys(("llama", "qwen2", "qwen3", "mistral", "gemma3"), 2)
 
 
 def read_by(model, out, given):
