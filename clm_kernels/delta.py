@@ -82,6 +82,8 @@ class Delta:
             id2label = getattr(getattr(handle.model, "config", None), "id2label", None) or {}
             labels = [id2label[i] for i in sorted(id2label)]
         named = weights(handle.model)
+        if not all([*handle.whole.values(), *handle.originals.values()]):
+            raise RuntimeError("Handle.delta: the model must have been patched in memory, got one of the meta device (dry)")
         for name, values in handle.values.items():
             if handle.patched and fingerprint(values) != fingerprint(_read(named[name], values.entries)):
                 raise RuntimeError(

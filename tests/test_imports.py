@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clm_kernels"
 LAYERS = (  # a part imports from the layers below its own
     {"cli"},
-    {"demo", "bench", "profile"},
+    {"demo", "bench", "profile", "estimate"},
     {"finetune"},
     {"portable"},
     {"choose", "patch", "optim", "delta", "pooling", "tokenizer", "decoder"},

@@ -87,6 +87,7 @@ class TrainConfig:
     max_grad_norm: float = training(1.0, "Gradients are clipped to this norm; 0: not at all.")
     precision: str = training("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
     dtype: str = training("auto", "Type of the weights; auto: as stored, and float32 for full.", ("auto", "float32", "bfloat16"))
+    gradient_checkpointing: bool = training(False, "Compute layers again in the backward pass: less memory, more time.")
     eval_steps: int | None = training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = training("auto", "Score that picks the best checkpoint; auto: f1 of tagged spans, else accuracy.", SCORES)
     patience: int | None = training(None, "Stop after so many validations without a better score. (default: never)")

@@ -17,6 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments, s
 from ..choose.overview import Overview, overview
 from ..portable import save_portable
 from ..selection import Selection
+from .checkpointing import check_checkpointing, checkpoint_layers
 from .chosen import draw_choice, load_choice, save_choice
 from .config import TrainConfig
 from .data import Data, load_data
@@ -126,6 +127,8 @@ def begin(config: TrainConfig, say: Say) -> Run:
     """Reads the data and the model of a run whose config has been checked."""
     data = load_data(config)
     loaded, merged = merge_tokens(config, _load(config, data), data, say)
+    if config.gradient_checkpointing:
+        check_checkpointing("train", loaded.model)
     limit = longest(loaded, config.max_length)
     splits = {
         name: encode(split, data.task, data.label_names, loaded.tokenizer, limit, name != "train", config.template)
@@ -204,6 +207,8 @@ def _load(config: TrainConfig, data: Data) -> Loaded:
 def fit(run: Run, method: Method, report: Report, say: Say) -> None:
     """Trains, puts the best checkpoint's weights into the model, and fills in the scores."""
     config, args, data, splits = run.config, run.args, run.data, run.splits
+    if config.gradient_checkpointing:
+        checkpoint_layers(run.loaded.model)
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     trainer = RunTrainer(
         model=method.model or run.loaded.model, args=args,

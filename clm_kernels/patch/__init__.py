@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..fingerprint import fingerprint
@@ -31,6 +31,7 @@ def patch(
     norms: bool = False,
     head: bool | Iterable[str] = True,
     extension: Extension | None = None,
+    dry: bool = False,
 ) -> Handle:
     """Makes `model` train the selected entries, its head, and nothing else, in place.
 
@@ -46,6 +47,8 @@ def patch(
         norms: also train the normalisation weights, whole, from the lowest selected layer up.
         head: True for the parameters above the base model, or the names of those to train.
         extension: what `extend_embeddings` added to the base, all of which must be selected.
+        dry: take a model on the meta device too, to see what training it would take; without data it has no fingerprints,
+            and there is no delta of it.
 
     Returns:
         Handle with `restore` and `delta`.
@@ -60,7 +63,7 @@ def patch(
     selection.check(named)
     if extension is not None:
         extension.check("patch", selection)
-    entries_by_id = _by_parameter(named, selection)
+    entries_by_id = _by_parameter(named, selection, dry)
     places = _places(model, entries_by_id)
     head = head_names(model) if head is True else list(head or ())
     if unknown := [name for name in head if name not in named]:
@@ -76,7 +79,7 @@ def patch(
     for name in trained_whole:
         if id(named[name]) not in entries_by_id:
             named[name].requires_grad_(True)
-            handle.whole[name] = fingerprint(named[name])
+            handle.whole[name] = _mark(named[name])
     for key, entries in entries_by_id.items():
         _swap(handle, places[key], entries)
     if extension is not None:
@@ -152,7 +155,11 @@ class Handle:
         return Delta.from_handle(self, labels, made)
 
 
-def _by_parameter(named: dict[str, nn.Parameter], selection: Selection) -> dict[int, Entries]:
+def _mark(tensor: Tensor) -> str:
+    return "" if tensor.is_meta else fingerprint(tensor)
+
+
+def _by_parameter(named: dict[str, nn.Parameter], selection: Selection, dry: bool) -> dict[int, Entries]:
     """Entries by the id of their weight, so that tied weights are trained once."""
     found: dict[int, Entries] = {}
     for name, entries in selection.items():
@@ -163,7 +170,7 @@ def _by_parameter(named: dict[str, nn.Parameter], selection: Selection) -> dict[
             raise ValueError(
                 f"patch: {name!r} must be a plain floating-point parameter, got {type(parameter).__name__} of {parameter.dtype}"
             )
-        if parameter.is_meta or not parameter.is_contiguous():
+        if (parameter.is_meta and not dry) or not parameter.is_contiguous():
             raise ValueError(
                 f"patch: {name!r} must be a contiguous tensor in memory, got {parameter.device}, strides {parameter.stride()}"
             )
@@ -209,7 +216,7 @@ def _swap(handle: Handle, places: list[tuple[str, nn.Module, str, type | None]],
     _, first, parameter, _ = places[0]
     dense = getattr(first, parameter)
     values = Values(dense, entries.to(dense.device))
-    original_values = fingerprint(values)
+    original_values = _mark(values)
     covered = all(core is not None for *_, core in places)
     for name, module, parameter, core in places:
         if not isinstance(module, Compact):

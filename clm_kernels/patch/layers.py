@@ -78,7 +78,8 @@ class CompactLayer(Compact):
         parameters = self._parameters  # without nn.Module's search for attributes, as this runs in every forward
         weight, bias = parameters["weight"], parameters["bias"]
         device = x.device.type
-        if not torch.is_autocast_enabled(device) or x.dtype == torch.float64:  # which autocast leaves alone
+        # autocast leaves float64 alone, and there is none for meta tensors
+        if x.dtype == torch.float64 or x.is_meta or not torch.is_autocast_enabled(device):
             return x, weight, bias
         dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

@@ -1,0 +1,115 @@
+"""``python -m benchmarks.estimate``: predicted against measured peak memory of training steps, for every method.
+
+Writes ``estimate.json`` to the folder of results of the device; also what Llama-2-7B's shape would take, which is not measured on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import itertools
+from dataclasses import asdict, replace
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers import BertConfig, LlamaConfig, PretrainedConfig
+
+from clm_kernels.estimate import Work, batch, build, estimate, prepare
+from clm_kernels.profile import profiling
+
+from .common import folder, machine, write
+
+REACH = 0.1
+SEVEN_B = 18.0  # gigabytes that sparse at 1 % columns may take of Llama-2-7B's shape, 8 x 64 tokens, bf16
+CONFIGS = {
+    "MiniLM": BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536, num_labels=77),
+    "small Llama": LlamaConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=4, intermediate_size=1024,
+        vocab_size=16000, num_labels=77, pad_token_id=0,
+    ),
+}  # fmt: skip
+LLAMA_7B = LlamaConfig(
+    hidden_size=4096, num_hidden_layers=32, num_attention_heads=32, intermediate_size=11008, vocab_size=32000, num_labels=77,
+    max_position_embeddings=4096, pad_token_id=0,
+)  # fmt: skip
+METHODS = {
+    "full": Work(method="full"),
+    "head": Work(method="head"),
+    "sparse, 1 % columns": Work(kind="columns", density=0.01),
+    "sparse, 1 % rows": Work(kind="rows", density=0.01),
+    "LoRA, query and value": Work(method="lora"),
+    "LoRA, all linear": Work(method="lora", targets="all-linear"),
+}
+SHAPES = ((8, 64), (4, 192))
+
+
+def measured(config: PretrainedConfig, work: Work, device: str) -> int:
+    """Peak bytes of a training step, by the allocator's own account."""
+    torch.manual_seed(0)
+    model, optimizer = prepare(build(config, work, device), work)
+    inputs = batch(model, work, device)
+    with profiling(model, optimizer, steps=1, warm_up=2) as profiled:
+        for _ in range(4):
+            model(**inputs).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    peak = profiled.report.peak
+    del model, optimizer, profiled
+    gc.collect()
+    return peak
+
+
+def cases() -> list[tuple[str, str, Work]]:
+    """Model, method and work of each configuration."""
+    return [
+        (model, method, replace(work, batch=texts, length=length, precision=precision, checkpointing=checkpointing))
+        for model, (method, work), (texts, length), precision, checkpointing in itertools.product(
+            CONFIGS, METHODS.items(), SHAPES, ("float32", "bf16"), (False, True)
+        )
+    ]
+
+
+def seven_b() -> list[dict[str, object]]:
+    """Llama-2-7B's shape on a GPU, predicted."""
+    rows = []
+    for (method, work), checkpointing in itertools.product(METHODS.items(), (False, True)):
+        work = replace(work, batch=8, length=64, precision="bf16", checkpointing=checkpointing)
+        found = estimate(LLAMA_7B, work, "cuda")
+        reach = f"<= {SEVEN_B:g} GB" if method == "sparse, 1 % columns" else None
+        rows.append({"method": method, "work": asdict(work), "estimate": found.as_dict(), "reach": reach})
+    return rows
+
+
+def main(device: str) -> None:
+    rows = []
+    for model, method, work in track(cases(), description="training", transient=True):
+        predicted, found = estimate(CONFIGS[model], work, device), measured(CONFIGS[model], work, device)
+        ratio = predicted.peak / found
+        rows.append({
+            "model": model, "method": method, "work": asdict(work), "estimate": predicted.as_dict(), "measured": found,
+            "ratio": round(ratio, 4), "met": abs(ratio - 1) <= REACH,
+        })  # fmt: skip
+    large = seven_b()
+    stored = {"machine": machine(device), "reach": REACH, "rows": rows, "Llama-2-7B's shape, not measured": large}
+    write(folder(device) / "estimate.json", stored)
+    console, table = Console(width=140), Table("model", "method", "predicted / measured, least", "most", "within 10 %")
+    for (model, method), group in itertools.groupby(rows, lambda row: (row["model"], row["method"])):
+        group = list(group)
+        ratios = [row["ratio"] for row in group]
+        met = sum(row["met"] for row in group)
+        table.add_row(model, method, f"{min(ratios):.3f}", f"{max(ratios):.3f}", f"{met} of {len(group)}")
+    console.print(table)
+    table = Table("Llama-2-7B's shape, 8 x 64 tokens, bf16", "checkpointing", "peak, predicted", "TFLOPs", "reach")
+    for row in large:
+        found = row["estimate"]
+        checkpointing = "yes" if row["work"]["checkpointing"] else "no"
+        table.add_row(row["method"], checkpointing, f"{found['peak'] / 1e9:.2f} GB", f"{found['flops'] / 1e12:.1f}", row["reach"])
+    console.print(table)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    main(parser.parse_args().device)
