@@ -16,7 +16,8 @@ from tolerances import assert_close
 from torch import nn
 
 import clm_kernels as clm
-from clm_kernels.choose import eligible_weights, random_selection
+from clm_kernels.choose import eligible_weights, random_selection, top_entries, warm_up_head
+from clm_kernels.choose.batches import batches_of
 from clm_kernels.choose.sensitivity import LAYERS
 from clm_kernels.pooling import set_pooling
 from clm_kernels.structure import base_model, head_names
@@ -215,6 +216,14 @@ class TestChoose:
         total = sum(weight.numel() for weight in eligible.values())
         assert 0.05 * total < selection.count <= 0.1 * total + (48 * len(eligible) if per == "weight" else 0)
 
+    def test_single_elements_are_those_that_top_entries_finds(self, tokenizer, rows):
+        model = self.model()
+        found = clm.choose(model, tokenizer, rows, density=0.05, kind="elements", batch_size=8, layers="upper half")
+        batches = batches_of(model, tokenizer, rows, 512, 8, 128, 0)
+        warm_up_head(model, batches)
+        assert found == top_entries(model, batches, density=0.05, layers="upper half")
+        assert {entries.kind for entries in found.values()} == {"elements"}
+
     def test_leaves_the_model_bitwise_as_it_was(self, tokenizer, rows):
         model = lived_in(self.model())
         before, random = everything_about(model), torch.random.get_rng_state()
@@ -275,6 +284,9 @@ class TestChoose:
                 "units: kinds that are added must not share a weight, got 'bert.encoder.layer.0.intermediate.dense.weight' in both",
             ),
             (None, {"kind": "embeddings", "per": "weight"}, "budget: per must be 'model' or 'layer' with units, got 'weight'"),
+            (None, {"kind": "elements", "cost": 0.5}, "choose: cost must be None for elements, got 0.5"),
+            (None, {"kind": "elements", "per": "weight"}, "choose: per must be model for elements, got 'weight'"),
+            (None, {"kind": "elements", "rule": "saliency"}, "choose: rule must be fisher for elements, got 'saliency'"),
             (None, {"per": "head"}, "budget: per must be 'model', 'layer' or 'weight', got 'head'"),
             (None, {"layers": "lower"}, "choose: layers must be one of 'all', 'upper half', 'upper third', got 'lower'"),
         ],

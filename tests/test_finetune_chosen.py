@@ -62,6 +62,14 @@ def test_the_picture_is_drawn_where_matplotlib_is(base, finished, tmp_path, monk
     assert not (tmp_path / "o" / PICTURE).exists() and not (tmp_path / "o" / SCORES).exists()
 
 
+def test_single_elements_are_trained(base, tmp_path):
+    report = train(replace(base, output=str(tmp_path / "o"), kind="elements", per="model", density=0.05, epochs=1), silent)
+    assert {line["kind"] for line in report.selection} == {"elements"} and 0 < report.cost["share"] < 1
+    assert sum(line["selected_entries"] for line in report.selection) == round(0.05 * 14_336)
+    with pytest.raises(ValueError, match=r"^choose: per must be model for elements, got 'weight'$"):
+        train(replace(base, output=str(tmp_path / "p"), kind="elements", per="weight"), silent)
+
+
 def test_chance_and_selections_from_files_are_no_sensitivity(base, finished, tmp_path):
     for changes in ({"select": "random"}, {"select": "magnitude"}, {"selection": f"{finished[0].output}/selection.safetensors"}):
         report = train(replace(base, output=str(tmp_path / "o"), epochs=1, overwrite=True, **changes), silent)

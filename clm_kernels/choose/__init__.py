@@ -24,8 +24,8 @@ from .units import Units, find_units
 from .warm_up import warm_up_head
 
 __all__ = [
-    "Choice", "CostModel", "Units", "best_units", "budget", "choose", "eligible_weights", "find_units", "group_rows", "overview",
-    "random_selection", "sensitivity", "step_cost", "token_groups", "top_entries", "warm_up_head",
+    "Choice", "CostModel", "Units", "best_units", "budget", "check_units", "choose", "eligible_weights", "find_units",
+    "group_rows", "overview", "random_selection", "sensitivity", "step_cost", "token_groups", "top_entries", "warm_up_head",
 ]  # fmt: skip
 
 
@@ -69,7 +69,8 @@ def choose(
             ``input_ids`` and ``labels``.
         density: share of the units' entries to select, in (0, 1].
         kind: ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
-            share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`.
+            share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`. Or single
+            ``"elements"``, by `top_entries`: with the rule fisher, no `cost`, and `per` model.
         layers: which layers' weights are eligible: ``"all"``, ``"upper half"`` or ``"upper third"``.
         cost: share of full fine-tuning's backward FLOPs that a step may take besides, in (0, 1]; see `budget`.
         rule: how units are scored, see `sensitivity`.
@@ -85,8 +86,7 @@ def choose(
     Raises:
         ValueError: for arguments out of range or rows that lack what is needed.
     """
-    check_budget(density, "rows", per, cost=cost, coupled=kind not in LINES)
-    find_units(model, kind, layers=layers, block=block)
+    check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
     rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
     groups = _groups(rows, tokenizer) if tokens is True else None if tokens is False else tokens
     if groups is not None and len(groups) == 0:
@@ -127,8 +127,11 @@ def best_units(
 
     Args:
         batches: also say how large a batch is, for `cost`: the mean of theirs.
-        kind: as `choose` takes it; all else as `sensitivity` and `budget` do.
+        kind: as `choose` takes it; all else as `sensitivity` and `budget` do. Of elements no scores are kept.
     """
+    check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
+    if kind == "elements":
+        return Choice(top_entries(model, batches, density=density, layers=layers, positions=positions), {})
     units = None if kind in LINES else find_units(model, kind, layers=layers, block=block)
     scores = sensitivity(
         model, batches, kind=kind if units is None else units.kinds, layers=layers, rule=rule, positions=positions, seed=seed,
@@ -140,6 +143,28 @@ def best_units(
         scores, model, density=density, cost=cost, per=per, batch=batch, length=length, biases=biases, norms=norms, **options
     )
     return Choice(selection, scores)
+
+
+def check_units(
+    model: nn.Module,
+    kind: str,
+    *,
+    density: float,
+    cost: float | None,
+    per: str,
+    rule: str,
+    layers: str,
+    block: tuple[int, int],
+) -> None:
+    """Raises ValueError for what `best_units` would refuse, as far as that can be told before anything is scored."""
+    check_budget(density, "rows", per, cost=cost, coupled=kind not in (*LINES, "elements"))
+    if kind != "elements":
+        find_units(model, kind, layers=layers, block=block)
+        return
+    eligible_weights(model, layers)
+    for name, value, only in (("rule", rule, "fisher"), ("per", per, "model"), ("cost", cost, None)):
+        if value != only:
+            raise ValueError(f"choose: {name} must be {only} for elements, got {value!r}")
 
 
 def _groups(rows, tokenizer) -> TokenGroups:

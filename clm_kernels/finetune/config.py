@@ -57,7 +57,7 @@ class TrainConfig:
     select: str = selecting("fisher", "What picks the units; tokens: fisher where the words stand that tell the label.", SELECT)
     density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
     cost: float | None = selecting(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
-    kind: str = selecting("columns", f"What a selected unit is: {', '.join(KINDS)}, or several joined by +, as heads+neurons.")
+    kind: str = selecting("columns", f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements.")
     block: int = selecting(32, "Height and width of a block, for the kind blocks.")
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
     per: str = selecting("model", "Whether all units compete, or each weight gives the same part.", ("model", "weight"))
@@ -119,8 +119,8 @@ class TrainConfig:
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
         check_template(self.template)
         check_sides(self.bidirectional)
-        known = f"{listed(KINDS)}, or several joined by +"
-        require(set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind))
+        known = f"elements, {listed(KINDS)}, or several of these joined by +"
+        require(self.kind == "elements" or set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind))
         require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
         require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
         require(0 < self.validation_fraction < 1, "train", "validation_fraction", "in (0, 1)", self.validation_fraction)

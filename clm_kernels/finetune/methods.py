@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..choose import Choice, CostModel, best_units, find_units, warm_up_head
+from ..choose import Choice, CostModel, best_units, check_units, warm_up_head
 from ..choose.batches import batches_of, mean_size
 from ..choose.positions import at_groups
 from ..choose.rules import RULES
@@ -68,9 +68,11 @@ def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: To
         named = Selection.load(config.selection)
         named = extension.extend(named) if extension else named
         named.check(weights(loaded.model))
-    block = (config.block, config.block)
+    rule = "fisher" if config.select == "tokens" else config.select
+    units = {"kind": config.kind, "density": config.density, "cost": config.cost, "per": config.per, "rule": rule,
+             "layers": config.layers, "block": (config.block, config.block)}  # fmt: skip
     if config.method == "sparse" and named is None:
-        find_units(loaded.model, config.kind, layers=config.layers, block=block)  # refuses before anything is computed
+        check_units(loaded.model, **units)  # before anything is computed
     batches = scoring_batches(config, loaded, train)
     warm_up_head(loaded.model, batches)
     if config.method != "sparse":
@@ -78,11 +80,9 @@ def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: To
     if named is not None:
         return Choice(named, {})
     groups = find_groups(config, loaded, train.split) if groups is None else groups
-    rule = "fisher" if config.select == "tokens" else config.select
     chosen, scores = best_units(
-        loaded.model, batches, density=config.density, cost=config.cost, kind=config.kind, layers=config.layers, per=config.per,
-        rule=rule, positions=None if groups is None else at_groups(groups), seed=config.seed, biases=config.biases,
-        norms=config.norms, block=block,
+        loaded.model, batches, **units, positions=None if groups is None else at_groups(groups), seed=config.seed,
+        biases=config.biases, norms=config.norms,
     )  # fmt: skip
     return Choice(extension.extend(chosen) if extension else chosen, scores if rule in RULES else {})
 
