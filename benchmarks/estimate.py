@@ -42,7 +42,7 @@ METHODS = {
     "LoRA, query and value": Work(method="lora"),
     "LoRA, all linear": Work(method="lora", targets="all-linear"),
 }
-SHAPES = ((8, 64), (4, 192))
+SHAPES = ((8, 64), (2, 128))
 
 
 def measured(config: PretrainedConfig, work: Work, device: str) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from clm_kernels.estimate.flops import flops
+from clm_kernels.estimate.operations import flops
 from clm_kernels.finetune.trainer import EpochSampler
 
 

@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
 from ..values import Values
-from .flops import flops
 from .kernels import KernelsOf
 from .ledger import Ledger, size_of
+from .operations import flops
 from .training import METHODS, PRECISIONS, Work, batch, build, prepare
 
 __all__ = ["METHODS", "PRECISIONS", "Estimate", "Work", "batch", "build", "estimate", "prepare"]
