@@ -1,7 +1,7 @@
 """A small decoder to compare methods on, pretrained on this machine: ``python -m benchmarks.decoder_model`` prints its directory.
 
 Qwen2's architecture and a byte-level BPE tokenizer, both trained on the texts of the eight tasks' training data: no label, no
-validation and no test text is read but for the loss that is reported. Ten minutes on two cores; made once, then cached.
+validation and no test text is read but for the loss that is reported. Made once, then cached.
 """
 
 from __future__ import annotations
