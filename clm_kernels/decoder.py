@@ -148,7 +148,7 @@ def _attentions(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     if (
         numbers != list(range(getattr(config, "num_hidden_layers", 0)))
         or not numbers
-        or config.is_encoder_decoder
+        or model.config.is_encoder_decoder  # which the config of its decoder alone may not say
         or not set(getattr(config, "layer_types", None) or ()) <= LAYER_TYPES
         or not isinstance(stack, PreTrainedModel)
         or not stack._supports_attention_backend

@@ -17,6 +17,7 @@ REFUSED = {
     "GPTJModel": tf.GPTJConfig(vocab_size=64, n_embd=32, n_layer=2, n_head=4, rotary_dim=4),
     "BloomModel": tf.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4),
     "T5Model": tf.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2),
+    "T5GemmaModel": tf.T5GemmaConfig(encoder=SIZES | GROUPED, decoder=SIZES | GROUPED),
     "BartModel": tf.BartConfig(vocab_size=9, d_model=16, encoder_layers=1, decoder_layers=1),
 }
 
@@ -27,6 +28,13 @@ def test_what_cannot_be_made_bidirectional_is_refused(name):
     with pytest.raises(ValueError, match=rf"bidirectional: model must be a decoder of transformers .*, got {name}$"):
         clm.bidirectional(model)
     assert not any(module._forward_pre_hooks for module in model.modules()) and not hasattr(model.config, CONFIG_KEY)
+
+
+def test_a_layer_that_also_reads_otherwise_is_refused():
+    model = build("qwen3")
+    model.config.layer_types = ["full_attention", "hybrid"]  # attention and a state space side by side
+    with pytest.raises(ValueError, match=r"model must be a decoder of transformers .*, got Qwen3ForSequenceClassification$"):
+        clm.bidirectional(model)
 
 
 def test_a_plain_module_is_refused_and_left_causal():
