@@ -119,7 +119,7 @@ class TrainConfig:
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
         check_template(self.template)
         check_sides(self.bidirectional)
-        known = f"elements, {listed(KINDS)}, or several of these joined by +"
+        known = f"'elements', {listed(KINDS)}, or several of these joined by +"
         require(self.kind == "elements" or set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind))
         require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
         require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
