@@ -211,6 +211,9 @@ def test_train_by_them(tmp_path, kind, kinds):
     embedded = "bert.embeddings.word_embeddings.weight" in selection
     assert embedded == ("embeddings" in kind) and ("below" in result.stdout) == embedded
     assert run("predict", "--model", tmp_path / "o", input="my refund\n").exit_code == 0
-    for wrong, message in (("columns+blocks", "must not share a weight"), ("words", "kind must be 'elements', 'rows', 'columns'")):
+    for wrong, message in (
+        ("columns+blocks", "must not share a weight"),
+        ("words", "kind must be 'elements', 'rows', 'columns'"),
+    ):
         refused = run("train", "--model", model, *files, "--output", tmp_path / "p", "--kind", wrong, *options)
         assert refused.exit_code == 2 and message in refused.stderr and not (tmp_path / "p").exists()
