@@ -1,6 +1,6 @@
 """``python -m benchmarks.estimate``: predicted against measured peak memory of training steps, for every method.
 
-Writes ``estimate.json`` to the folder of results of the device; also what Llama-2-7B's shape would take, which is not measured on a CPU.
+Writes ``estimate.json``; also what Llama-2-7B's shape would take, which is not measured on a CPU.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import gc
 import itertools
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -82,7 +83,7 @@ def seven_b() -> list[dict[str, object]]:
     return rows
 
 
-def main(device: str) -> None:
+def main(device: str, output: Path) -> None:
     rows = []
     for model, method, work in track(cases(), description="training", transient=True):
         predicted, found = estimate(CONFIGS[model], work, device), measured(CONFIGS[model], work, device)
@@ -93,7 +94,7 @@ def main(device: str) -> None:
         })  # fmt: skip
     large = seven_b()
     stored = {"machine": machine(device), "reach": REACH, "rows": rows, "Llama-2-7B's shape, not measured": large}
-    write(folder(device) / "estimate.json", stored)
+    write(output / "estimate.json", stored)
     console, table = Console(width=140), Table("model", "method", "predicted / measured, least", "most", "within 10 %")
     for (model, method), group in itertools.groupby(rows, lambda row: (row["model"], row["method"])):
         group = list(group)
@@ -112,4 +113,6 @@ def main(device: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    main(parser.parse_args().device)
+    parser.add_argument("--output", type=Path, help="folder for estimate.json; that of the device's results by default")
+    given = parser.parse_args()
+    main(given.device, given.output or folder(given.device))

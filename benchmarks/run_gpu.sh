@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All that needs a CUDA GPU, in under 9 minutes, offline, with the machine's own Python packages:
-#   benchmarks/run_gpu.sh [build] [tests] [numbers] [sweep] [micro] [compiled] [profile] [sanitize]      all of them without arguments
+#   benchmarks/run_gpu.sh [build] [tests] [numbers] [llama] [sweep] [micro] [compiled] [profile] [sanitize]     all without arguments
+#   benchmarks/run_gpu.sh estimate       predicted and measured memory of 96 configurations, some minutes more
 # Logs, JSON and summary.json go to benchmarks/results/<gpu>/, or to $OUT where it is set. Without a GPU it is a dry run:
 # it builds, the tests skip, a few cases are timed on the CPU, and what it writes goes to a temporary folder.
 set -uo pipefail
@@ -14,20 +15,28 @@ if [ -n "${OUT:-}" ]; then out=$OUT; elif [ "$gpu" = none ]; then out=$(mktemp -
 mkdir -p "$out"
 test=("$python" -m pytest -p no:cacheprovider)
 
-# Seconds at most: 90 + 110 + 110 + 100 + 40 + 30 + 30 + 30 = 540.
+# Seconds at most, without estimate: 80 + 100 + 100 + 60 + 90 + 40 + 25 + 25 + 20 = 540.
 build() {
-  CLM_KERNELS_CPU=1 CLM_KERNELS_CUDA=1 TORCH_CUDA_ARCH_LIST=$capability timeout 90 "$python" setup.py build_ext --inplace
+  CLM_KERNELS_CPU=1 CLM_KERNELS_CUDA=1 TORCH_CUDA_ARCH_LIST=$capability timeout 80 "$python" setup.py build_ext --inplace
 }
 tests() {
-  timeout 110 "${test[@]}" -m gpu -rs --maxfail=20 tests/test_cuda.py tests/test_ops*.py tests/test_patch.py
+  timeout 100 "${test[@]}" -m gpu -rs --maxfail=20 tests/test_cuda.py tests/test_ops*.py tests/test_patch.py
 }
 numbers() { # what README's table for GPUs asks
-  timeout 110 "$python" -m benchmarks.gpu --output "$out"
+  timeout 100 "$python" -m benchmarks.gpu --output "$out"
+}
+llama() { # the same for a 7B model
+  "$python" -c "import peft" || { echo "skipped: no peft"; return 77; }
+  timeout 60 "$python" -m benchmarks.llama --output "$out"
+}
+estimate() {
+  [ "$gpu" != none ] || { echo "skipped: no GPU"; return 77; }
+  timeout 400 "$python" -m benchmarks.estimate --device cuda --output "$out"
 }
 sweep() { # what `python -m benchmarks.rule` makes the rule for `auto` from
   local quick=()
   [ "$gpu" != none ] || quick=(--quick)
-  timeout 100 "$python" -m benchmarks.sweep --output "$out/sweep.json" "${quick[@]}"
+  timeout 90 "$python" -m benchmarks.sweep --output "$out/sweep.json" "${quick[@]}"
 }
 micro() {
   local which=(-k "BERT-base or (Llama and (adamw_step_ or weight_grad))")
@@ -36,25 +45,26 @@ micro() {
 }
 compiled() { # a few of them against torch.compile, which takes its time
   [ "$gpu" != none ] || { echo "skipped: no GPU"; return 77; }
-  CLM_KERNELS_COMPILE=1 timeout 30 "${test[@]}" benchmarks --benchmark-only --benchmark-json="$out/compiled.json" \
+  CLM_KERNELS_COMPILE=1 timeout 25 "${test[@]}" benchmarks --benchmark-only --benchmark-json="$out/compiled.json" \
     -k "BERT-base and bfloat16 and rows and (adamw_step_ or weight_grad)"
 }
 profile() {
   local size="num_labels=77" batch=(--batch-size 32 --length 128 --dtype bfloat16)
   if [ "$gpu" = none ]; then size="vocab_size=99, hidden_size=64, num_hidden_layers=2, num_attention_heads=4" batch=(--batch-size 2 --length 8); fi
   "$python" -c "import transformers; transformers.BertConfig($size).save_pretrained('$out/profile/bert')" &&
-    timeout 30 "$python" -c "from clm_kernels.cli import main; main()" profile --model "$out/profile/bert" --density 0.03 \
+    timeout 25 "$python" -c "from clm_kernels.cli import main; main()" profile --model "$out/profile/bert" --density 0.03 \
       "${batch[@]}" --output "$out/profile"
 }
 sanitize() {
   command -v compute-sanitizer > /dev/null || { echo "skipped: no compute-sanitizer"; return 77; }
   [ "$gpu" != none ] || { echo "skipped: no GPU"; return 77; }
-  timeout 30 compute-sanitizer --error-exitcode 9 --target-processes all "${test[@]}" -x -m gpu tests/test_cuda.py -k "odd or even"
+  timeout 20 compute-sanitizer --error-exitcode 9 --target-processes all "${test[@]}" -x -m gpu tests/test_cuda.py -k "odd or even"
 }
 
 parts=("$@")
-all=(build tests numbers sweep micro compiled profile sanitize)
+all=(build tests numbers llama sweep micro compiled profile sanitize)
 [ $# -gt 0 ] || parts=("${all[@]}")
+all+=(estimate)
 results=()
 for part in "${parts[@]}"; do
   case " ${all[*]} " in *" $part "*) ;; *) echo "run_gpu.sh: parts are ${all[*]}, got $part" >&2; exit 2 ;; esac

@@ -9,8 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from . import gpu, llama
 from .common import RESULTS
-from .gpu import REACH
 
 NAMES = ("step", "kernels", "memory", "sensitivity", "groups", "accuracy_sparse", "accuracy_full")
 
@@ -33,20 +33,22 @@ def main() -> None:
 
 def gpus() -> None:
     """A table for each GPU of which there are results; with none, what is to be measured."""
-    for path in sorted(RESULTS.glob("*/gpu.json")):
-        stored = json.loads(path.read_text())
+    for name in sorted({path.parent for path in RESULTS.glob("*/gpu.json")}):
+        stored = [json.loads(path.read_text()) for path in (name / "gpu.json", name / "llama.json") if path.is_file()]
         rows = {
             line["what"]: f"{line['measured']:g} | {line['reach']} | {'yes' if line['met'] else '**no**'}"
-            for line in stored["rows"]
+            for part in stored
+            for line in part["rows"]
         }
-        _gpu_table(f"{stored['machine']['name']}, commit {stored['machine']['commit']}", rows)
+        commits = sorted({part["machine"]["commit"] for part in stored})
+        _gpu_table(f"{stored[0]['machine']['name']}, commit {', '.join(commits)}", rows)
     if not list(RESULTS.glob("*/gpu.json")):
         _gpu_table("an H200", {})
 
 
 def _gpu_table(name: str, rows: dict[str, str]) -> None:
     print(f"On {name}:\n\n| what | measured | reach | met |\n|---|---|---|---|")
-    for what, (reach, _) in REACH.items():
+    for what, (reach, _) in (gpu.REACH | llama.REACH).items():
         print(f"| {what} | {rows.get(what, f'not yet measured | {reach} |')} |")
 
 

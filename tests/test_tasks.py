@@ -231,7 +231,6 @@ def test_a_killed_comparison_goes_on_where_it_was(settings, data, tmp_path):
     time.sleep(1)  # a cell that was running ends with the process that began it
     first = stored(tmp_path)
     assert 1 <= len(first) < 6
-    stamps = {path: path.stat().st_mtime_ns for path in first}
 
     def run(*more):
         line = [*command(tmp_path, settings.model), *more]
@@ -241,8 +240,8 @@ def test_a_killed_comparison_goes_on_where_it_was(settings, data, tmp_path):
     assert stored(tmp_path) == first
     assert "the grid is done" in run("--jobs", "2")
     second = stored(tmp_path)
-    assert {path: path.stat().st_mtime_ns for path in first} == stamps
-    done = [(result["cell"]["method"], result["cell"]["stage"], "error" in result) for result in second.values()]
+    assert second[: len(first)] == first
+    done = [(result["cell"]["method"], result["cell"]["stage"], "error" in result) for result in second]
     assert done.count(("head", "test", False)) == 1
     assert done.count(("head", "tune", False)) >= 4
     assert done.count(("upper", "tune", True)) >= 1

@@ -41,9 +41,7 @@ def test_tuning_first_then_a_seed_of_each_then_more(store):
     first = waiting(grid, store)
     assert first[:5] == [*(Cell("banking77", "full", "tune", 0, rate) for rate in START), None]
     made_up(store, replace(grid, tasks=["banking77"]), lambda task, method, seed: result(0.5))
-    for cell in [Cell("banking77", "full", "test", seed, RATE) for seed in (1, 2)]:
-        store.path(cell).unlink()
-    store = Store(store.folder, store.settings)
+    store.drop([Cell("banking77", "full", "test", seed, RATE) for seed in (1, 2)])
     order = [(cell.task, cell.method, cell.stage, cell.seed) for cell in waiting(grid, store) if cell]
     assert order[0] == ("banking77", "full", "test", 1)
     assert order[-1] == ("banking77", "full", "test", 2)
@@ -82,8 +80,7 @@ def test_several_tuning_tasks_count_alike(store):
             lead = 0.9 if task == "clinc150" else 0.8
             store.put(Cell(task, "full", "tune", 0, rate), result(None, lead if rate == best else 0.2))
     assert grid.rates("goemotions_sentiment", "full", store)[0] == START[2]
-    store.path(Cell("clinc150", "full", "tune", 0, START[2])).unlink()
-    store = Store(store.folder, store.settings)
+    store.drop([Cell("clinc150", "full", "tune", 0, START[2])])
     assert grid.rates("goemotions_sentiment", "full", store)[0] is None
     assert waiting(grid, store)[:1] == [Cell("clinc150", "full", "tune", 0, START[2])]
 
@@ -116,3 +113,16 @@ def test_other_settings_are_other_cells(store, tmp_path, monkeypatch):
         assert Store(tmp_path, replace(store.settings, **change)).get(cell) is None
     monkeypatch.setitem(METHODS, "sparse", replace(METHODS["sparse"], options={"method": "sparse", "kind": "rows"}))
     assert Store(tmp_path, store.settings).get(cell) is None
+
+
+def test_a_line_cut_off_is_no_result_and_harms_no_other(store):
+    whole, cut = (Cell("banking77", "sparse", "test", seed, 1e-3) for seed in (1, 2))
+    store.put(whole, result(0.5))
+    line = store.file.read_bytes()
+    store.file.write_bytes(line + line[: len(line) // 2])
+    assert [r["test"] for r in Store(store.folder, store.settings).all()] == [0.5]
+    store.file.write_bytes(line[: len(line) // 2] + b"\n" + line)
+    again = Store(store.folder, store.settings)
+    again.put(cut, result(0.7))
+    assert (again.get(whole)["test"], again.get(cut)["test"]) == (0.5, 0.7)
+    assert len(Store(store.folder, store.settings).all()) == 2

@@ -33,6 +33,7 @@ class Way:
         prepare: makes model and optimizer ready.
         group: ``"ours"``, ``"baseline"`` or ``"control"``.
         headline: whether it gets the larger number of seeds.
+        asked: whether it runs only where it is asked for by name.
         density_times: what the density is multiplied with: fewer layers are eligible, or more is to be trained.
         kinds: the tasks that it can do, ``"sequence"`` and ``"token"``; `refusal` says why not the others.
     """
@@ -43,6 +44,7 @@ class Way:
     prepare: Callable[[Run, Selection], Method] = by_recipe
     group: str = "baseline"
     headline: bool = False
+    asked: bool = False
     density_times: int = 1
     kinds: tuple[str, ...] = ("sequence", "token")
     refusal: str = ""
@@ -65,6 +67,7 @@ METHODS = {
     "bitfit": Way("BitFit", HEAD, prepare=baselines.bitfit),
     "layers": Way("whole layers", HEAD, prepare=baselines.whole_layers),
     "lora": Way("LoRA", HEAD, prepare=baselines.lora),
+    "lora_qv": Way("LoRA, query and value", {"method": "lora"}, asked=True),
     "prefix": Way("prefix tuning", HEAD, prepare=baselines.prefix),
     "shira": Way("SHiRA", HEAD, prepare=baselines.shira),
     "sparse": Way("ours", SPARSE, group="ours", headline=True),
@@ -97,4 +100,7 @@ def available(asked: list[str]) -> tuple[list[str], dict[str, str]]:
             raise ValueError(f"tasks: methods must be among {', '.join(METHODS)}, got {name!r}")
         if name in reasons:
             raise ValueError(f"tasks: method {name!r} {reasons[name]}, which this version does not have")
-    return (asked or [name for name in METHODS if name not in reasons]), ({} if asked else reasons)
+    if asked:
+        return asked, {}
+    reasons = {name: reason for name, reason in reasons.items() if not METHODS[name].asked}
+    return [name for name, way in METHODS.items() if not way.asked and name not in reasons], reasons

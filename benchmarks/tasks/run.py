@@ -75,7 +75,7 @@ class Runner:
         context = multiprocessing.get_context("forkserver")  # imports once, and parts before any thread has run
         context.set_forkserver_preload(["benchmarks.tasks.cell"])
         threads = max(1, len(os.sched_getaffinity(0)) // self.jobs)
-        log = str(logs / self.store.path(cell).stem)
+        log = str(logs / self.store.key(cell))
         given = (cell, self.store.settings, self.store.folder, threads, log, self.train)
         self.running[cell] = context.Process(target=work, args=given, daemon=True)
         self.running[cell].start()
@@ -90,7 +90,7 @@ class Runner:
             del self.running[cell]
             self.store.refresh()
             if self.store.get(cell) is None:
-                last = (logs / self.store.path(cell).stem).read_text(errors="replace").strip().splitlines()[-1:]
+                last = (logs / self.store.key(cell)).read_text(errors="replace").strip().splitlines()[-1:]
                 self.store.put(cell, {"error": " ".join([f"its process ended with {process.exitcode}", *last])})
             say(f"{cell.label}: {outcome(self.store.get(cell))}", highlight=False)
 

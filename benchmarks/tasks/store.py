@@ -1,9 +1,10 @@
-"""What is measured: a cell of the grid, the settings that all cells share, and a JSON file for each result."""
+"""What is measured: a cell of the grid, the settings that all cells share, and a line of JSON for each result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,29 +68,44 @@ class Cell:
 
 
 class Store:
-    """The results of one grid's settings in a folder: a file each, named after a hash of all that shapes it."""
+    """The results of one grid's settings, each a line of ``cells.jsonl`` with a key made from all that shapes it.
+
+    Several processes may put lines at a time; `drop` is for when none does.
+    """
 
     def __init__(self, folder: Path, settings: Settings):
-        self.folder, self.settings = folder, settings
+        self.folder, self.settings, self.file = folder, settings, folder / "cells.jsonl"
         self._recorded = settings.recorded()
         self._results: dict[Cell, Result] = {}
-        self._read: set[Path] = set()
+        self._read = 0
         self.refresh()
 
-    def path(self, cell: Cell) -> Path:
+    def key(self, cell: Cell) -> str:
         way = METHODS[cell.method]
         made_of = {**asdict(cell), "settings": self._recorded, "options": way.options, "density_times": way.density_times}
-        key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
-        return self.folder / cell.task / f"{cell.method}-{cell.stage}-{cell.seed}-{cell.learning_rate:g}-{key}.json"
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
     def refresh(self) -> None:
         """Reads what has been stored since the last time."""
-        for path in set(self.folder.glob("*/*.json")) - self._read:
-            self._read.add(path)
-            result = json.loads(path.read_text())
+        if not self.file.exists():
+            return
+        with self.file.open("rb") as file:
+            file.seek(self._read)
+            for line in file:
+                if not line.endswith(b"\n"):  # being written
+                    break
+                self._read += len(line)
+                if (cell := self._cell(line)) is not None:
+                    self._results[cell] = json.loads(line)
+
+    def _cell(self, line: bytes) -> Cell | None:
+        """The cell that a line belongs to; None if it is not of these settings, or was cut off in a crash."""
+        try:
+            result = json.loads(line)
             cell = Cell(**result["cell"])
-            if cell.method in METHODS and self.path(cell) == path:
-                self._results[cell] = result
+        except (ValueError, KeyError, TypeError):
+            return None
+        return cell if cell.method in METHODS and self.key(cell) == result["key"] else None
 
     def get(self, cell: Cell) -> Result | None:
         return self._results.get(cell)
@@ -99,15 +115,22 @@ class Store:
         return list(self._results.values())
 
     def put(self, cell: Cell, result: Result) -> None:
-        stored = {"cell": asdict(cell), "settings": self._recorded, **result}
-        write_atomically(self.path(cell), (json.dumps(stored, indent=1) + "\n").encode())
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stored = {"key": self.key(cell), "cell": asdict(cell), "settings": self._recorded, **result}
+        with self.file.open("ab", buffering=0) as file:  # one call, so that lines of two processes do not mix
+            file.write((json.dumps(stored) + "\n").encode())
+        self.refresh()
+
+    def drop(self, cells: Collection[Cell]) -> None:
+        """Forgets the results of these cells."""
+        kept = [line for line in self.file.read_bytes().splitlines(keepends=True) if self._cell(line) not in cells]
+        write_atomically(self.file, b"".join(kept))
+        self._results, self._read = {}, 0
         self.refresh()
 
     def forget_failures(self) -> int:
-        """Takes away the results of cells that could not run, so that they are tried again."""
-        failed = [cell for cell, result in self._results.items() if "error" in result]
-        for cell in failed:
-            self.path(cell).unlink()
-            self._read.discard(self.path(cell))
-            del self._results[cell]
+        """Drops the cells that could not run, so that they are tried again."""
+        failed = {cell for cell, result in self._results.items() if "error" in result}
+        if failed:
+            self.drop(failed)
         return len(failed)

@@ -124,11 +124,11 @@ def interval(differences: Mapping[str, Sequence[float]], draws: int = 10_000) ->
 
 def paired(summary: Summary, first: str, second: str) -> dict[str, list[float]]:
     """Task -> differences of test scores in points, for the seeds that both methods have run."""
-    found = {}
-    for task in summary.tasks:
-        ours, theirs = (
-            {run["cell"]["seed"]: 100 * run["test"] for run in summary.runs.get((task, method), ())} for method in (first, second)
-        )
-        if both := sorted(ours.keys() & theirs.keys()):
-            found[task] = [ours[seed] - theirs[seed] for seed in both]
-    return found
+    found = {task: by_seed(*(summary.runs.get((task, method), ()) for method in (first, second))) for task in summary.tasks}
+    return {task: differences for task, differences in found.items() if differences}
+
+
+def by_seed(first: Sequence[Result], second: Sequence[Result]) -> list[float]:
+    """Differences of test scores in points, for the seeds that both have run."""
+    ours, theirs = ({run["cell"]["seed"]: 100 * run["test"] for run in runs} for runs in (first, second))
+    return [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]

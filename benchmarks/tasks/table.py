@@ -151,10 +151,11 @@ def reasons(summary: Summary, left_out: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def made_with(store: Store) -> str:
+def made_with(store: Store, unsaid: str = "") -> str:
+    """Sizes, options but the one that is `unsaid`, and machine."""
     used = store.settings
     sizes = ", ".join(f"{getattr(used, f'{part}_size') or 'all'} {part}" for part in ("train", "validation", "test"))
-    options = "".join(f", {name} {value}" for name, value in used.options.items())
+    options = "".join(f", {name} {value}" for name, value in used.options.items() if name != unsaid)
     machines = {_machine(run) for run in store.all() if "made_on" in run}
     return (
         f"Examples: {sizes} (where a task has as many); {used.epochs} epochs, batches of {used.batch_size}{options}. "

@@ -168,13 +168,8 @@ class Adapter:
         """
         peft = require_peft("Adapter.load")
         path = folder / ADAPTER
-        require(
-            (folder / ADAPTER_CONFIG).is_file(),
-            "Adapter.load",
-            repr(str(folder)),
-            f"a folder with {ADAPTER_CONFIG}",
-            "one without",
-        )
+        complete = (folder / ADAPTER_CONFIG).is_file()
+        require(complete, "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER_CONFIG}", "one without")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}
@@ -203,16 +198,11 @@ class Adapter:
         config = copy.copy(self.config)
         config.modules_to_save, config.inference_mode = None, False  # the head stands in the model as it is
         adapt(loaded, config)
-        expected = {name: tensor.shape for name, tensor in _tensors(loaded.model, loaded.head).items()}
-        found = {name: tensor.shape for name, tensor in self.tensors.items()}
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        require(
-            not differing,
-            "Adapter.apply",
-            "the model",
-            "the one that this adapter was trained on",
-            f"another {listed(differing, 2)}",
-        )
+        shapes = {name: tensor.shape for name, tensor in _tensors(loaded.model, loaded.head).items()}
+        stored = {name: tensor.shape for name, tensor in self.tensors.items()}
+        differing = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))
+        expected = "the one that this adapter was trained on"
+        require(not differing, "Adapter.apply", "the model", expected, f"another {listed(differing, 2)}")
         with torch.no_grad():
             set_peft_model_state_dict(loaded.model, self.tensors)
 
