@@ -18,6 +18,7 @@ from torch import nn
 import clm_kernels as clm
 from clm_kernels.choose import eligible_weights, random_selection, top_entries, warm_up_head
 from clm_kernels.choose.batches import batches_of
+from clm_kernels.choose.rules import RULES
 from clm_kernels.choose.sensitivity import LAYERS
 from clm_kernels.pooling import set_pooling
 from clm_kernels.structure import base_model, head_names
@@ -234,8 +235,8 @@ class TestChoose:
     def test_the_head_is_restored_when_something_fails(self, tokenizer, rows, monkeypatch):
         model = self.model()
         before = everything_about(model)
-        monkeypatch.setattr(model, "get_input_embeddings", lambda: None)
-        with pytest.raises(AttributeError):
+        monkeypatch.setitem(RULES, "fisher", None)
+        with pytest.raises(TypeError, match="not callable"):
             clm.choose(model, tokenizer, rows, batch_size=8)
         assert_as_before(model, before)
 

@@ -16,6 +16,8 @@ from torch import nn
 
 import clm_kernels as clm
 from clm_kernels.choose import CostModel, best_units, eligible_weights, find_units
+from clm_kernels.choose.batches import mean_size
+from clm_kernels.estimate.operations import flops
 from clm_kernels.selection import Selection
 from clm_kernels.structure import input_embedding
 
@@ -217,3 +219,28 @@ def test_train_by_them(tmp_path, kind, kinds):
     ):
         refused = run("train", "--model", model, *files, "--output", tmp_path / "p", "--kind", wrong, *options)
         assert refused.exit_code == 2 and message in refused.stderr and not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns"])
+@pytest.mark.parametrize("share", [0.2, 0.35, 1.0])
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_what_the_cost_does_not_admit_is_not_scored(family, kind, share):
+    """The choice is that among all weights' scores; the backward pass of scoring ends where the training's would."""
+    model = build(family, num_hidden_layers=4)
+    given = batches(model)
+    batch, length = mean_size(given)
+    scores = clm.sensitivity(model, given, kind=kind)
+    expected = clm.budget(scores, model, cost=share, density=0.1, kind=kind, batch=batch, length=length, biases=True)
+    found = best_units(model, given, cost=share, density=0.1, kind=kind, biases=True)
+    assert found.selection == expected
+    assert found.scores.keys() == scores.keys() if share == 1.0 else found.scores.keys() < scores.keys()
+    assert all(torch.equal(found.scores[name], scores[name]) for name in found.scores)
+
+
+def test_the_pass_of_scoring_ends_at_the_lowest_weight_that_is_scored():
+    model = build(num_hidden_layers=4)
+    given = batches(model)
+    costs = [flops(lambda layers=layers: clm.sensitivity(model, given, layers=layers)) for layers in ("all", "upper half")]
+    whole = CostModel(model, *mean_size(given))
+    assert costs[1] < 0.7 * costs[0]
+    assert costs[0] - costs[1] > whole.forward / 3

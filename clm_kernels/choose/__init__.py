@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ..selection import Selection
 from ..structure import head_names, weights
 from .batches import batches_of, mean_size
-from .budget import budget, check_budget
+from .budget import affordable, budget, check_budget
 from .control import random_selection
 from .cost import CostModel, step_cost
 from .embedding import group_rows
@@ -132,17 +133,17 @@ def best_units(
     check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
     if kind == "elements":
         return Choice(top_entries(model, batches, density=density, layers=layers, positions=positions), {})
-    units = None if kind in LINES else find_units(model, kind, layers=layers, block=block)
-    scores = sensitivity(
-        model, batches, kind=kind if units is None else units.kinds, layers=layers, rule=rule, positions=positions, seed=seed,
-        block=block,
-    )  # fmt: skip
     batch, length = mean_size(batches)
-    options = {"units": units} if units is not None else {"kind": kind}
-    selection = budget(
-        scores, model, density=density, cost=cost, per=per, batch=batch, length=length, biases=biases, norms=norms, **options
-    )
-    return Choice(selection, scores)
+    whole = {"batch": batch, "length": length, "biases": biases, "norms": norms}
+    units, kinds, options = None, kind, {"kind": kind, "density": density}
+    if kind not in LINES:
+        units = find_units(model, kind, layers=layers, block=block)
+        kinds, options = units.kinds, {"units": units, "density": density}
+    elif cost is not None:
+        kinds, total = affordable(model, kind, layers, cost, **whole)
+        options = {"kind": kind, "entries": max(1, math.floor(round(density * total, 6)))}
+    scores = sensitivity(model, batches, kind=kinds, layers=layers, rule=rule, positions=positions, seed=seed, block=block)
+    return Choice(budget(scores, model, cost=cost, per=per, **whole, **options), scores)
 
 
 def check_units(

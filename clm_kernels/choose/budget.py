@@ -12,6 +12,7 @@ from ..ops.layout import Layout
 from ..selection import Selection
 from ..structure import depths, weights
 from .cost import CostModel
+from .sensitivity import eligible_weights
 from .units import Units, check_scores, single
 
 
@@ -83,6 +84,23 @@ def budget(
     taken = torch.zeros(units.count, dtype=torch.bool)
     taken[chosen] = True
     return units.select(taken)
+
+
+def affordable(
+    model: nn.Module, kind: str, layers: str, cost: float, batch: int, length: int, biases: bool, norms: bool
+) -> tuple[dict[str, str], int]:
+    """The kind for each weight of which the cost admits at least one row or column, and the entries of all that are eligible.
+
+    No choice within the cost holds any other weight's units, so they need no score; where it admits none, all are named.
+    """
+    priced, kinds = CostModel(model, batch, length), {}
+    eligible = {name: module.weight.shape for name, module in eligible_weights(model, layers).items()}
+    for name, shape in eligible.items():
+        lowest = priced.reach(priced.place(name), priced.depth(name), biases, norms)
+        unit = priced.per_entry(name) * math.prod(shape) / Layout.of(kind, tuple(shape)).units
+        if priced.input_gradients(lowest) + priced.of_head() + unit <= round(cost * priced.full.backward):
+            kinds[name] = kind
+    return kinds or dict.fromkeys(eligible, kind), sum(map(math.prod, eligible.values()))
 
 
 def check_budget(

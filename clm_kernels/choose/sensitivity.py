@@ -140,9 +140,9 @@ def score_pass(
 
     def hook(name: str):
         def forward_hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            if output.requires_grad:
-                x = args[0].detach() if args[0].is_floating_point() else args[0][..., None]
-                output.register_hook(lambda dy: given(name, module, x, dy))
+            output.requires_grad_()  # the lowest ones have no gradient to hand on: the backward pass ends there
+            x = args[0].detach() if args[0].is_floating_point() else args[0][..., None]
+            output.register_hook(lambda dy: given(name, module, x, dy))
 
         return forward_hook
 
@@ -153,10 +153,8 @@ def score_pass(
         add(name, module, x, dy, None if weights[0] is None else weights[0].reshape(x.shape[:2]))
 
     with frozen(model), torch.enable_grad():
-        embedding = model.get_input_embeddings()
-        hooks = [embedding.register_forward_hook(lambda module, args, output: output.requires_grad_())]
+        hooks = [module.register_forward_hook(hook(name)) for name, module in modules.items()]
         try:
-            hooks += [module.register_forward_hook(hook(name)) for name, module in modules.items()]
             for batch in batches:
                 weights[0] = None if positions is None else positions(batch)
                 labelled = (batch["labels"] != -100).sum()  # examples, or tokens: the loss is their mean

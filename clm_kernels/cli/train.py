@@ -18,7 +18,7 @@ from .quiet import quiet
 SELECTING = (
     "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "validation", "validation_fraction",
     "select", "density", "cost", "kind", "block", "layers", "per", "sensitivity_examples", "pooling", "batch_size", "max_length", "dtype",
-    "seed", "merge_tokens", "template",
+    "seed", "merge_tokens", "merge_by", "template",
 )  # fmt: skip
 
 

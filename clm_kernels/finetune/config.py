@@ -9,6 +9,7 @@ from typing import Any
 
 from ..choose.units import KINDS
 from ..pooling import POOLINGS
+from ..tokenizer.merging import BY as MERGE_BY
 from .errors import listed, require
 from .sides import check_sides
 from .templates import TEXT, check_template
@@ -70,6 +71,9 @@ class TrainConfig:
     lora_dropout: float = selecting(0.1, "Dropout of what LoRA's matrices read.")
     lora_targets: str = selecting("query,value", "What gets LoRA: all-linear, or query, key, value and names of modules.")
     merge_tokens: int = selecting(0, "Token groups that become single tokens, whose new embedding rows train; 0: none.")
+    merge_by: str = selecting(
+        "score", "Which groups to merge: those with the best score, or that save most tokens.", tuple(MERGE_BY)
+    )
     pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", *POOLINGS))
 
     bidirectional: str = selecting(

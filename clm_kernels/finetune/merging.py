@@ -27,7 +27,7 @@ def merge_tokens(config: TrainConfig, loaded: Loaded, data: Data, say: Callable[
     texts = data.train.texts
     pairs = zip(texts, data.train.labels, strict=True)
     groups = token_groups(pairs, loaded.tokenizer, top=config.merge_tokens)
-    merged = merge_groups(loaded.tokenizer, groups, texts, top=config.merge_tokens)
+    merged = merge_groups(loaded.tokenizer, groups, texts, top=config.merge_tokens, by=config.merge_by)
     check_reload(merged.tokenizer, texts)
     extension, _ = extend_embeddings(loaded.model, merged)
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
