@@ -77,7 +77,7 @@ METHODS = {
     "wide": Way("ours, four times the entries", SPARSE, group="ours", density_times=4),
     "cost": Way("ours, half the cost", SPARSE | HALF, group="ours"),
     "tokens": Way("ours, token groups", SPARSE | {"select": "tokens"}, group="ours"),
-    "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 200}, group="ours",
+    "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 50, "merge_by": "saving"}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
     "random": Way("random selection", SPARSE, select=baselines.random_units, group="control"),
     "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, select=baselines.by_random_groups, group="control"),
