@@ -71,9 +71,7 @@ class TrainConfig:
     lora_dropout: float = selecting(0.1, "Dropout of what LoRA's matrices read.")
     lora_targets: str = selecting("query,value", "What gets LoRA: all-linear, or query, key, value and names of modules.")
     merge_tokens: int = selecting(0, "Token groups that become single tokens, whose new embedding rows train; 0: none.")
-    merge_by: str = selecting(
-        "score", "Which groups to merge: those with the best score, or that save most tokens.", tuple(MERGE_BY)
-    )
+    merge_by: str = selecting("saving", "What is merged first: what saves most tokens, or has the best score.", tuple(MERGE_BY))
     pooling: str = selecting("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", *POOLINGS))
 
     bidirectional: str = selecting(
