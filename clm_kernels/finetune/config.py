@@ -64,7 +64,7 @@ class TrainConfig:
     per: str = selecting("model", "Whether all units compete, or each weight gives the same part.", ("model", "weight"))
     biases: bool = selecting(True, "Train the biases too.")
     norms: bool = selecting(True, "Train the normalisation weights too.")
-    sensitivity_examples: int = selecting(512, "Examples that warm up the head and score the units.")
+    sensitivity_examples: int = selecting(512, "Examples that score the units; they and some more, up to 512, warm up the head.")
     selection: str = selecting("", "Selection file to train, instead of measuring a sensitivity.")
     lora_rank: int = selecting(12, "Rank of LoRA's matrices.")
     lora_alpha: float = selecting(32, "LoRA's product is scaled by alpha / rank.")

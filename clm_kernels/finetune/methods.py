@@ -24,6 +24,8 @@ from .errors import require
 from .lora import add_lora
 from .models import Loaded
 
+WARM_UP_EXAMPLES = 512  # at least, for the head: a forward pass of each, once
+
 
 @dataclass
 class Method:
@@ -73,13 +75,13 @@ def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: To
              "layers": config.layers, "block": (config.block, config.block)}  # fmt: skip
     if config.method == "sparse" and named is None:
         check_units(loaded.model, **units)  # before anything is computed
-    batches = scoring_batches(config, loaded, train)
-    warm_up_head(loaded.model, batches)
+    warm_up_head(loaded.model, drawn_batches(config, loaded, train, max(WARM_UP_EXAMPLES, config.sensitivity_examples)))
     if config.method != "sparse":
         return Choice(extension.extend(Selection()) if extension and config.method == "head" else Selection(), {})
     if named is not None:
         return Choice(named, {})
     groups = find_groups(config, loaded, train.split) if groups is None else groups
+    batches = drawn_batches(config, loaded, train, config.sensitivity_examples)
     chosen, scores = best_units(
         loaded.model, batches, **units, positions=None if groups is None else at_groups(groups), seed=config.seed,
         biases=config.biases, norms=config.norms,
@@ -87,22 +89,22 @@ def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: To
     return Choice(extension.extend(chosen) if extension else chosen, scores if rule in RULES else {})
 
 
-def scoring_batches(config: TrainConfig, loaded: Loaded, train: Encoded) -> list[dict[str, torch.Tensor]]:
-    """The examples that warm up the head and score the units, in batches as in training."""
+def drawn_batches(config: TrainConfig, loaded: Loaded, train: Encoded, examples: int) -> list[dict[str, torch.Tensor]]:
+    """So many examples, drawn by the seed, in batches as in training."""
     return batches_of(
-        loaded.model, loaded.tokenizer, train.dataset, config.sensitivity_examples,
+        loaded.model, loaded.tokenizer, train.dataset, examples,
         batch_size=config.batch_size, max_length=config.max_length, seed=config.seed,
     )  # fmt: skip
 
 
 def spent(config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
-    """FLOPs of a training step's backward beside full fine-tuning's, in batches of the mean size of `scoring_batches`.
+    """FLOPs of a training step's backward beside full fine-tuning's, in batches of the mean size of those that score.
 
     Raises:
         ValueError: for a model whose cost cannot be told, see `CostModel`, or a method other than sparse, head and full.
     """
     require(config.method in ("sparse", "head", "full"), "spent", "method", "sparse, head or full", repr(config.method))
-    batch, length = mean_size(scoring_batches(config, loaded, train))
+    batch, length = mean_size(drawn_batches(config, loaded, train, config.sensitivity_examples))
     model, sparse = CostModel(loaded.model, batch, length), config.method == "sparse"
     whole = {"biases": sparse and config.biases, "norms": sparse and config.norms}
     cost = model.full if config.method == "full" else model.of(selection, **whole)
