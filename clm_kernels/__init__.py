@@ -8,6 +8,7 @@ from .optim import SparseAdamW
 from .patch import Handle, patch
 from .pooling import set_pooling
 from .profile import profiling
+from .replay import Replay, replay
 from .selection import Entries, Selection
 from .values import Values
 
@@ -15,6 +16,7 @@ __all__ = [
     "Delta",
     "Entries",
     "Handle",
+    "Replay",
     "Selection",
     "SparseAdamW",
     "Values",
@@ -26,6 +28,7 @@ __all__ = [
     "choose",
     "patch",
     "profiling",
+    "replay",
     "restore_attention",
     "sensitivity",
     "set_pooling",

@@ -63,6 +63,19 @@ def number_of_layers(model: nn.Module) -> int:
     return int(max((d for d in depths(model).values() if math.isfinite(d)), default=-1)) + 1
 
 
+def layers_of(model: nn.Module) -> list[nn.Module]:
+    """The numbered layers in order.
+
+    Raises:
+        ValueError: if there are none, or several stacks of them.
+    """
+    depth = depths(model)
+    found = {name[: _LAYER.search(name).end() - 1]: int(d) for name, d in depth.items() if d >= 0 and math.isfinite(d)}
+    if sorted(found.values()) != list(range(len(found))) or not found:
+        raise ValueError(f"layers_of: the model must have one stack of numbered layers, got {type(model).__name__}")
+    return [model.get_submodule(name) for name in sorted(found, key=found.get)]
+
+
 def norm_names(model: nn.Module) -> set[str]:
     """Parameters of normalisation layers: modules whose class name holds "Norm"."""
     return _direct(model, lambda module: "norm" in type(module).__name__.lower())

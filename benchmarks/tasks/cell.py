@@ -20,7 +20,9 @@ from transformers import set_seed
 
 from clm_kernels.finetune import TrainConfig
 from clm_kernels.finetune.encode import collator
+from clm_kernels.finetune.methods import Method
 from clm_kernels.finetune.recipe import Run, begin, begin_report, fit
+from clm_kernels.replay import replay
 
 from . import cost
 from .baselines import trained_head
@@ -81,20 +83,28 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
     set_seed(config.seed)
     fit(run, method, report, _say)
     peak = cost.memory(run.args.device) - (before if run.args.device.type == "cpu" else 0)
-    per_token = cost.flops_per_token(method.model or run.loaded.model, _first_batch(run))
+    first, later = _flops_per_token(run, method)
     lengths = list(run.splits["train"].dataset["length"])
     real, padded = cost.tokens(lengths, config.batch_size, int(config.epochs), config.seed)
-    stepping = sum(report.seconds["epochs"])
+    stepping = sum(report.seconds["epochs"]) + report.seconds.get("replay", 0.0)
+    once = (first - later) * padded / config.epochs
     return {
         "score": report.best_by, "validation": report.best[report.best_by], "best_step": report.best["step"],
         "test": report.test and report.test[report.best_by], "test_scores": report.test,
         "history": [{"step": line["step"], "validation": line[report.best_by]} for line in report.history],
         "trained": report.trained, "trained_head": trained_head(method, run), "parameters": parameters,
         "seconds": {"selecting": selecting, "training": stepping},
-        "tokens": real, "tokens_per_second": real / stepping, "flops": {"selecting": choosing, "training": per_token * padded},
+        "tokens": real, "tokens_per_second": real / stepping, "flops": {"selecting": choosing, "training": later * padded + once},
         "peak_bytes": peak,
         "threads": torch.get_num_threads(), "made_on": report.made_on,
     }  # fmt: skip
+
+
+def _flops_per_token(run: Run, method: Method) -> tuple[float, float]:
+    """Of a step with texts not seen before, and with others."""
+    model = method.model or run.loaded.model
+    with replay(run.loaded.model) if run.config.replay else contextlib.nullcontext():
+        return tuple(cost.flops_per_token(model, _first_batch(run)) for _ in range(2))
 
 
 def _first_batch(run: Run) -> dict[str, torch.Tensor]:

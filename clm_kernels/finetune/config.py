@@ -90,6 +90,7 @@ class TrainConfig:
     precision: str = training("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
     dtype: str = training("auto", "Type of the weights; auto: as stored, and float32 for full.", ("auto", "float32", "bfloat16"))
     gradient_checkpointing: bool = training(False, "Compute layers again in the backward pass: less memory, more time.")
+    replay: bool = training(False, "Run the layers below all that is trained once for each text; needs layers or cost, or head.")
     eval_steps: int | None = training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = training("auto", "Score that picks the best checkpoint; auto: f1 of tagged spans, else accuracy.", SCORES)
     patience: int | None = training(None, "Stop after so many validations without a better score. (default: never)")
@@ -136,6 +137,9 @@ class TrainConfig:
         require(self.cost is None or not self.merge_tokens, "train", "cost", without, self.cost)
         alone = "0 with the method lora, which trains no embedding rows"
         require(self.method != "lora" or not self.merge_tokens, "train", "merge_tokens", alone, self.merge_tokens)
+        bounded = self.layers != "all" or self.cost is not None or bool(self.selection) or self.method == "head"
+        possible = "left out unless layers, cost or a selection leave lower layers frozen"
+        require(not self.replay or (bounded and self.method != "full"), "train", "replay", possible, self.replay)
         require(self.lora_alpha > 0, "train", "lora_alpha", "above 0", self.lora_alpha)
         require(0 <= self.lora_dropout < 1, "train", "lora_dropout", "in [0, 1)", self.lora_dropout)
         named = any(map(str.strip, self.lora_targets.split(",")))

@@ -28,6 +28,7 @@ from .merging import merge_tokens
 from .methods import Method, choose_units, find_groups, prepare, spent
 from .models import Loaded, load, longest, pooling_for
 from .outputs import ADAPTER, CHECKPOINTS, DELTA, GROUPS, REPORT, check_output, is_main, run_folder, write_folder
+from .replaying import replaying
 from .report import Report, machine, validations, without_timing
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
 
@@ -222,7 +223,8 @@ def fit(run: Run, method: Method, report: Report, say: Say) -> None:
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(Bar)
     started = time.perf_counter()
-    with interruption:
+    kept = replaying(config, run.loaded.model, run.loaded.tokenizer, splits["train"], args, report, say)
+    with interruption, kept:
         trainer.train(resume_from_checkpoint=str(last_checkpoint(Path(args.output_dir))) if config.resume else None)
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.history = validations(trainer.state.log_history)

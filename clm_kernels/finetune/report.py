@@ -26,7 +26,8 @@ class Report:
         cost: FLOPs of a training step, as `choose.cost.Cost` names its parts, for batches of `batch` texts of `length` tokens;
             `share`: its backward over full fine-tuning's. Empty where they cannot be counted.
         trained, parameters: how many numbers were trained, and how many the model has.
-        seconds: ``selecting``, ``training`` (all epochs), ``epochs`` (each, without validation).
+        seconds: ``selecting``, ``training`` (all of it), ``epochs`` (each, without validation), ``replay`` (the frozen
+            layers' one pass over the training texts, where the config asks for it).
         history: a line per validation: epoch, step, and its scores.
         best: the line of the history that won, by `best_by`.
         test: scores of the best checkpoint on the test data, or None.
