@@ -11,7 +11,7 @@ from torch.autograd.graph import saved_tensors_hooks
 import clm_kernels as clm
 from clm_kernels.choose import random_selection
 from clm_kernels.finetune import recipe, train
-from clm_kernels.finetune.checkpointing import check_checkpointing, checkpoint_layers
+from clm_kernels.finetune.checkpointing import check_checkpointing, checkpoint_layers, recompute_norms
 from clm_kernels.structure import base_model
 
 FAMILIES = ("bert", "llama", "gpt2", "modernbert")
@@ -89,6 +89,44 @@ def test_it_keeps_the_layers_inputs_alone():
         kept[checkpointing] = sum(sizes.values())
         del loss
     assert kept[True] < 0.6 * kept[False]
+
+
+def _kept(model, inputs):
+    """Bytes that the forward pass leaves for the backward pass, the weights aside."""
+    own, sizes = {p.untyped_storage()._cdata for p in model.parameters()}, {}
+
+    def pack(tensor):
+        sizes[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(**inputs).loss  # while it lives, no storage is counted twice
+    kept = sum(size for storage, size in sizes.items() if storage not in own)
+    del loss
+    return kept
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "mistral"])
+def test_norms_computed_again_give_the_same_bits_and_keep_less(family):
+    found, kept = [], []
+    for again in (False, True):
+        model = build(family, num_hidden_layers=4, dtype=torch.bfloat16)
+        clm.patch(model, random_selection(model, density=0.1), norms=True)
+        if again:
+            assert recompute_norms(model) >= 9  # two a layer, and the last
+        kept.append(_kept(model, batch(model, 8, 16)))
+        model(**batch(model)).loss.backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0] and same(*found)
+    assert kept[1] < 0.9 * kept[0]
+
+
+def test_fused_norms_are_left_alone(base, tmp_path):
+    model = build("bert")
+    assert recompute_norms(model) == 0 and not any("forward" in module.__dict__ for module in model.modules())
+    said = []
+    train(replace(base, recompute_norms=True, epochs=1, output=str(tmp_path / "o")), said.append)
+    assert any(line.startswith("recompute_norms changes nothing") for line in said)
 
 
 @pytest.mark.parametrize("method", ["sparse", "full"])

@@ -18,7 +18,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"demo", "bench", "profile", "estimate"},
     {"finetune"},
     {"portable"},
-    {"choose", "patch", "optim", "delta", "pooling", "tokenizer", "decoder"},
+    {"choose", "patch", "replay", "optim", "delta", "pooling", "tokenizer", "decoder"},
     {"values", "structure", "extension", "pooled_head"},
     {"selection"},
     {"ops"},

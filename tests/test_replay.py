@@ -8,7 +8,7 @@ import torch
 from models import build
 from test_cli import run
 from test_finetune_resume import press_ctrl_c
-from tiny_runs import assert_same, base, silent, trained_tensors  # noqa: F401
+from tiny_runs import assert_same, silent, trained_tensors
 from tolerances import assert_close
 
 import clm_kernels as clm
@@ -266,7 +266,7 @@ class TestRefused:
 UPPER = {"layers": "upper half", "replay": True}
 
 
-def test_train_replays(base, tmp_path):  # noqa: F811
+def test_train_replays(base, tmp_path):
     said = []
     report = train(changed(base, **UPPER, output=str(tmp_path / "a")), said.append)
     assert any(line.startswith("replaying 1 of 2 layers; what they gave for ") for line in said)
@@ -276,7 +276,7 @@ def test_train_replays(base, tmp_path):  # noqa: F811
     assert again.test == report.test
 
 
-def test_a_resumed_run_replays_the_same_numbers(base, tmp_path, monkeypatch):  # noqa: F811
+def test_a_resumed_run_replays_the_same_numbers(base, tmp_path, monkeypatch):
     config = changed(base, **UPPER)
     train(changed(config, output=str(tmp_path / "a")), silent)
     with monkeypatch.context() as context:
@@ -287,14 +287,14 @@ def test_a_resumed_run_replays_the_same_numbers(base, tmp_path, monkeypatch):  #
     assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
 
 
-def test_train_says_early_that_nothing_can_be_replayed(base, tmp_path):  # noqa: F811
+def test_train_says_early_that_nothing_can_be_replayed(base, tmp_path):
     for more in ({}, {"method": "full", "layers": "upper half"}):
         with pytest.raises(ValueError, match=r"^train: replay must be left out unless layers, cost or a selection leave"):
             train(changed(base, replay=True, output=str(tmp_path / "o"), **more), silent)
     assert not (tmp_path / "o").exists()
 
 
-def test_from_the_command_line(base, tmp_path):  # noqa: F811
+def test_from_the_command_line(base, tmp_path):
     line = ["train", "--model", base.model, "--train", base.train, "--output", str(tmp_path / "o"), "--epochs", "1"]
     result = run(*line, "--method", "head", "--replay", "--sensitivity-examples", "24")
     assert result.exit_code == 0 and "replaying 2 of 2 layers" in result.stderr

@@ -34,6 +34,7 @@ def estimate(
     length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 128,
     precision: Annotated[str, typer.Option(help="Weights and arithmetic: float32 or bf16.")] = "float32",
     checkpointing: Annotated[bool, typer.Option(help="Compute layers again in the backward pass.")] = False,
+    recompute_norms: Annotated[bool, typer.Option(help="Compute RMSNorm again in the backward pass.")] = False,
     device: Annotated[str, typer.Option(help="Whose kernels are assumed: cuda or cpu.")] = "cuda",
 ) -> None:
     """Predict memory and FLOPs of a training step from the config alone, and say on which GPUs full, LoRA and sparse fit.
@@ -51,7 +52,7 @@ def estimate(
     config = read_config(model)
     work = Work(
         method, task, batch, length, precision, checkpointing, density=density, kind=kind, layers=layers, biases=biases,
-        norms=norms, targets=targets, rank=rank,
+        norms=norms, recompute_norms=recompute_norms, targets=targets, rank=rank,
     )  # fmt: skip
     work.check()
     console = Console()

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 
 from ..choose import LINES, budget, eligible_weights, find_units
 from ..choose.units import KINDS
-from ..finetune.checkpointing import checkpoint_layers
+from ..finetune.checkpointing import checkpoint_layers, recompute_norms
 from ..finetune.lora import targets
 from ..ops.checks import require
 from ..optim import SparseAdamW
@@ -35,6 +35,7 @@ class Work:
         length: tokens a text, padding included.
         precision: ``"float32"``, or ``"bf16"``: of weights and arithmetic; float32 masters where `SparseAdamW` trains.
         checkpointing: whether layers are computed again in the backward pass.
+        recompute_norms: whether RMSNorm is, see `finetune.checkpointing`.
         density, kind, layers, biases, norms: of the method sparse; every eligible weight gives the same share of its units,
             every layer for coupled ones: the most that a Selection of this density takes.
         targets, rank: of the method lora: as `TrainConfig` has ``lora_targets`` and ``lora_rank``.
@@ -51,6 +52,7 @@ class Work:
     layers: str = "all"
     biases: bool = True
     norms: bool = True
+    recompute_norms: bool = False
     targets: str = "query,value"
     rank: int = 12
 
@@ -90,6 +92,8 @@ def prepare(model: nn.Module, work: Work) -> tuple[nn.Module, Optimizer]:
         patch(model, selection, biases=sparse and work.biases, norms=sparse and work.norms, dry=model.device.type == "meta")
     if work.checkpointing:
         checkpoint_layers(model)
+    if work.recompute_norms:
+        recompute_norms(model)
     trained = [p for p in called.parameters() if p.requires_grad]
     if work.method in ("sparse", "head"):
         return called, SparseAdamW(trained, lr=1e-5)

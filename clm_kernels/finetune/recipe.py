@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments, s
 from ..choose.overview import Overview, overview
 from ..portable import save_portable
 from ..selection import Selection
-from .checkpointing import check_checkpointing, checkpoint_layers
+from .checkpointing import check_checkpointing, checkpoint_layers, recompute_norms
 from .chosen import draw_choice, load_choice, save_choice
 from .config import TrainConfig
 from .data import Data, load_data
@@ -210,6 +210,8 @@ def fit(run: Run, method: Method, report: Report, say: Say) -> None:
     config, args, data, splits = run.config, run.args, run.data, run.splits
     if config.gradient_checkpointing:
         checkpoint_layers(run.loaded.model)
+    if config.recompute_norms and not recompute_norms(run.loaded.model):
+        say("recompute_norms changes nothing: torch fuses this model's normalisation, which keeps its input alone anyway")
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     trainer = RunTrainer(
         model=method.model or run.loaded.model, args=args,
