@@ -225,7 +225,7 @@ WRONG = [
     ({"entries": 31}, "budget: entries must allow at least one unit of 32 entries, got 31"),
     ({"cost": 0.0}, "budget: cost must lie in (0, 1], got 0.0"),
     ({"cost": 1.5}, "budget: cost must lie in (0, 1], got 1.5"),
-    ({"cost": 0.5, "per": "layer"}, "budget: per must be 'model' with a cost, got 'layer'"),
+    ({"cost": 0.5, "per": "layer"}, "budget: per must be 'model' or 'weight' with a cost, got 'layer'"),
     ({"cost": 0.9, "entries": 31, **BATCH}, "budget: entries must allow at least one unit of 32 entries, got 31"),
     ({"density": 0.1, "per": "weight", "units": "heads"}, "budget: per must be 'model' or 'layer' with units, got 'weight'"),
     ({"density": 0.1, "units": "heads"}, "budget: scores must hold those of every weight of the units, got none of "),
@@ -259,3 +259,26 @@ def test_an_empty_selection_is_never_given():
     units = find_units(model, "heads")
     scores = {name: torch.zeros(part.layout.units) for name, part in units.items()}
     assert clm.budget(scores, model, density=0.5, units=units) != Selection()
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns"])
+@pytest.mark.parametrize("density", [None, 0.1])
+def test_by_weight_the_cost_is_spent_evenly(kind, density):
+    """Every weight that is trained gives the same share of its best units, as large as cost and density let it be."""
+    model = build(num_hidden_layers=4, intermediate_size=64)
+    cost = CostModel(model, **BATCH)
+    scores = {name: torch.rand(module.weight.shape[kind == "columns"]) for name, module in eligible_weights(model).items()}
+    selection = clm.budget(scores, model, cost=0.3, density=density, kind=kind, per="weight", **BATCH)
+    shares = [entries.density for entries in selection.values()]
+    assert max(shares) - min(shares) <= 1 / 32 and len(selection) > 6
+    assert cost.of(selection).share <= 0.3
+    total = sum(module.weight.numel() for module in eligible_weights(model).values())
+    one = sum(entries.count / entries.index.numel() for entries in selection.values())  # a unit more of each weight
+    assert selection.count <= (density or 1) * total
+    if density:
+        assert selection.count + one > density * total
+    for name, entries in selection.items():
+        best = scores[name].topk(entries.index.numel()).indices.sort().values
+        assert torch.equal(entries.index.long().sort().values, best)
+    lowest = min(cost.place(name) for name in selection)
+    assert {name for name in scores if cost.place(name) >= lowest} == set(selection)

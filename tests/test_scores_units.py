@@ -223,15 +223,17 @@ def test_train_by_them(tmp_path, kind, kinds):
 
 @pytest.mark.parametrize("kind", ["rows", "columns"])
 @pytest.mark.parametrize("share", [0.2, 0.35, 1.0])
+@pytest.mark.parametrize("per", ["model", "weight"])
 @pytest.mark.parametrize("family", ["bert", "llama"])
-def test_what_the_cost_does_not_admit_is_not_scored(family, kind, share):
+def test_what_the_cost_does_not_admit_is_not_scored(family, per, kind, share):
     """The choice is that among all weights' scores; the backward pass of scoring ends where the training's would."""
     model = build(family, num_hidden_layers=4)
     given = batches(model)
     batch, length = mean_size(given)
     scores = clm.sensitivity(model, given, kind=kind)
-    expected = clm.budget(scores, model, cost=share, density=0.1, kind=kind, batch=batch, length=length, biases=True)
-    found = best_units(model, given, cost=share, density=0.1, kind=kind, biases=True)
+    options = {"cost": share, "density": 0.1, "kind": kind, "biases": True, "per": per}
+    expected = clm.budget(scores, model, batch=batch, length=length, **options)
+    found = best_units(model, given, **options)
     assert found.selection == expected
     assert found.scores.keys() == scores.keys() if share == 1.0 else found.scores.keys() < scores.keys()
     assert all(torch.equal(found.scores[name], scores[name]) for name in found.scores)

@@ -48,7 +48,7 @@ def choose(
     density: float = 0.02,
     kind: str = "columns",
     layers: str = "all",
-    per: str = "model",
+    per: str = "auto",
     cost: float | None = None,
     rule: str = "fisher",
     tokens: bool | TokenGroups = False,
@@ -77,7 +77,8 @@ def choose(
         rule: how units are scored, see `sensitivity`.
         tokens: score them where the token groups stand: True counts the groups of all rows, which must have ``text`` and
             ``label``; or groups that have been counted already.
-        per: ``"model"`` spends the budget where it pays most, ``"weight"`` spends the same share in each weight.
+        per: ``"model"`` spends the budget where it pays most, ``"weight"`` spends the same share in each weight; ``"auto"``:
+            by weight for rows and columns, by model for all else.
         examples: how many examples, drawn with `seed`.
         batch_size: examples a forward and backward pass.
         max_length: tokens a text, longer ones are cut.
@@ -116,7 +117,7 @@ def best_units(
     cost: float | None = None,
     kind: str = "columns",
     layers: str = "all",
-    per: str = "model",
+    per: str = "auto",
     rule: str = "fisher",
     positions: Positions | None = None,
     seed: int = 0,
@@ -131,6 +132,7 @@ def best_units(
         kind: as `choose` takes it; all else as `sensitivity` and `budget` do. Of elements no scores are kept.
     """
     check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
+    per = _resolved(per, kind)
     if kind == "elements":
         return Choice(top_entries(model, batches, density=density, layers=layers, positions=positions), {})
     batch, length = mean_size(batches)
@@ -158,6 +160,7 @@ def check_units(
     block: tuple[int, int],
 ) -> None:
     """Raises ValueError for what `best_units` would refuse, as far as that can be told before anything is scored."""
+    per = _resolved(per, kind)
     check_budget(density, "rows", per, cost=cost, coupled=kind not in (*LINES, "elements"))
     if kind != "elements":
         find_units(model, kind, layers=layers, block=block)
@@ -166,6 +169,11 @@ def check_units(
     for name, value, only in (("rule", rule, "fisher"), ("per", per, "model"), ("cost", cost, None)):
         if value != only:
             raise ValueError(f"choose: {name} must be {only} for elements, got {value!r}")
+
+
+def _resolved(per: str, kind: str) -> str:
+    """Spread over all weights, columns and rows learn more; benchmarks/tasks/NOTES.md."""
+    return per if per != "auto" else "weight" if kind in LINES else "model"
 
 
 def _groups(rows, tokenizer) -> TokenGroups:

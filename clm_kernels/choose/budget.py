@@ -47,7 +47,8 @@ def budget(
         kind: ``"rows"`` or ``"columns"``; of no meaning with `units`.
         per: ``"model"``: units compete by score per entry across all weights, best first, as many as fit the budget.
             ``"layer"``: so within each layer, each with the same share of its entries, at least one unit. ``"weight"``:
-            each weight gives the same share of its units, at least one. Only ``"model"`` with `cost`.
+            each weight gives the same share of its units, at least one. With `cost` ``"model"`` or ``"weight"``: of all
+            weights that may then be trained.
         units: what is bought, from `find_units`; each row or column of the scored weights by default.
         batch: texts in a batch, for `cost`.
         length: tokens a text, padding included, for `cost`.
@@ -70,7 +71,7 @@ def budget(
         share = most / total
     if cost is not None:
         model_cost = CostModel(model, batch, length)
-        chosen = _by_cost(units, score, sizes, most, cost, model_cost, biases=biases, norms=norms)
+        chosen = _by_cost(units, score, sizes, most, cost, model_cost, per, biases=biases, norms=norms)
     elif per == "weight":
         best = (_best_first(score[part.span])[: max(1, round(share * part.layout.units))] + part.first for part in units.values())
         chosen = torch.cat(list(best))
@@ -127,8 +128,8 @@ def check_budget(
         raise ValueError(f"budget: kind must be 'rows' or 'columns', got {kind!r}")
     if per not in ("model", "layer", "weight"):
         raise ValueError(f"budget: per must be 'model', 'layer' or 'weight', got {per!r}")
-    if per != "model" and cost is not None:
-        raise ValueError(f"budget: per must be 'model' with a cost, got {per!r}")
+    if per == "layer" and cost is not None:
+        raise ValueError("budget: per must be 'model' or 'weight' with a cost, got 'layer'")
     if per == "weight" and coupled:
         raise ValueError("budget: per must be 'model' or 'layer' with units, got 'weight'")
 
@@ -164,7 +165,9 @@ def _by_layer(depth: Tensor, worth: Tensor, sizes: Tensor, share: float) -> Tens
     return torch.cat(chosen)
 
 
-def _by_cost(units: Units, score: Tensor, sizes: Tensor, most: float, share: float, model: CostModel, **whole: bool) -> Tensor:
+def _by_cost(
+    units: Units, score: Tensor, sizes: Tensor, most: float, share: float, model: CostModel, per: str, **whole: bool
+) -> Tensor:
     place = units.least({name: model.place(name) for name in units})
     depth = units.least({name: model.depth(name) for name in units})
     flops = units.sum({name: model.per_entry(name) * part.entries for name, part in units.items()})
@@ -177,16 +180,25 @@ def _by_cost(units: Units, score: Tensor, sizes: Tensor, most: float, share: flo
         left = round(share * model.full.backward - fixed)  # FLOPs are whole
         if left < flops[above].min():
             continue
-        price = flops / max(1, left) + (sizes / most if most < sizes.sum() else 0)
-        worth = score / price.clamp(min=torch.finfo(price.dtype).tiny)  # embedding rows may cost nothing
-        order = _best_first(worth.where(above, -math.inf))[: int(above.sum())]
-        bought = _within(order, (flops, left), (sizes, most))
+        bought = _spread(units, score, above, (flops, left), (sizes, most)) if per == "weight" else above.new_empty(0)
+        if not bought.numel():
+            price = flops / max(1, left) + (sizes / most if most < sizes.sum() else 0)
+            worth = score / price.clamp(min=torch.finfo(price.dtype).tiny)  # embedding rows may cost nothing
+            order = _best_first(worth.where(above, -math.inf))[: int(above.sum())]
+            bought = _within(order, (flops, left), (sizes, most))
         if score[bought].sum() > best:
             best, chosen = score[bought].sum().item(), bought
     if not chosen.numel() and smallest < math.inf:
         least = math.ceil(smallest / model.full.backward * 1e4) / 1e4
         raise ValueError(f"budget: cost must be at least {least:.4f} to admit one unit, got {share}")
     return chosen
+
+
+def _spread(units: Units, score: Tensor, above: Tensor, *bounds: tuple[Tensor, float]) -> Tensor:
+    """The best units of each weight that is `above`, of all the same share: the largest that fits all (sizes, most)."""
+    share = min(1.0, *(most / max(1, sizes[above].sum().item()) for sizes, most in bounds))
+    allowed = [part for part in units.values() if above[part.first]]
+    return torch.cat([_best_first(score[part.span])[: int(share * part.layout.units + 1e-9)] + part.first for part in allowed])
 
 
 def _within(order: Tensor, *bounds: tuple[Tensor, float]) -> Tensor:

@@ -61,7 +61,10 @@ class TrainConfig:
     kind: str = selecting("columns", f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements.")
     block: int = selecting(32, "Height and width of a block, for the kind blocks.")
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
-    per: str = selecting("model", "Whether all units compete, or each weight gives the same part.", ("model", "weight"))
+    per: str = selecting(
+        "auto", "Whether all units compete, or each weight gives the same part; auto: rows and columns by weight.",
+        ("auto", "model", "weight"),
+    )  # fmt: skip
     biases: bool = selecting(True, "Train the biases too.")
     norms: bool = selecting(True, "Train the normalisation weights too.")
     sensitivity_examples: int = selecting(512, "Examples that score the units; they and some more, up to 512, warm up the head.")
