@@ -91,7 +91,7 @@ def test_the_reported_scores_are_the_saved_models(finished):
 
 
 def test_the_best_weights_are_saved_not_the_last(base, tmp_path):
-    report = train(replace(base, output=str(tmp_path / "o"), learning_rate=0.1), silent)
+    report = train(replace(base, output=str(tmp_path / "o"), learning_rate=0.03, scheduler="constant"), silent)
     assert report.best["accuracy"] > report.history[-1]["accuracy"]
     rows = [json.loads(line) for line in Path(base.validation).read_text().splitlines()]
     predictions = Classifier.load(tmp_path / "o").predict([row["text"] for row in rows])

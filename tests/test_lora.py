@@ -103,7 +103,7 @@ def test_rank_scale_dropout_and_targets_are_the_configs(lora, tmp_path, options,
 
 
 def test_the_best_checkpoint_is_kept_and_its_scores_are_the_saved_models(lora, tmp_path):
-    report = train(replace(lora, output=str(tmp_path / "o"), learning_rate=0.1, scheduler="constant"), silent)
+    report = train(replace(lora, output=str(tmp_path / "o"), learning_rate=0.1, scheduler="constant", epochs=6), silent)
     assert report.best["accuracy"] > report.history[-1]["accuracy"]
     classifier = Classifier.load(tmp_path / "o")
     for part, scores in (("validation", report.best), ("test", report.test)):
