@@ -90,8 +90,8 @@ def draw(summaries: dict[str, Summary], path: Path) -> None:
             dots = [(x, value) for x, side in enumerate(SIDES) for value in summaries[side].score(task, method)]
             if dots:
                 means = [(x, statistics.mean(v for at, v in dots if at == x)) for x in sorted({x for x, _ in dots})]
-                ax.plot(*zip(*dots, strict=True), "o", color=COLORS[method], alpha=0.35, ms=4, mew=0)
-                ax.plot(*zip(*means, strict=True), color=COLORS[method], lw=1.6, label=METHODS[method].label)
+                ax.plot(*zip(*dots, strict=True), "o", color=COLORS.get(method, "#9aa5b1"), alpha=0.35, ms=4, mew=0)
+                ax.plot(*zip(*means, strict=True), color=COLORS.get(method, "#9aa5b1"), lw=1.6, label=METHODS[method].label)
         ax.set_xticks(range(len(SIDES)), SIDES.values(), fontsize=8)
         ax.set_title(f"{task}, {TASKS[task].score.replace('_', ' ')}", loc="left", fontsize=9)
         ax.tick_params(axis="y", labelsize=8)

@@ -93,7 +93,7 @@ class TrainConfig:
     precision: str = training("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
     dtype: str = training("auto", "Type of the weights; auto: as stored, and float32 for full.", ("auto", "float32", "bfloat16"))
     gradient_checkpointing: bool = training(False, "Compute layers again in the backward pass: less memory, more time.")
-    recompute_norms: bool = training(False, "Compute RMSNorm again in the backward pass: less memory, hardly more time.")
+    recompute_norms: bool = training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
     replay: bool = training(False, "Run the layers below all that is trained once for each text; needs layers or cost, or head.")
     eval_steps: int | None = training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = training("auto", "Score that picks the best checkpoint; auto: f1 of tagged spans, else accuracy.", SCORES)
