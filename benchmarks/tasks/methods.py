@@ -73,7 +73,7 @@ METHODS = {
     "prefix": Way("prefix tuning", HEAD, prepare=baselines.prefix),
     "shira": Way("SHiRA", HEAD, prepare=baselines.shira),
     "sparse": Way("ours", SPARSE, group="ours", headline=True),
-    "upper": Way("ours, upper third", SPARSE | {"layers": "upper third"}, group="ours", density_times=3),
+    "upper": Way("ours, upper third", SPARSE | {"layers": "upper third"}, group="ours", asked=True, density_times=3),
     "wide": Way("ours, four times the entries", SPARSE, group="ours", density_times=4),
     "cost": Way("ours, half the cost", SPARSE | HALF, group="ours"),
     "tokens": Way("ours, token groups", SPARSE | {"select": "tokens"}, group="ours"),
