@@ -21,6 +21,7 @@ from .extension import Extension, resize_embedding
 from .files import write_atomically
 from .fingerprint import checksum, fingerprint
 from .patch.layers import Compact
+from .pooling import current_pooling, set_pooling
 from .selection import Selection
 from .structure import weights
 
@@ -44,8 +45,8 @@ class Delta:
         extension: the new tokens, if there are any. The base's embedding gets their rows when the delta is applied, and
             loses them when it is reverted; deltas that train other entries of it do not stack with this one.
         labels: label names in order.
-        made: how it was made; under ``"bidirectional"``, the layers that attended to both sides, if any did. They do so
-            again where the delta is applied.
+        made: how it was made; under ``"bidirectional"``, the layers that attended to both sides, if any did, and under
+            ``"pooling"``, what a text classifier's head read. Both are so again where the delta is applied.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Delta:
         self.extension = extension
         self._applied: tuple[ref[nn.Module], dict[str, Tensor]] | None = None  # not to keep the model alive
         self._unmasked = False  # whether applying it made the model bidirectional
+        self._repooled: str | None = None  # what the head read before, where applying it changed that
         if unknown := (self.values.keys() - selection.keys()) | (self.originals.keys() - selection.keys() - self.whole.keys()):
             raise ValueError(f"Delta: {min(unknown)!r} must be in the selection, but is only in values or originals")
         for name, entries in selection.items():
@@ -96,17 +98,19 @@ class Delta:
         marks |= {name: handle.originals[name] for name in selection}
         if layers := bidirectional_layers(handle.model):
             made = {**(made or {}), "bidirectional": [layers.start, layers.stop]}
+        if pooling := current_pooling(handle.model):
+            made = {"pooling": pooling, **(made or {})}
         return cls(selection, values, whole, marks, labels, made, handle.extension)
 
     def apply(self, model: nn.Module) -> None:
-        """Writes the new values into `model`, a base with the right head's shape, in place; its embedding may grow, and
-        its layers attend to both sides as they did in training.
+        """Writes the new values into `model`, a base with the right head's shape, in place; its embedding may grow, its
+        layers attend to both sides and its head pools as they did in training.
 
         Several deltas stack as long as they touch different entries; the last one in is the first one out.
 
         Raises:
-            ValueError: if the model lacks a weight, holds other values than the base the delta was made on, or attends to
-                both sides in other layers.
+            ValueError: if the model lacks a weight, holds other values than the base the delta was made on, attends to
+                both sides in other layers, or holds another delta whose head pools otherwise.
             RuntimeError: if this delta is applied already, or the model is patched for training.
         """
         if self._applied is not None:
@@ -114,7 +118,11 @@ class Delta:
         _refuse_patched(model)
         named = weights(model)
         self._check(named)
+        pooling = self._other_pooling(model)
         self._unmask(model)
+        if pooling:
+            self._repooled = current_pooling(model)
+            set_pooling(model, pooling)
         if self.extension is not None:
             resize_embedding(model, self.extension.shape[0])
             named = weights(model)
@@ -143,8 +151,10 @@ class Delta:
             resize_embedding(model, self.extension.rows)
         if self._unmasked:
             causal(model)
+        if self._repooled:
+            set_pooling(model, self._repooled)
         _stacks[model].pop()
-        self._applied, self._unmasked = None, False
+        self._applied, self._unmasked, self._repooled = None, False, None
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -159,8 +169,17 @@ class Delta:
         """Applies for good: the model's checkpoint then needs no `clm_kernels`. Returns the model."""
         self.apply(model)
         _stacks[model].remove(self)
-        self._applied, self._unmasked = None, False
+        self._applied, self._unmasked, self._repooled = None, False, None
         return model
+
+    def _other_pooling(self, model: nn.Module) -> str | None:
+        """What the head must be made to read, if that is not what it reads."""
+        wanted, now = self.made.get("pooling"), current_pooling(model)
+        if None in (wanted, now) or wanted == now:
+            return None
+        if _stacks.get(model):
+            raise ValueError(f"Delta: the head must pool {wanted} as in training, got {now} of the delta that is applied already")
+        return wanted
 
     def _unmask(self, model: nn.Module) -> None:
         """Makes the layers attend to both sides that did so in training."""

@@ -78,6 +78,14 @@ def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
     return model
 
 
+def current_pooling(model: nn.Module) -> str | None:
+    """What the head of this model reads, as `set_pooling` takes it; None of a model that has no such head."""
+    if not _has_text_head(model):
+        return None
+    set_there = "_clm_native_pooling" in model.__dict__ and model.config.classifier_pooling == "mean"
+    return "mean" if set_there else getattr(model.config, CONFIG_KEY, "native")
+
+
 def _has_text_head(model: nn.Module) -> bool:
     """Whether this classifies a text by what its base model makes of each token."""
     classifies = base_model(model) is not model and type(model).__name__.endswith("ForSequenceClassification")

@@ -54,7 +54,7 @@ def test_what_the_file_holds(path):
     model.config.id2label = {0: "billing", 1: "delivery", 2: "access"}
     handle.delta(made={"lr": 1e-2}).save(path)
     delta = clm.Delta.load(path)
-    assert delta.labels == ["billing", "delivery", "access"] and delta.made == {"lr": 1e-2}
+    assert delta.labels == ["billing", "delivery", "access"] and delta.made == {"pooling": "native", "lr": 1e-2}
     assert dict(delta.selection) == dict(handle.selection)
     assert {"classifier.weight", "classifier.bias"} <= delta.whole.keys() == handle.whole.keys()
     assert handle.delta(labels=["a"]).labels == ["a"]

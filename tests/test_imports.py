@@ -27,6 +27,7 @@ LAYERS = (  # a part imports from the layers below its own
 SIDEWAYS = {
     ("delta", "patch"),  # a Delta refuses a model that is patched
     ("delta", "decoder"),  # a Delta brings along which layers attend to both sides
+    ("delta", "pooling"),  # and what the head reads
     ("patch", "delta"),  # inside Handle.delta and for types: what training leaves behind
 }
 IMPLEMENTATIONS = set(MODULES) | {"cuda", "triton"}

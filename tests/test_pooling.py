@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Dynamic
 
 import clm_kernels as clm
 from clm_kernels.pooled_head import POOLED, pool
-from clm_kernels.pooling import CONFIG_KEY, pooling_of, set_pooling
+from clm_kernels.pooling import CONFIG_KEY, current_pooling, pooling_of, set_pooling
 from clm_kernels.portable import PREFIX, read_config, save_portable
 
 ENCODERS = ("bert", "minilm", "roberta", "distilbert", "deberta", "modernbert")
@@ -290,3 +290,33 @@ def test_pooling_of_sentence_transformers_files(tmp_path, mode, expected):
     modes = dict.fromkeys(["pooling_mode_mean_tokens", "pooling_mode_max_tokens", "pooling_mode_lasttoken"], False)
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(modes | {f"pooling_mode_{mode}": True}))
     assert pooling_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "llama"])
+@pytest.mark.parametrize(("trained", "base"), [("mean", "native"), ("native", "mean"), ("max", "mean")])
+def test_a_delta_brings_along_what_the_head_read(family, trained, base, tmp_path):
+    model = set_pooling(build(family), trained)
+    handle = clm.patch(model, select(model, "rows"))
+    train(model, clm.SparseAdamW(model.parameters(), lr=1e-2), 2)
+    handle.delta().save(tmp_path / "delta.safetensors")
+    other, inputs = set_pooling(build(family), base), batch(model)
+    before = logits(other, inputs)
+    with clm.Delta.load(tmp_path / "delta.safetensors").applied(other):
+        assert current_pooling(other) == trained
+        assert torch.equal(logits(other, inputs), logits(model, inputs))
+    assert current_pooling(other) == base
+    assert torch.equal(logits(other, inputs), before)
+
+
+def test_deltas_that_pool_otherwise_do_not_stack():
+    deltas = []
+    for layer, pooling in enumerate(("mean", "max")):
+        model = set_pooling(build(), pooling)
+        deltas.append(clm.patch(model, select(model, "rows", where=f"layer.{layer}"), head=False).delta())
+    first, second = deltas
+    base = build()
+    with first.applied(base):
+        with pytest.raises(ValueError, match="the head must pool max as in training, got mean of the delta"):
+            second.apply(base)
+        assert current_pooling(base) == "mean"
+    assert current_pooling(base) == "native" and current_pooling(build(task="token")) is None

@@ -85,8 +85,8 @@ METHODS = {
 
 # What an interval is computed for: the first against the second.
 CONTRASTS = (
-    ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"),
-    ("sparse", "full"), ("sparse", "lora"), ("upper", "full"), ("upper", "lora"), ("wide", "lora"),
+    ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("merged", "tokens"),
+    ("sparse", "full"), ("sparse", "lora"), ("wide", "full"), ("wide", "lora"), ("cost", "full"),
 )  # fmt: skip
 
 

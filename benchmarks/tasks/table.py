@@ -46,6 +46,8 @@ def tidy(summary: Summary) -> str:
 def markdown(summary: Summary, store: Store, left_out: Mapping[str, str]) -> str:
     shown = [method for method in summary.methods if any((task, method) in summary.runs for task in summary.tasks)]
     parts = [
+        "In short: test score in percent, mean over the tasks ± mean standard deviation over seeds; costs beside full fine-tuning.",
+        overview(summary, shown),
         "Test score in percent, mean ± standard deviation over seeds (the worst seed in brackets); macro-F1 for unfair_tos, "
         "span F1 for token tasks, accuracy else.",
         *(scores(summary, kind, title) for kind, title in KINDS.items()),
@@ -57,6 +59,20 @@ def markdown(summary: Summary, store: Store, left_out: Mapping[str, str]) -> str
         made_with(store),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def overview(summary: Summary, methods: Sequence[str]) -> str:
+    """A line for each method: its mean over the tasks of a kind, and what it costs; README's table."""
+    if not methods:
+        return ""
+    shared = {title: summary.shared_tasks(kind) for kind, title in KINDS.items()}
+    shared = {f"{len(tasks)} {title}": tasks for title, tasks in shared.items() if tasks}
+    means = [_best_bold([_mean(summary, tasks, method) for method in methods]) for tasks in shared.values()]
+    costs = [_cost(summary, method)[1:4] for method in methods]
+    return table(
+        ["", *shared, "trained entries without head", "time / full", "FLOPs / full"],
+        ([METHODS[method].label, *(column[i] for column in means), *costs[i]] for i, method in enumerate(methods)),
+    )
 
 
 def scores(summary: Summary, kind: str, title: str) -> str:
