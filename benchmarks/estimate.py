@@ -42,6 +42,7 @@ METHODS = {
     "sparse, 1 % columns, norms recomputed": Work(kind="columns", density=0.01, recompute_norms=True),
     "sparse, 1 % rows": Work(kind="rows", density=0.01),
     "LoRA, query and value": Work(method="lora"),
+    "LoRA, query and value, norms recomputed": Work(method="lora", recompute_norms=True),
     "LoRA, all linear": Work(method="lora", targets="all-linear"),
 }
 SHAPES = ((8, 64), (2, 128))

@@ -77,9 +77,12 @@ def restore_attention(model: nn.Module) -> nn.Module:
 
 
 def bidirectional_layers(model: nn.Module) -> range:
-    """The layers that `bidirectional` has chosen; an empty range if the model is as transformers makes it."""
+    """The layers that `bidirectional` has chosen: here, or in the checkpoint, if its config alone makes transformers do so."""
     numbers = sorted(m.layer_idx for m in model.modules() if hasattr(m, _HOOK) and hasattr(m, "layer_idx"))
-    return range(numbers[0], numbers[-1] + 1) if numbers else range(0)
+    if numbers:
+        return range(numbers[0], numbers[-1] + 1)
+    told = (record := _record(model)) and getattr(_config(model), "is_causal", True) is False
+    return range(*record) if told else range(0)
 
 
 def mirrored(mask: Tensor | None) -> Tensor | None:
@@ -130,9 +133,9 @@ def _sees_both_sides(model: nn.Module) -> str:
     decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
     if getattr(config, "model_type", None) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
         return "is an encoder and attends to both sides already"
-    if _record(model) is None and (
-        getattr(config, "is_causal", True) is False or getattr(config, "use_bidirectional_attention", None)
-    ):
+    asked, kind = getattr(config, "use_bidirectional_attention", None), getattr(config, "model_type", "")
+    heeded = asked == "all" or (asked is True and kind.startswith("gemma3"))  # Gemma 1 and 2 keep their causal mask
+    if _record(model) is None and (heeded or getattr(config, "is_causal", True) is False):
         return "attends to both sides already, as its config says"
     return ""
 

@@ -1,8 +1,10 @@
 """Choosing a Selection: budgets against brute force, a warmed-up head, and a model left as it was."""
 
 import copy
+import gc
 import math
 import re
+import weakref
 
 import models
 import pytest
@@ -181,6 +183,25 @@ class TestWarmUpHead:
         model.bert.encoder.register_forward_hook(lambda *args: calls.append(1))
         clm.warm_up_head(model, batches(model), epochs=5)
         assert len(calls) == 2
+
+    def test_no_text_s_keys_and_values_are_kept(self, monkeypatch):
+        model, caches, alive = build("llama"), [], []
+        model.config.use_cache = True
+        step = torch.optim.AdamW.step
+
+        def counting(optimizer):
+            gc.collect()
+            alive.append(sum(cache() is not None for cache in caches))
+            return step(optimizer)
+
+        def watch(module, args, output):
+            if "past_key_values" in output:
+                caches.append(weakref.ref(output.past_key_values))
+
+        base_model(model).register_forward_hook(watch)
+        monkeypatch.setattr(torch.optim.AdamW, "step", counting)
+        clm.warm_up_head(model, batches(model), epochs=1)
+        assert len(caches) == 2 and alive == [0, 0]
 
     def test_a_model_without_a_head_is_left_alone(self):
         model = base_model(build())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -110,9 +111,14 @@ def test_predict_tags(tagger):
     first, second = result.stdout.strip().split("\n\n")
     assert [line.split("\t")[0] for line in first.splitlines()] == ["Anna", "lives", "in", "Rome"]
     assert [line.split("\t")[1] for line in second.splitlines()][6:] == ["-"] * 3
-    assert result.stderr == "3 words were cut off at 8 tokens and have no tag\n"
+    assert result.stderr == "3 words were cut off and have no tag: more than 8 tokens\n"
     row = json.loads(run("predict", "--model", tagger, "--jsonl", input="Bob " * 9).stdout)
     assert row["tags"][6:] == row["probabilities"][6:] == [None] * 3
+
+
+def test_predict_says_how_many_texts_were_cut(tagger, trained):
+    long = run("predict", "--model", trained[0], input="refund\n" + "refund " * 600 + "\n")
+    assert re.fullmatch(r"1 texts were cut off: more than \d+ tokens\n", long.stderr), long.stderr
 
 
 def predicted(model, lines):
@@ -173,6 +179,9 @@ def test_doctor_names_what_is_there_and_what_is_missing(monkeypatch):
     monkeypatch.setattr(registry, "why_not", lambda name: "install a C++ compiler" if name == "cpu" else None)
     monkeypatch.setattr(registry, "chosen", lambda device, op: "reference")
     result = run("doctor")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else "found")
+    result = run("doctor")
+    assert "missing peft: `--method lora` cannot run" in result.stdout and "missing matplotlib" not in result.stdout
     assert "missing cpu" in result.stdout and "slower" in result.stdout and "install a C++ compiler" in result.stdout
 
 

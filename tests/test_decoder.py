@@ -239,6 +239,20 @@ def test_saved_and_restored(family, layers, tmp_path):
     assert torch.equal(states(again, inputs), states(model, inputs)) and not hasattr(again.config, CONFIG_KEY)
 
 
+def test_a_delta_knows_a_base_whose_config_takes_the_mask_off(tmp_path):
+    base = build("llama")
+    clm.bidirectional(base).save_pretrained(tmp_path)
+    loaded = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path)  # bidirectional without hooks
+    assert clm.bidirectional_layers(loaded) == range(loaded.config.num_hidden_layers)
+    delta = clm.patch(loaded, select(loaded, "rows")).delta()
+    assert delta.made["bidirectional"] == [0, loaded.config.num_hidden_layers]
+    with delta.applied(clm.restore_attention(tf.AutoModelForSequenceClassification.from_pretrained(tmp_path))):
+        pass
+    trained_causal = clm.patch(clm.causal(base), select(base, "rows")).delta()
+    with pytest.raises(ValueError, match="must attend to both sides in no layer as in training, got 0 to"):
+        trained_causal.apply(tf.AutoModelForSequenceClassification.from_pretrained(tmp_path))
+
+
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_is_made_causal_on_its_own(how):
     model, inputs = clm.bidirectional(decoder("qwen3"), (1, 3)), text()

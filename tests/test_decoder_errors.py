@@ -55,6 +55,14 @@ def test_what_sees_both_sides_already_is_left_alone_and_said(family):
     assert model.config.to_dict() == config and not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_what_transformers_does_not_heed_is_refused():
+    config = tf.Gemma2Config(
+        **SIZES | GROUPED, head_dim=16, use_bidirectional_attention=True
+    )  # its masks are causal all the same
+    with pytest.raises(ValueError, match=r"model must be a decoder of transformers .*, got Gemma2Model$"):
+        clm.bidirectional(tf.AutoModel.from_config(config))
+
+
 @pytest.mark.parametrize(
     "layers", ["lower half", (2, 5), (-1, 2), (3, 3), (3, 1), range(0, 4, 2), range(0), [1], (0.0, 2.0), (False, True), 3, None]
 )

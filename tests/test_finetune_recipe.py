@@ -12,7 +12,7 @@ from models import CONFIGS
 from safetensors.torch import load_file
 from tiny_runs import FAST, assert_same, silent, trained_tensors
 from tiny_task import save_model, sentences, texts, tokenizer, write_data, write_jsonl
-from transformers import AutoModelForSequenceClassification, BertForMaskedLM
+from transformers import AutoModel, AutoModelForSequenceClassification, BertForMaskedLM
 
 from clm_kernels import Delta, Entries, Selection
 from clm_kernels.finetune import Classifier, TrainConfig, train
@@ -319,3 +319,14 @@ def test_out_of_memory_gets_advice(base, tmp_path, monkeypatch, error):
     with pytest.raises(RuntimeError, match="out of memory; try a batch_size below 8") as caught:
         train(replace(base, output=str(tmp_path / "o")), silent)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_in_float16_needs_another_type(base, tmp_path):
+    model = tmp_path / "half"
+    shutil.copytree(base.model, model)
+    AutoModel.from_pretrained(base.model, dtype=torch.float16).save_pretrained(model)
+    config = replace(base, model=str(model), output=str(tmp_path / "o"), epochs=1)
+    with pytest.raises(ValueError, match=r"train: dtype must be float32 or bfloat16, as small gradients .*, got 'auto'"):
+        train(config, silent)
+    train(replace(config, dtype="float32"), silent)
+    assert Delta.load(tmp_path / "o" / "delta.safetensors").made["dtype"] == "float32"

@@ -1,5 +1,6 @@
 """`train --bidirectional`: which layers of a decoder attend to both sides, through training, saving and predicting."""
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def test_scores_are_those_of_the_model_that_predicts(llama, tmp_path):
     found = list(Classifier.load(config.output).predict([row["tokens"] for row in rows]))
     words = [(tag, own) for row, prediction in zip(rows, found) for tag, own in zip(row["tags"], prediction.label)]
     assert sum(tag == own for tag, own in words) / len(words) == pytest.approx(report.test["accuracy"])
+
+
+def test_export_says_where_windows_differ(tmp_path):
+    folder = tmp_path / "mistral"
+    model = save_model(folder / "model", "mistral", made=byte_tokenizer(), vocab_size=360, pad_token_id=None, sliding_window=4)
+    config = TrainConfig(model=model, **write_data(folder, sentences), **FAST | {"epochs": 1, "pooling": "auto"})
+    for wanted in ("none", "all"):
+        train(replace(config, bidirectional=wanted, output=str(tmp_path / wanted)), silent)
+    with pytest.warns(UserWarning, match="export: beyond 4 tokens, plain transformers' windows reach one token further"):
+        Classifier.load(tmp_path / "all").export(tmp_path / "plain")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Classifier.load(tmp_path / "none").export(tmp_path / "plain none")
 
 
 def test_a_base_that_attends_to_both_sides_goes_on_so(llama, tmp_path):

@@ -43,11 +43,11 @@ def main(
     methods: Annotated[str, typer.Option(help="Methods, separated by commas; all that can run if not given.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each method.")] = 3,
     headline_seeds: Annotated[int, typer.Option(min=1, help="Seeds of full fine-tuning and of ours.")] = 5,
-    train_size: Size = 300,
-    validation_size: Size = 200,
-    test_size: Size = 500,
+    train_size: Size = 500,
+    validation_size: Size = 300,
+    test_size: Size = 1000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 3,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 8,
     max_length: Annotated[int, typer.Option(min=8, help="Tokens after which a text is cut off.")] = 128,
     tune_on: Annotated[str, typer.Option(help="Tasks that choose the learning rates; each: every task its own.")] = (
         "banking77,snips_slots"

@@ -71,7 +71,7 @@ def choose(
         density: share of the units' entries to select, in (0, 1].
         kind: ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
             share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`. Or single
-            ``"elements"``, by `top_entries`: with the rule fisher, no `cost`, and `per` model.
+            ``"elements"``, by `top_entries`: with the rule fisher, no `cost`, and `per` model. Or whole ``"layers"``.
         layers: which layers' weights are eligible: ``"all"``, ``"upper half"`` or ``"upper third"``.
         cost: share of full fine-tuning's backward FLOPs that a step may take besides, in (0, 1]; see `budget`.
         rule: how units are scored, see `sensitivity`.

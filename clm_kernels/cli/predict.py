@@ -41,13 +41,13 @@ def predict(
     from ..finetune import Classifier
 
     classifier = Classifier.load(model, delta)
-    texts, cut = _texts(file, classifier.task, text_column, tokens_column), 0
+    texts = _texts(file, classifier.task, text_column, tokens_column)
     while chunk := list(islice(texts, CHUNK)):
         for prediction in classifier.predict(chunk, batch_size):
-            cut += classifier.task == "token" and prediction.label.count(None)
             print(_as_json(prediction, classifier.task) if jsonl else _as_text(prediction, classifier.task))
-    if cut:
-        stderr.print(f"{cut} words were cut off at {classifier.max_length} tokens and have no tag", markup=False)
+    if cut := classifier.cut:
+        what = "words were cut off and have no tag" if classifier.task == "token" else "texts were cut off"
+        stderr.print(f"{cut} {what}: more than {classifier.max_length} tokens", markup=False)
 
 
 def export(

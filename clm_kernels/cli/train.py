@@ -17,8 +17,8 @@ from .quiet import quiet
 
 SELECTING = (
     "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "validation", "validation_fraction",
-    "select", "density", "cost", "kind", "block", "layers", "per", "sensitivity_examples", "pooling", "batch_size", "max_length", "dtype",
-    "seed", "merge_tokens", "merge_by", "template",
+    "select", "density", "cost", "kind", "block", "layers", "per", "biases", "norms", "sensitivity_examples", "pooling",
+    "bidirectional", "batch_size", "max_length", "dtype", "seed", "merge_tokens", "merge_by", "template",
 )  # fmt: skip
 
 

@@ -101,17 +101,18 @@ def prepare(model: nn.Module, work: Work) -> tuple[nn.Module, Optimizer]:
 
 
 def spread(model: nn.Module, work: Work) -> Selection:
-    """A Selection of this density that reaches as far down as `layers` lets it."""
+    """A Selection of this density that reaches as far down as `layers` lets it, scattered as a real one is."""
     if work.kind not in LINES:
         units = find_units(model, work.kind, layers=work.layers)
         generator = torch.Generator().manual_seed(0)
         scores = {name: torch.rand(part.layout.units, generator=generator) for name, part in units.items()}
         return budget(scores, model, density=work.density, per="layer", units=units)
-    chosen = {}
+    chosen, generator = {}, torch.Generator().manual_seed(0)
     for name, module in eligible_weights(model, work.layers).items():
         shape = tuple(module.weight.shape)
         units = shape[0 if work.kind == "rows" else 1]
-        chosen[name] = Entries.of(work.kind, torch.arange(max(1, round(work.density * units))), shape)
+        drawn = torch.randperm(units, generator=generator)[: max(1, round(work.density * units))]
+        chosen[name] = Entries.of(work.kind, drawn.sort().values, shape)
     return Selection(chosen)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,12 +41,13 @@ class Classifier:
         label_names: in the order of the model's outputs.
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
+        cut: how many texts (sequence) or words (token) have been cut off so far.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, max_length: int):
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         self.model, self.tokenizer, self.task, self.max_length = model.eval().to(device), tokenizer, task, max_length
-        self.template = template_of(model.config)
+        self.template, self.cut = template_of(model.config), 0
         self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
 
     @classmethod
@@ -108,6 +110,7 @@ class Classifier:
             return
         split = Split("", list(texts), [None] * len(texts), list(range(len(texts))))
         encoded = encode(split, self.task, None, self.tokenizer, self.max_length, True, self.template)
+        self.cut += encoded.cut
         collate, found = collator("sequence", self.tokenizer), {}
         rows = encoded.dataset.remove_columns("length").to_list()
         for start in range(0, len(rows), batch_size):
@@ -130,7 +133,8 @@ class Classifier:
     def export(self, folder: str | Path) -> None:
         """Writes a checkpoint that plain transformers loads, with the same predictions for the same tokens.
 
-        Those of an adapter are the same to rounding. What was trained on a template is to be given texts in it; the config
+        Those of an adapter are the same to rounding. Where a layer with a sliding window attends to both sides, plain
+        transformers reaches one token further, and a warning says so. What was trained on a template is to be given texts in it; the config
         records it as ``clm_template``.
 
         Raises:
@@ -142,6 +146,13 @@ class Classifier:
         require(
             plain, "export", "the model", f"one that attends to both sides in {every}", f"layers {both.start} to {both.stop - 1}"
         )
+        windows = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        if both and windows:
+            warnings.warn(
+                f"export: beyond {windows} tokens, plain transformers' windows reach one token further to both sides; "
+                "predictions on such texts may differ",
+                stacklevel=2,
+            )
         require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
         self.tokenizer.model_max_length = self.max_length
         fold(self.model)

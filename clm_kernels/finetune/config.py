@@ -91,7 +91,11 @@ class TrainConfig:
     gradient_accumulation: int = training(1, "Batches whose gradients make one step.")
     max_grad_norm: float = training(1.0, "Gradients are clipped to this norm; 0: not at all.")
     precision: str = training("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
-    dtype: str = training("auto", "Type of the weights; auto: as stored, and float32 for full.", ("auto", "float32", "bfloat16"))
+    dtype: str = training(
+        "auto",
+        "Type of the weights; auto: as stored (float16 is refused), and float32 for full.",
+        ("auto", "float32", "bfloat16"),
+    )
     gradient_checkpointing: bool = training(False, "Compute layers again in the backward pass: less memory, more time.")
     recompute_norms: bool = training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
     replay: bool = training(False, "Run the layers below all that is trained once for each text; needs layers or cost, or head.")

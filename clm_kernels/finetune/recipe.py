@@ -130,6 +130,9 @@ def begin(config: TrainConfig, say: Say) -> Run:
     loaded, merged = merge_tokens(config, _load(config, data), data, say)
     if config.gradient_checkpointing:
         check_checkpointing("train", loaded.model)
+    halved = [name for name, weight in loaded.model.named_parameters() if weight.dtype == torch.float16]
+    named = "float32 or bfloat16, as small gradients vanish in the float16 that the checkpoint is stored in"
+    require(not halved, "train", "dtype", named, repr(config.dtype))
     limit = longest(loaded, config.max_length)
     splits = {
         name: encode(split, data.task, data.label_names, loaded.tokenizer, limit, name != "train", config.template)

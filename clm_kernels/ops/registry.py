@@ -44,7 +44,7 @@ _wanted = os.environ.get("CLM_KERNELS_BACKEND", "auto")  # on every thread: auto
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Runs every op inside with the implementation `name`: ``"reference"``, ``"cpu"`` or ``"auto"``.
+    """Runs every op inside with the implementation `name`: one of `MODULES`, or ``"auto"``.
 
     On every thread. The environment variable ``CLM_KERNELS_BACKEND``, read at import, does the same for the whole process.
 
