@@ -1,4 +1,4 @@
-"""``python -m benchmarks.table``: the stored results as README's table and picture; what has no reach set stays in the JSON."""
+"""``python -m benchmarks.table``: the stored results as README's tables and picture; what has no reach set stays in the JSON."""
 
 from __future__ import annotations
 
@@ -15,41 +15,57 @@ from .common import RESULTS
 NAMES = ("step", "kernels", "memory", "sensitivity", "groups", "accuracy_sparse", "accuracy_full")
 
 
+HEADER = "| what | measured | reach | met |\n|---|---|---|---|"
+
+
 def main() -> None:
-    print("| what | measured | reach | met |\n|---|---|---|---|")
-    commits = set()
+    for title, lines in (cpu(), *gpus()):
+        print("\n".join([f"{title}:\n", HEADER, *lines, ""]))
+    draw_steps()
+
+
+def cpu() -> tuple[str, list[str]]:
+    """The machine and the commits, and a line for each result."""
+    lines, commits = [], []
     for name in NAMES:
         path = RESULTS / "cpu" / f"{name}.json"
         if path.is_file():
             stored = json.loads(path.read_text())
-            commits.add(stored["machine"]["commit"])
-            for line in stored["rows"]:
-                if line["reach"] != "not set":
-                    print(f"| {line['what']} | {line['measured']:g} | {line['reach']} | {'yes' if line['met'] else '**no**'} |")
-    print(f"\n{stored['machine']['processor']}, {stored['machine']['threads']} threads, commits {', '.join(sorted(commits))}\n")
-    gpus()
-    draw_steps()
+            commits.append(f"{name} {stored['machine']['commit']}")
+            lines += [_line(line["what"], line) for line in stored["rows"] if line["reach"] != "not set"]
+    estimated = json.loads((RESULTS / "cpu" / "estimate.json").read_text())
+    commits.append(f"estimate {estimated['machine']['commit']}")
+    lines.append(_estimated(estimated["rows"]))
+    machine = stored["machine"]
+    return f"{machine['processor']}, {machine['threads']} threads, float32; commits: {', '.join(commits)}", lines
 
 
-def gpus() -> None:
-    """A table for each GPU of which there are results; with none, what is to be measured."""
+def _line(what: str, line: dict) -> str:
+    return f"| {what} | {line['measured']:g} | {line['reach']} | {'yes' if line['met'] else '**no**'} |"
+
+
+def _estimated(rows: list[dict]) -> str:
+    worst = max((row["ratio"] for row in rows), key=lambda ratio: abs(ratio - 1))
+    what = f"estimate: predicted / measured peak memory, the worst of {len(rows)} configurations"
+    return _line(what, {"measured": worst, "reach": "0.9 to 1.1", "met": all(row["met"] for row in rows)})
+
+
+def gpus() -> list[tuple[str, list[str]]]:
+    """The same for each GPU of which there are results; with none, what is to be measured."""
+    tables = []
     for name in sorted({path.parent for path in RESULTS.glob("*/gpu.json")}):
         stored = [json.loads(path.read_text()) for path in (name / "gpu.json", name / "llama.json") if path.is_file()]
-        rows = {
-            line["what"]: f"{line['measured']:g} | {line['reach']} | {'yes' if line['met'] else '**no**'}"
-            for part in stored
-            for line in part["rows"]
-        }
+        rows = {line["what"]: line for part in stored for line in part["rows"]}
         commits = sorted({part["machine"]["commit"] for part in stored})
-        _gpu_table(f"{stored[0]['machine']['name']}, commit {', '.join(commits)}", rows)
-    if not list(RESULTS.glob("*/gpu.json")):
-        _gpu_table("an H200", {})
+        tables.append((f"On {stored[0]['machine']['name']}, commit {', '.join(commits)}", _gpu_lines(rows)))
+    return tables or [("On an H200", _gpu_lines({}))]
 
 
-def _gpu_table(name: str, rows: dict[str, str]) -> None:
-    print(f"On {name}:\n\n| what | measured | reach | met |\n|---|---|---|---|")
-    for what, (reach, _) in (gpu.REACH | llama.REACH).items():
-        print(f"| {what} | {rows.get(what, f'not yet measured | {reach} |')} |")
+def _gpu_lines(rows: dict[str, dict]) -> list[str]:
+    return [
+        _line(what, rows[what]) if what in rows else f"| {what} | not yet measured | {reach} | |"
+        for what, (reach, _) in (gpu.REACH | llama.REACH).items()
+    ]
 
 
 def draw_steps() -> None:

@@ -1,6 +1,7 @@
 """Decoders made bidirectional: which token sees which, in which layers, whatever stands in the padding; and back again."""
 
 import copy
+import gc
 import io
 from collections import defaultdict
 
@@ -14,6 +15,7 @@ from transformers.modeling_flash_attention_utils import _process_flash_attention
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import clm_kernels as clm
+from clm_kernels import decoder as decoder_module
 from clm_kernels.decoder import CONFIG_KEY, mirrored
 
 LAYERS, LENGTH, WINDOW = 4, 8, 3
@@ -237,6 +239,17 @@ def test_saved_and_restored(family, layers, tmp_path):
     loaded.save_pretrained(tmp_path)
     again = clm.restore_attention(tf.AutoModel.from_pretrained(tmp_path))
     assert torch.equal(states(again, inputs), states(model, inputs)) and not hasattr(again.config, CONFIG_KEY)
+
+
+@pytest.mark.parametrize(("family", "masks"), [("llama", 1), ("gemma3", 2)])
+def test_layers_share_a_mask_and_let_go_of_it(family, masks, monkeypatch):
+    made, own = [], decoder_module.mirrored
+    monkeypatch.setattr(decoder_module, "mirrored", lambda mask: made.append(own(mask)) or made[-1])
+    model, held = clm.bidirectional(decoder(family, "sdpa")), len(decoder_module._mirrored)
+    states(model, text())
+    assert len(made) == masks and model.config.num_hidden_layers > masks
+    gc.collect()
+    assert len(decoder_module._mirrored) == held
 
 
 def test_a_delta_knows_a_base_whose_config_takes_the_mask_off(tmp_path):

@@ -39,7 +39,8 @@ def estimate(
 ) -> None:
     """Predict memory and FLOPs of a training step from the config alone, and say on which GPUs full, LoRA and sparse fit.
 
-    Bytes are those of tensors; a CUDA context and what the allocator keeps in reserve come on top.
+    Bytes are those of tensors; a CUDA context and what the allocator keeps in reserve come on top. Scoring the units, before
+    training, keeps all layers' inputs and no optimizer state: a forward and backward pass without checkpointing.
     """
     quiet()
     from ..estimate import Work
