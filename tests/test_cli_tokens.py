@@ -93,6 +93,8 @@ def test_train_selects_by_another_rule(model, data, tmp_path, rule):
         data["validation"],
         "--output",
         tmp_path / "plain.safetensors",
+        "--select",
+        "fisher",
         *TRAINING[:6],
     )
     assert own != Selection.load(tmp_path / "plain.safetensors")  # the rule made a difference

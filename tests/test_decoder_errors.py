@@ -56,9 +56,7 @@ def test_what_sees_both_sides_already_is_left_alone_and_said(family):
 
 
 def test_what_transformers_does_not_heed_is_refused():
-    config = tf.Gemma2Config(
-        **SIZES | GROUPED, head_dim=16, use_bidirectional_attention=True
-    )  # its masks are causal all the same
+    config = tf.Gemma2Config(**SIZES | GROUPED, use_bidirectional_attention=True)  # its masks are causal all the same
     with pytest.raises(ValueError, match=r"model must be a decoder of transformers .*, got Gemma2Model$"):
         clm.bidirectional(tf.AutoModel.from_config(config))
 

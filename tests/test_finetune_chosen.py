@@ -12,6 +12,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 from test_cli import run
 from tiny_runs import silent
+from tiny_task import sentences, texts, write_data
 from transformers import AutoModelForSequenceClassification
 
 from clm_kernels import Selection
@@ -19,7 +20,7 @@ from clm_kernels.choose import step_cost
 from clm_kernels.choose.overview import Line, Overview
 from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
-from clm_kernels.finetune.outputs import PICTURE, SCORES
+from clm_kernels.finetune.outputs import GROUPS, PICTURE, SCORES
 from clm_kernels.finetune.recipe import choose_selection
 from clm_kernels.finetune.trainer import RunTrainer
 
@@ -40,6 +41,20 @@ def test_the_report_says_what_of_the_sensitivity_was_chosen_and_left(finished):
     assert json.loads((output / "report.json").read_text())["selection"] == report.selection
     assert 0 < sum(line["chosen"] for line in report.selection) < sum(line["sensitivity"] for line in report.selection)
     assert choose_selection(config)[1] == Overview(Line(**line) for line in report.selection)
+
+
+def test_by_default_texts_are_scored_where_words_tell_the_label_and_tags_everywhere(base, tmp_path):
+    same = [("tag", sentences), ("constant", lambda count, seed: [{"text": "my", "label": "ab"[i % 2]} for i in range(count)])]
+    for name, data, as_by in [("text", texts, "tokens"), *((name, data, "fisher") for name, data in same)]:
+        (tmp_path / name).mkdir()
+        config, lines = replace(base, **write_data(tmp_path / name, data), epochs=1), []
+        for select in ("auto", as_by):
+            train(replace(config, select=select, output=str(tmp_path / name / select)), lines.append)
+        found = {select: Selection.load(tmp_path / name / select / "selection.safetensors") for select in ("auto", as_by)}
+        assert found["auto"] == found[as_by]
+        assert (tmp_path / name / "auto" / GROUPS).exists() == (name == "text")
+        assert sum("no run of words tells a label" in line for line in lines) == (name == "constant")
+    assert found["auto"] != Selection.load(tmp_path / "text" / "auto" / "selection.safetensors")
 
 
 def test_weights_of_which_nothing_was_chosen_have_a_line(base, tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks import table
+
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -43,3 +45,18 @@ def test_linked_files_exist():
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (Path(__file__).parent.parent / link).exists()] == []
+
+
+def test_tables_are_the_stored_results():
+    stored = [line for _, lines in (table.cpu(), *table.gpus()) for line in lines]
+    shown = [line for line in README.splitlines() if line.endswith(("| yes |", "| **no** |"))]
+    assert shown and [line for line in shown if line not in stored] == []
+    in_full = (Path(__file__).parent.parent / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert [line for line in in_full.splitlines() if re.search(r"\| (yes |\*\*no\*\* )?\|$", line)] == stored
+
+
+def test_the_comparison_is_the_stored_one():
+    results = Path(__file__).parent.parent / "benchmarks" / "results" / "tasks"
+    overview = (results / "table.md").read_text(encoding="utf-8").split("\n\n")[1]
+    assert overview.startswith("|  | 5 sequence tasks | 3 token tasks |")
+    assert overview in README

@@ -11,7 +11,7 @@ from clm_kernels import Delta
 from clm_kernels.finetune import TrainConfig, train
 
 FAST = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-2, "pooling": "mean"}
-FAST |= {"density": 0.1, "per": "weight", "sensitivity_examples": 24}
+FAST |= {"select": "fisher", "density": 0.1, "per": "weight", "sensitivity_examples": 24}
 
 
 def silent(line):

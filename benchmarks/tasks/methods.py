@@ -58,7 +58,7 @@ class Way:
         return ""
 
 
-HEAD, SPARSE = {"method": "head"}, {"method": "sparse"}
+HEAD, SPARSE = {"method": "head"}, {"method": "sparse", "select": "fisher"}
 # The upper half of the layers, the lower half run once, chosen from fewer examples: half of full fine-tuning's FLOPs in all.
 HALF = {"cost": 0.25, "replay": True, "sensitivity_examples": 128}
 WORDS = "merged tokens never cross the words of token classification"

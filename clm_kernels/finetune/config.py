@@ -15,7 +15,7 @@ from .sides import check_sides
 from .templates import TEXT, check_template
 
 METHODS = ("sparse", "full", "head", "lora")
-SELECT = ("fisher", "tokens", "saliency", "magnitude", "random")
+SELECT = ("auto", "fisher", "tokens", "saliency", "magnitude", "random")
 SCORES = ("auto", "accuracy", "macro_f1", "f1")
 PATHS = ("model", "train", "validation", "test", "output", "selection")
 # LoRA's: 3e-3 was better on all-MiniLM-L6-v2 after 250 steps (banking77 86.3 against 83.5, snips_slots 76.8 against 67.7), the
@@ -55,7 +55,11 @@ class TrainConfig:
     method: str = selecting(
         "sparse", "Train a selection of the weights, all of them, the head alone, or LoRA beside them.", METHODS
     )
-    select: str = selecting("fisher", "What picks the units; tokens: fisher where the words stand that tell the label.", SELECT)
+    select: str = selecting(
+        "auto",
+        "What scores the units; tokens: fisher where words stand that tell the label; auto: tokens, for tags fisher.",
+        SELECT,
+    )
     density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
     cost: float | None = selecting(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
     kind: str = selecting("columns", f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements.")

@@ -44,10 +44,14 @@ class Method:
 
 
 def find_groups(config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
-    """The token groups of the training data, where the config asks for them."""
-    if config.method != "sparse" or config.select != "tokens" or config.selection:
+    """The token groups of the training data, where the config asks for them; None if it leaves it to us and there are none."""
+    whole_texts = bool(train.labels) and isinstance(train.labels[0], str)
+    wanted = config.select == "tokens" or (config.select == "auto" and whole_texts)  # benchmarks/tasks/NOTES.md
+    if config.method != "sparse" or not wanted or config.selection:
         return None
     groups = token_groups(zip(train.texts, train.labels), loaded.tokenizer)
+    if config.select == "auto" and not len(groups):
+        return None
     require(len(groups) > 0, "train", "select", "another than 'tokens' for these data", "no run of words that tells a label")
     return groups
 
@@ -60,7 +64,7 @@ def select(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGro
 def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Choice:
     """The selection to train: read from a file if the config names one, or measured on the training data.
 
-    With `select="tokens"` units are scored where `groups` stand, by default those of the training data. The head is warmed
+    With the selects tokens and auto units are scored where `groups` stand, by default those of the training data. The head is warmed
     up on the way, for every method alike, and stays so. Scores come along where they are a sensitivity.
     """
     named = None
@@ -70,7 +74,7 @@ def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: To
         named = Selection.load(config.selection)
         named = extension.extend(named) if extension else named
         named.check(weights(loaded.model))
-    rule = "fisher" if config.select == "tokens" else config.select
+    rule = "fisher" if config.select in ("auto", "tokens") else config.select
     units = {"kind": config.kind, "density": config.density, "cost": config.cost, "per": config.per, "rule": rule,
              "layers": config.layers, "block": (config.block, config.block)}  # fmt: skip
     if config.method == "sparse" and named is None:
