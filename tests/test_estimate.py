@@ -1,8 +1,10 @@
 """`estimate`: predictions against the allocator's account, sums that are known beforehand, and what depends on what."""
 
+import gc
 import math
 from dataclasses import replace
 
+import models
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,11 +13,13 @@ from models import CONFIGS, build
 from typer.testing import CliRunner
 
 import clm_kernels as clm
+from clm_kernels.choose import sensitivity
 from clm_kernels.cli import app
 from clm_kernels.estimate import Estimate, Work, batch, estimate, prepare
 from clm_kernels.estimate import build as build_work
 from clm_kernels.estimate.kernels import KernelsOf
 from clm_kernels.estimate.ledger import Ledger, size_of
+from clm_kernels.estimate.operations import flops
 from clm_kernels.profile import profiling
 
 SIZE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 500}
@@ -208,3 +212,22 @@ def test_what_fits_has_room_to_spare():
 def test_the_command_refuses_what_is_no_model(tmp_path):
     result = CliRunner().invoke(app, ["estimate", "--model", str(tmp_path)])
     assert result.exit_code == 2 and "a directory with a config.json" in result.stderr
+
+
+def test_counting_keeps_nothing_alive():
+    """Neither tensors nor the graph that holds their memory."""
+    model, alive, outputs, storage = build("bert"), [], [], torch.UntypedStorage
+
+    def watch(module, args, output):
+        alive.append(sum(storage._new_with_weak_ptr(before) is not None for before in outputs))
+        outputs.append(output.untyped_storage()._weak_ref())
+
+    model.bert.encoder.layer[0].intermediate.register_forward_hook(watch)
+    batches = [models.batch(model)] * 4
+    gc.collect()
+    gc.disable()
+    try:
+        assert flops(lambda: sensitivity(model, batches)) > 0
+    finally:
+        gc.enable()
+    assert len(alive) == 4 and max(alive) <= 1  # the last batch's may be there yet

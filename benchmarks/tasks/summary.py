@@ -51,13 +51,13 @@ class Summary:
         return statistics.mean(map(statistics.mean, scores)), statistics.mean(map(deviation, scores))
 
     def beside_full(self, method: str, number) -> float | None:
-        """Geometric mean over tasks of a cost divided by full fine-tuning's; `number` takes it from a result."""
-        pairs = [
-            (statistics.mean(map(number, self.runs[task, method])), statistics.mean(map(number, self.runs[task, "full"])))
-            for task in self.tasks
-            if (task, method) in self.runs and (task, "full") in self.runs
-        ]
-        return statistics.geometric_mean(ours / full for ours, full in pairs) if pairs else None
+        """Geometric mean over tasks of a cost divided by full fine-tuning's; `number` takes it from a result, if it is there."""
+        pairs = []
+        for task in self.tasks:
+            both = [[n for n in map(number, self.runs.get((task, name), ())) if n is not None] for name in (method, "full")]
+            if all(both):
+                pairs.append(statistics.mean(both[0]) / statistics.mean(both[1]))
+        return statistics.geometric_mean(pairs) if pairs else None
 
     def steps_to_full(self, method: str) -> list[float | None]:
         """Of each run, the steps after which it first validated at full fine-tuning's best score (mean over seeds) or more."""

@@ -36,8 +36,22 @@ FORMULAS = {  # of the products that torch's counter does not know
 }
 
 
+class _Untracked:
+    """In place of the counter's tracker of modules, whose hooks keep every batch's activations until garbage is collected."""
+
+    parents = frozenset({"Global"})
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_) -> None:
+        pass
+
+
 def flops(run: Callable[[], object]) -> int:
     """Operations of all matrix products that `run` makes, compact gradients included; a multiplication and addition are two."""
-    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter.mod_tracker = _Untracked()
+    with counter:
         run()
     return counter.get_total_flops()
