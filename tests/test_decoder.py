@@ -325,7 +325,7 @@ def test_together_with_patch_and_delta(family, patch_first, tmp_path):
     handle.restore()
     handle.delta(made={"lr": 1e-2}).save(tmp_path / "task.safetensors")
     delta = clm.Delta.load(tmp_path / "task.safetensors")
-    assert delta.made == {"lr": 1e-2, "bidirectional": [1, 2]}
+    assert delta.made == {"lr": 1e-2, "bidirectional": [1, 2], "pooling": "native"}
     base = build(family, num_hidden_layers=2)
     before = base(**text()).logits
     with delta.applied(base):
