@@ -14,7 +14,7 @@ CONFIG_KEY = "clm_bidirectional"
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}  # those that a mask describes
 _HOOK = "_clm_bidirectional_hook"
-_mirrored = WeakTensorKeyDictionary()  # the mask that transformers made -> what it becomes: one for all layers
+_mirrored = WeakTensorKeyDictionary()  # a mask -> its version and what it becomes: one for all layers
 
 
 def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all") -> nn.Module:
@@ -105,11 +105,11 @@ def mirrored(mask: Tensor | None) -> Tensor | None:
 def _both_sides(attention: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Forward pre-hook of a chosen layer's attention; recomputing the layer does the same again."""
     mask = kwargs["attention_mask"]
-    if mask is None or torch.compiler.is_compiling():
+    if mask is None or torch.compiler.is_compiling() or mask.is_inference():  # such a tensor does not say that it has changed
         return args, kwargs | {"attention_mask": mirrored(mask), "is_causal": False}
-    if mask not in _mirrored:
-        _mirrored[mask] = mirrored(mask)
-    return args, kwargs | {"attention_mask": _mirrored[mask], "is_causal": False}
+    if mask not in _mirrored or _mirrored[mask][0] != mask._version:
+        _mirrored[mask] = mask._version, mirrored(mask)
+    return args, kwargs | {"attention_mask": _mirrored[mask][1], "is_causal": False}
 
 
 def _causal_first(stack: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -252,6 +252,19 @@ def test_layers_share_a_mask_and_let_go_of_it(family, masks, monkeypatch):
     assert len(decoder_module._mirrored) == held
 
 
+def test_a_mask_that_is_written_to_is_mirrored_anew():
+    model, inputs = clm.bidirectional(decoder("llama", "sdpa")), text()
+    length = inputs["input_ids"].shape[1]
+    mask = torch.ones(3, 1, length, length, dtype=torch.bool).tril()
+    before = states(model, inputs, attention_mask=mask)
+    mask[..., 1:, 0] = False  # the first token is hidden from all others
+    changed = states(model, inputs, attention_mask=mask)
+    assert not torch.equal(changed, before)
+    assert torch.equal(changed, states(model, inputs, attention_mask=mask.clone()))
+    with torch.inference_mode():
+        assert torch.equal(states(model, inputs, attention_mask=mask.clone()), changed)
+
+
 def test_a_delta_knows_a_base_whose_config_takes_the_mask_off(tmp_path):
     base = build("llama")
     clm.bidirectional(base).save_pretrained(tmp_path)

@@ -86,6 +86,7 @@ METHODS = {
 # What an interval is computed for: the first against the second.
 CONTRASTS = (
     ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("merged", "tokens"),
+    ("tokens", "random"), ("tokens", "full"), ("tokens", "lora"),
     ("sparse", "full"), ("sparse", "lora"), ("wide", "full"), ("wide", "lora"), ("cost", "full"),
 )  # fmt: skip
 

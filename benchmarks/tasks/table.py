@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -145,11 +146,13 @@ def _ratio(value: float | None) -> str:
 
 def differences(summary: Summary) -> str:
     rows = []
-    for first, second in CONTRASTS:
-        if found := paired(summary, first, second):
+    for (first, second), (kind, title) in itertools.product(CONTRASTS, ({None: ""} | KINDS).items()):
+        differences = paired(summary, first, second)
+        if found := {task: own for task, own in differences.items() if kind in (None, TASKS[task].kind)}:
             mean, low, high = interval(found)
             pairs = sum(map(len, found.values()))
-            rows.append([f"{METHODS[first].label} against {METHODS[second].label}", f"{mean:+.2f}", f"{low:+.2f} … {high:+.2f}",
+            label = f"{METHODS[first].label} against {METHODS[second].label}{title and f', {title}'}"
+            rows.append([label, f"{mean:+.2f}", f"{low:+.2f} … {high:+.2f}",
                          "yes" if low > 0 or high < 0 else "no", f"{pairs} over {len(found)} tasks"])  # fmt: skip
     return table(["", "difference", "interval", "without zero", "pairs"], rows) if rows else ""
 

@@ -134,8 +134,8 @@ class Classifier:
         """Writes a checkpoint that plain transformers loads, with the same predictions for the same tokens.
 
         Those of an adapter are the same to rounding. Where a layer with a sliding window attends to both sides, plain
-        transformers reaches one token further, and a warning says so. What was trained on a template is to be given texts in it; the config
-        records it as ``clm_template``.
+        transformers reaches one token further, and a warning says so. What was trained on a template is to be given texts
+        in it; the config records it as ``clm_template``.
 
         Raises:
             ValueError: if the folder is not empty, or only some layers attend to both sides.

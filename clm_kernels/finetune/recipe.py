@@ -169,7 +169,7 @@ def _train(config: TrainConfig, say: Say) -> Report:
     groups = None if config.resume else find_groups(config, loaded, run.data.train)
     choice = load_choice(Path(config.output)) if config.resume else choose_units(config, loaded, run.splits["train"], groups)
     selecting = time.perf_counter() - started
-    if config.select == "auto" and groups is None and choice.scores and run.data.task == "sequence":
+    if config.select == "auto" and groups is None and choice.scores and not config.resume and run.data.task == "sequence":
         say("no run of words tells a label: the units are scored by all tokens")
     cost = _counted(run, choice.selection, say)
     set_seed(config.seed)
