@@ -30,7 +30,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 SIDES = {"none": "causal", "upper half": "upper half", "all": "both sides"}
-COLORS = {"full": "#222222", "lora": "#5b6fb5", "lora_qv": "#93a3dd", "head": "#c9822b", "sparse": "#2a7f62", "wide": "#7fbf9f"}
+COLORS = {
+    "full": "#222222",
+    "lora": "#5b6fb5",
+    "lora_qv": "#93a3dd",
+    "head": "#c9822b",
+    "sparse": "#2a7f62",
+    "blocks_wide": "#7fbf9f",
+}
 
 
 def score(summary: Summary, task: str, method: str) -> str:
@@ -106,9 +113,9 @@ def draw(summaries: dict[str, Summary], path: Path) -> None:
 
 def main(
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas.")] = "snips_slots,bc5cdr,banking77",
-    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "full,lora,lora_qv,sparse,head",
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "full,lora_qv,sparse,blocks_wide,head",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each method.")] = 3,
-    train_size: Annotated[int, typer.Option(min=1)] = 1000,
+    train_size: Annotated[int, typer.Option(min=1)] = 500,
     validation_size: Annotated[int, typer.Option(min=1)] = 300,
     test_size: Annotated[int, typer.Option(min=1)] = 1000,
     epochs: Annotated[int, typer.Option(min=1)] = 3,

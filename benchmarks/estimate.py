@@ -41,6 +41,7 @@ METHODS = {
     "sparse, 1 % columns": Work(kind="columns", density=0.01),
     "sparse, 1 % columns, norms recomputed": Work(kind="columns", density=0.01, recompute_norms=True),
     "sparse, 1 % rows": Work(kind="rows", density=0.01),
+    "sparse, 10 % blocks": Work(kind="blocks", density=0.1),
     "LoRA, query and value": Work(method="lora"),
     "LoRA, query and value, norms recomputed": Work(method="lora", recompute_norms=True),
     "LoRA, all linear": Work(method="lora", targets="all-linear"),

@@ -246,6 +246,12 @@ class TestChoose:
         assert found == top_entries(model, batches, density=0.05, layers="upper half")
         assert {entries.kind for entries in found.values()} == {"elements"}
 
+    def test_single_elements_drawn_by_chance_are_of_each_weight_the_same_share(self, tokenizer, rows):
+        model = self.model()
+        found = clm.choose(model, tokenizer, rows, density=0.05, kind="elements", rule="random", batch_size=8, seed=3)
+        assert found == random_selection(model, density=0.05, kind="elements", seed=3)
+        assert all(entries.density == pytest.approx(0.05, abs=1e-3) for entries in found.values())
+
     def test_leaves_the_model_bitwise_as_it_was(self, tokenizer, rows):
         model = lived_in(self.model())
         before, random = everything_about(model), torch.random.get_rng_state()
@@ -308,7 +314,11 @@ class TestChoose:
             (None, {"kind": "embeddings", "per": "weight"}, "budget: per must be 'model' or 'layer' with units, got 'weight'"),
             (None, {"kind": "elements", "cost": 0.5}, "choose: cost must be None for elements, got 0.5"),
             (None, {"kind": "elements", "per": "weight"}, "choose: per must be model for elements, got 'weight'"),
-            (None, {"kind": "elements", "rule": "saliency"}, "choose: rule must be fisher for elements, got 'saliency'"),
+            (
+                None,
+                {"kind": "elements", "rule": "saliency"},
+                "choose: rule must be fisher or random for elements, got 'saliency'",
+            ),
             (None, {"per": "head"}, "budget: per must be 'model', 'layer' or 'weight', got 'head'"),
             (None, {"layers": "lower"}, "choose: layers must be one of 'all', 'upper half', 'upper third', got 'lower'"),
         ],

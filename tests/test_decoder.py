@@ -302,7 +302,7 @@ def gradients(model, inputs):
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2"])
+@every_family
 def test_gradient_checkpointing(family, reentrant):
     model = build(family, num_hidden_layers=LAYERS) if family != "gpt2" else build(family, n_layer=LAYERS)
     causal = gradients(model, text())
@@ -322,7 +322,7 @@ def test_compile_without_a_graph_break():
 
 
 @pytest.mark.parametrize("patch_first", [False, True])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@every_family
 def test_together_with_patch_and_delta(family, patch_first, tmp_path):
     """Training sees to both sides, and so does the base wherever the delta is applied, and only there."""
     model = build(family, num_hidden_layers=2)

@@ -43,7 +43,7 @@ def test_the_report_says_what_of_the_sensitivity_was_chosen_and_left(finished):
     assert choose_selection(config)[1] == Overview(Line(**line) for line in report.selection)
 
 
-def test_by_default_texts_are_scored_where_words_tell_the_label_and_tags_everywhere(base, tmp_path):
+def test_unless_told_texts_are_scored_where_words_tell_the_label_and_tags_everywhere(base, tmp_path):
     same = [("tag", sentences), ("constant", lambda count, seed: [{"text": "my", "label": "ab"[i % 2]} for i in range(count)])]
     for name, data, as_by in [("text", texts, "tokens"), *((name, data, "fisher") for name, data in same)]:
         (tmp_path / name).mkdir()
@@ -55,6 +55,37 @@ def test_by_default_texts_are_scored_where_words_tell_the_label_and_tags_everywh
         assert (tmp_path / name / "auto" / GROUPS).exists() == (name == "text")
         assert sum("no run of words tells a label" in line for line in lines) == (name == "constant")
     assert found["auto"] != Selection.load(tmp_path / "text" / "auto" / "selection.safetensors")
+
+
+def test_by_default_tags_train_a_tenth_in_blocks_drawn_by_chance(base, tmp_path):
+    data = write_data(tmp_path, sentences)
+    config = replace(
+        base, **data, output=str(tmp_path / "o"), select="auto", per="auto", density=None, learning_rate=None, epochs=1
+    )
+    report = train(config, silent)
+    selection = Selection.load(tmp_path / "o" / "selection.safetensors")
+    assert {(entries.kind, entries.block) for entries in selection.values()} == {("blocks", (8, 8))}
+    shape = {line["name"]: line["entries"] for line in report.selection}
+    assert selection.count / sum(shape.values()) == pytest.approx(0.1, abs=0.01)
+    told = {name: report.config[name] for name in ("kind", "select", "density", "learning_rate")}
+    assert told == {"kind": "blocks", "select": "random", "density": 0.1, "learning_rate": 3e-3}
+    assert choose_selection(replace(config, seed=config.seed + 1))[0] != selection == choose_selection(config)[0]
+
+
+@pytest.mark.parametrize("task", ["sequence", "token"])
+@pytest.mark.parametrize(
+    "changes", [{"select": "fisher"}, {"cost": 0.5}, {"per": "weight"}, {"selection": "s"}, {"kind": "columns"}], ids=str
+)
+def test_what_shapes_the_units_leaves_columns(task, changes):
+    resolved = TrainConfig(**changes).resolved(task)
+    assert (resolved.kind, resolved.density, resolved.select) == ("columns", 0.02, changes.get("select", "auto"))
+    assert resolved.learning_rate == (3e-3 if task == "token" else None) and resolved.resolved(task) == resolved
+
+
+@pytest.mark.parametrize("given", [{"density": 0.3}, {"learning_rate": 0.5}, {"layers": "upper half"}, {"block": 16}], ids=str)
+def test_what_is_given_stays(given):
+    assert TrainConfig(**given).resolved("token") == replace(TrainConfig().resolved("token"), **given)
+    assert TrainConfig(**given, method="lora").resolved("token").learning_rate == given.get("learning_rate")
 
 
 def test_weights_of_which_nothing_was_chosen_have_a_line(base, tmp_path):

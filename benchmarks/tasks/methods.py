@@ -61,6 +61,7 @@ class Way:
 HEAD, SPARSE = {"method": "head"}, {"method": "sparse", "select": "fisher"}
 # The upper half of the layers, the lower half run once, chosen from fewer examples: half of full fine-tuning's FLOPs in all.
 HALF = {"cost": 0.25, "replay": True, "sensitivity_examples": 128}
+BLOCKS = {"method": "sparse", "select": "random", "kind": "blocks", "block": 8}
 WORDS = "merged tokens never cross the words of token classification"
 
 METHODS = {
@@ -76,7 +77,10 @@ METHODS = {
     "upper": Way("ours, upper third", SPARSE | {"layers": "upper third"}, group="ours", asked=True, density_times=3),
     "wide": Way("ours, four times the entries", SPARSE, group="ours", density_times=4),
     "cost": Way("ours, half the cost", SPARSE | HALF, group="ours"),
-    "tokens": Way("ours, token groups", SPARSE | {"select": "tokens"}, group="ours"),
+    "tokens": Way("ours, token groups", SPARSE | {"select": "tokens"}, group="ours", headline=True),
+    "elements": Way("ours, scattered elements", SPARSE | {"select": "random", "kind": "elements"}, group="ours", asked=True),
+    "blocks": Way("ours, scattered blocks", BLOCKS, group="ours"),
+    "blocks_wide": Way("ours, four times the blocks", BLOCKS, group="ours", headline=True, density_times=4),
     "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 50, "merge_by": "saving"}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
     "random": Way("random selection", SPARSE, select=baselines.random_units, group="control"),
@@ -88,6 +92,7 @@ CONTRASTS = (
     ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("merged", "tokens"),
     ("tokens", "random"), ("tokens", "full"), ("tokens", "lora"),
     ("sparse", "full"), ("sparse", "lora"), ("wide", "full"), ("wide", "lora"), ("cost", "full"),
+    ("blocks", "sparse"), ("blocks_wide", "wide"), ("blocks_wide", "full"), ("blocks_wide", "lora"), ("blocks_wide", "shira"),
 )  # fmt: skip
 
 

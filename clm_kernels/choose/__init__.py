@@ -71,7 +71,8 @@ def choose(
         density: share of the units' entries to select, in (0, 1].
         kind: ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
             share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`. Or single
-            ``"elements"``, by `top_entries`: with the rule fisher, no `cost`, and `per` model. Or whole ``"layers"``.
+            ``"elements"``, by `top_entries` or at random: with the rule fisher or random, no `cost`, and `per` model. Or whole
+            ``"layers"``.
         layers: which layers' weights are eligible: ``"all"``, ``"upper half"`` or ``"upper third"``.
         cost: share of full fine-tuning's backward FLOPs that a step may take besides, in (0, 1]; see `budget`.
         rule: how units are scored, see `sensitivity`.
@@ -133,6 +134,8 @@ def best_units(
     """
     check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
     per = _resolved(per, kind)
+    if kind == "elements" and rule == "random":
+        return Choice(random_selection(model, density=density, kind=kind, layers=layers, seed=seed), {})
     if kind == "elements":
         return Choice(top_entries(model, batches, density=density, layers=layers, positions=positions), {})
     batch, length = mean_size(batches)
@@ -166,9 +169,9 @@ def check_units(
         find_units(model, kind, layers=layers, block=block)
         return
     eligible_weights(model, layers)
-    for name, value, only in (("rule", rule, "fisher"), ("per", per, "model"), ("cost", cost, None)):
-        if value != only:
-            raise ValueError(f"choose: {name} must be {only} for elements, got {value!r}")
+    for name, value, known in (("rule", rule, ("fisher", "random")), ("per", per, ("model",)), ("cost", cost, (None,))):
+        if value not in known:
+            raise ValueError(f"choose: {name} must be {' or '.join(map(str, known))} for elements, got {value!r}")
 
 
 def _resolved(per: str, kind: str) -> str:

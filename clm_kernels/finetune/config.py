@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ PATHS = ("model", "train", "validation", "test", "output", "selection")
 # LoRA's: 3e-3 was better on all-MiniLM-L6-v2 after 250 steps (banking77 86.3 against 83.5, snips_slots 76.8 against 67.7), the
 # paper's 7B models took 1e-4 (arXiv 2310.01208); 1e-3 stands between them.
 LEARNING_RATE = {"sparse": 1e-3, "full": 1e-4, "head": 1e-3, "lora": 1e-3}
+DENSITY, DENSITY_TAGS, SPARSE_TAGS = 0.02, 0.1, 3e-3
 WEIGHT_DECAY = {"sparse": 0.0, "full": 0.01, "head": 0.0, "lora": 0.0}
 
 
@@ -57,13 +58,19 @@ class TrainConfig:
     )
     select: str = selecting(
         "auto",
-        "What scores the units; tokens: fisher where words stand that tell the label; auto: tokens, for tags fisher.",
+        "What scores the units; tokens: fisher where words stand that tell the label; auto: tokens, for tags fisher, but see kind.",
         SELECT,
     )
-    density: float = selecting(0.02, "Part of the eligible weights' entries that is trained, in (0, 1].")
+    density: float | None = selecting(
+        None, "Part of the eligible weights' entries that is trained, in (0, 1]. (default: 0.02, for tags in the kind auto 0.1)"
+    )
     cost: float | None = selecting(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
-    kind: str = selecting("columns", f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements.")
-    block: int = selecting(32, "Height and width of a block, for the kind blocks.")
+    kind: str = selecting(
+        "auto",
+        f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements; auto: columns, or for tags blocks at "
+        "random if select, cost and per are not given.",
+    )
+    block: int = selecting(8, "Height and width of a block, for the kind blocks.")
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
     per: str = selecting(
         "auto", "Whether all units compete, or each weight gives the same part; auto: rows and columns by weight.",
@@ -87,7 +94,9 @@ class TrainConfig:
 
     epochs: float = training(5, "Passes over the training data.")
     batch_size: int = training(32, "Examples in a batch.")
-    learning_rate: float | None = training(None, "Peak learning rate. (default: sparse 1e-3, full 1e-4, head 1e-3, lora 1e-3)")
+    learning_rate: float | None = training(
+        None, "Peak learning rate. (default: sparse 1e-3, for tags 3e-3, full 1e-4, head 1e-3, lora 1e-3)"
+    )
     weight_decay: float | None = training(None, "AdamW's weight decay. (default: sparse 0, full 0.01, head 0, lora 0)")
     warmup: float = training(0.1, "Part of the steps in which the learning rate rises.")
     scheduler: str = training("linear", "Learning rate schedule, by the name transformers gives it.")
@@ -134,9 +143,11 @@ class TrainConfig:
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
         check_template(self.template)
         check_sides(self.bidirectional)
-        known = f"'elements', {listed(KINDS)}, or several of these joined by +"
-        require(self.kind == "elements" or set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind))
-        require(0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
+        known = f"'auto', 'elements', {listed(KINDS)}, or several of these joined by +"
+        require(
+            self.kind in ("auto", "elements") or set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind)
+        )
+        require(self.density is None or 0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
         require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
         require(0 < self.validation_fraction < 1, "train", "validation_fraction", "in (0, 1)", self.validation_fraction)
         require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)
@@ -162,6 +173,17 @@ class TrainConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, "train", name, "1 or more", value)
         require(not (self.resume and self.overwrite), "train", "resume and overwrite", "not both given", "both")
+
+    def resolved(self, task: str) -> TrainConfig:
+        """The same with what ``auto`` and the defaults stand for in a task; their evidence is in benchmarks/tasks/NOTES.md."""
+        tags = task == "token" and self.method == "sparse"
+        scored = self.selection or self.cost is not None or (self.select, self.per) != ("auto", "auto")
+        meant = {"learning_rate": SPARSE_TAGS if tags else None, "density": DENSITY}
+        if self.kind == "auto" and tags and not scored:
+            meant |= {"density": DENSITY_TAGS, "kind": "blocks", "select": "random"}
+        elif self.kind == "auto":
+            meant["kind"] = "columns"
+        return replace(self, **{name: value for name, value in meant.items() if getattr(self, name) in (None, "auto")})
 
     def absolute(self) -> TrainConfig:
         """The same with absolute paths, as it is recorded."""

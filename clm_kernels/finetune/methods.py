@@ -44,15 +44,14 @@ class Method:
 
 
 def find_groups(config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
-    """The token groups of the training data, where the config asks for them; None if it leaves it to us and there are none."""
+    """The token groups of the training data; None where they are not to be looked for, empty where ``select="auto"`` finds none."""
     whole_texts = bool(train.labels) and isinstance(train.labels[0], str)
     wanted = config.select == "tokens" or (config.select == "auto" and whole_texts)  # benchmarks/tasks/NOTES.md
     if config.method != "sparse" or not wanted or config.selection:
         return None
     groups = token_groups(zip(train.texts, train.labels), loaded.tokenizer)
-    if config.select == "auto" and not len(groups):
-        return None
-    require(len(groups) > 0, "train", "select", "another than 'tokens' for these data", "no run of words that tells a label")
+    if config.select == "tokens":
+        require(len(groups) > 0, "train", "select", "another than 'tokens' for these data", "no run of words that tells a label")
     return groups
 
 
@@ -87,7 +86,7 @@ def choose_units(config: TrainConfig, loaded: Loaded, train: Encoded, groups: To
     groups = find_groups(config, loaded, train.split) if groups is None else groups
     batches = drawn_batches(config, loaded, train, config.sensitivity_examples)
     chosen, scores = best_units(
-        loaded.model, batches, **units, positions=None if groups is None else at_groups(groups), seed=config.seed,
+        loaded.model, batches, **units, positions=at_groups(groups) if groups else None, seed=config.seed,
         biases=config.biases, norms=config.norms,
     )  # fmt: skip
     return Choice(extension.extend(chosen) if extension else chosen, scores if rule in RULES else {})

@@ -76,6 +76,7 @@ def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
     require(config.method == "sparse", "choose_selection", "method", "'sparse'", repr(config.method))
     with advice_when_out_of_memory(config):
         data = load_data(config)
+        config = config.resolved(data.task)
         loaded = merge_tokens(config, _load(config, data), data, to_stderr)[0]
         loaded.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
         limit = longest(loaded, config.max_length)
@@ -107,7 +108,7 @@ class Run:
     """What a run has before its method comes in: the same for every method.
 
     Attributes:
-        config: with everything given.
+        config: with everything given, and what ``auto`` stands for.
         loaded: the model, on its device, with a head made by the config's seed.
         splits: token ids by the names ``train``, ``validation`` and, if there is test data, ``test``.
         args: what the Trainer is told.
@@ -127,6 +128,7 @@ class Run:
 def begin(config: TrainConfig, say: Say) -> Run:
     """Reads the data and the model of a run whose config has been checked."""
     data = load_data(config)
+    config = config.resolved(data.task)
     loaded, merged = merge_tokens(config, _load(config, data), data, say)
     if config.gradient_checkpointing:
         check_checkpointing("train", loaded.model)
@@ -164,12 +166,12 @@ def begin_report(
 
 def _train(config: TrainConfig, say: Say) -> Report:
     run = begin(config, say)
-    loaded = run.loaded
+    config, loaded = run.config, run.loaded
     started = time.perf_counter()
     groups = None if config.resume else find_groups(config, loaded, run.data.train)
     choice = load_choice(Path(config.output)) if config.resume else choose_units(config, loaded, run.splits["train"], groups)
     selecting = time.perf_counter() - started
-    if config.select == "auto" and groups is None and choice.scores and not config.resume and run.data.task == "sequence":
+    if groups is not None and not groups and choice.scores:
         say("no run of words tells a label: the units are scored by all tokens")
     cost = _counted(run, choice.selection, say)
     set_seed(config.seed)
@@ -183,7 +185,7 @@ def _train(config: TrainConfig, say: Say) -> Report:
         if is_main() and not config.resume:
             save_choice(output, choice)
             draw_choice(output, lines, say)
-            if groups is not None:
+            if groups:
                 groups.save(output / GROUPS)
         fit(run, method, report, say)
         if is_main():
