@@ -57,18 +57,17 @@ def test_unless_told_texts_are_scored_where_words_tell_the_label_and_tags_everyw
     assert found["auto"] != Selection.load(tmp_path / "text" / "auto" / "selection.safetensors")
 
 
-def test_by_default_tags_train_a_tenth_in_blocks_drawn_by_chance(base, tmp_path):
-    data = write_data(tmp_path, sentences)
-    config = replace(
-        base, **data, output=str(tmp_path / "o"), select="auto", per="auto", density=None, learning_rate=None, epochs=1
-    )
+@pytest.mark.parametrize(("data", "rate"), [(texts, 1e-3), (sentences, 3e-3)])
+def test_by_default_a_tenth_is_trained_in_blocks_drawn_by_chance(data, rate, base, tmp_path):
+    unsaid = {"select": "auto", "per": "auto", "density": None, "learning_rate": None}
+    config = replace(base, **write_data(tmp_path, data), output=str(tmp_path / "o"), epochs=1, **unsaid)
     report = train(config, silent)
     selection = Selection.load(tmp_path / "o" / "selection.safetensors")
     assert {(entries.kind, entries.block) for entries in selection.values()} == {("blocks", (8, 8))}
-    shape = {line["name"]: line["entries"] for line in report.selection}
-    assert selection.count / sum(shape.values()) == pytest.approx(0.1, abs=0.01)
+    assert selection.count / sum(line["entries"] for line in report.selection) == pytest.approx(0.1, abs=0.01)
     told = {name: report.config[name] for name in ("kind", "select", "density", "learning_rate")}
-    assert told == {"kind": "blocks", "select": "random", "density": 0.1, "learning_rate": 3e-3}
+    assert told == {"kind": "blocks", "select": "random", "density": 0.1, "learning_rate": rate}
+    assert not (tmp_path / "o" / GROUPS).exists()
     assert choose_selection(replace(config, seed=config.seed + 1))[0] != selection == choose_selection(config)[0]
 
 
@@ -79,13 +78,14 @@ def test_by_default_tags_train_a_tenth_in_blocks_drawn_by_chance(base, tmp_path)
 def test_what_shapes_the_units_leaves_columns(task, changes):
     resolved = TrainConfig(**changes).resolved(task)
     assert (resolved.kind, resolved.density, resolved.select) == ("columns", 0.02, changes.get("select", "auto"))
-    assert resolved.learning_rate == (3e-3 if task == "token" else None) and resolved.resolved(task) == resolved
+    assert resolved.learning_rate == {"sequence": 1e-3, "token": 3e-3}[task] and resolved.resolved(task) == resolved
 
 
+@pytest.mark.parametrize("task", ["sequence", "token"])
 @pytest.mark.parametrize("given", [{"density": 0.3}, {"learning_rate": 0.5}, {"layers": "upper half"}, {"block": 16}], ids=str)
-def test_what_is_given_stays(given):
-    assert TrainConfig(**given).resolved("token") == replace(TrainConfig().resolved("token"), **given)
-    assert TrainConfig(**given, method="lora").resolved("token").learning_rate == given.get("learning_rate")
+def test_what_is_given_stays(task, given):
+    assert TrainConfig(**given).resolved(task) == replace(TrainConfig().resolved(task), **given)
+    assert TrainConfig(**given, method="lora").resolved(task).learning_rate == given.get("learning_rate")
 
 
 def test_weights_of_which_nothing_was_chosen_have_a_line(base, tmp_path):
@@ -142,7 +142,7 @@ def test_a_resumed_run_reports_the_same(finished, tmp_path, monkeypatch):
 
 def test_the_command_line_says_what_the_selected_entries_hold(base, tmp_path):
     options = [part for name in FILES for part in (f"--{name}", getattr(base, name))]
-    options += ["--batch-size", 8, "--density", "0.1", "--sensitivity-examples", 24]
+    options += ["--batch-size", 8, "--density", "0.1", "--sensitivity-examples", 24, "--select", "tokens"]
     result = run("train", *options, "--output", tmp_path / "o", "--epochs", 1)
     assert result.exit_code == 0, result.stderr
     lines = Overview(Line(**line) for line in json.loads((tmp_path / "o" / "report.json").read_text())["selection"])

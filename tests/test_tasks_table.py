@@ -5,6 +5,7 @@ import math
 import pytest
 from tiny_grid import RATE, made_up, plan, result, tiny_settings
 
+from benchmarks import decoder
 from benchmarks.tasks import pictures
 from benchmarks.tasks.pictures import draw
 from benchmarks.tasks.store import Cell, Store
@@ -41,16 +42,16 @@ def lines(text, first):
 
 def test_the_table_holds_the_numbers(filled):
     text = write_table(*filled, {"cost": "needs TrainConfig.cost = 0.5"}).read_text()
-    short, sequence, token, costs = lines(text, "ours")
-    assert short == "| ours | **80.0 ± 2.1** | 54.0 ± 2.8 | 1,000 | 0.63 | 0.25 |"
+    short, sequence, token, costs = lines(text, "ours, columns")
+    assert short == "| ours, columns | **80.0 ± 2.1** | 54.0 ± 2.8 | 1,000 | 0.63 | 0.25 |"
     assert lines(text, "full fine-tuning")[1] == "| full fine-tuning | 85.0 ± 7.1 (80.0) | 70.0 ± 0.0 (70.0) | 77.5 ± 3.5 |"
-    assert sequence == "| ours | **88.0 ± 2.8 (86.0)** | **72.0 ± 1.4 (71.0)** | **80.0 ± 2.1** |"
-    assert token == "| ours | 54.0 ± 2.8 (52.0) | 54.0 ± 2.8 |"
+    assert sequence == "| ours, columns | **88.0 ± 2.8 (86.0)** | **72.0 ± 1.4 (71.0)** | **80.0 ± 2.1** |"
+    assert token == "| ours, columns | 54.0 ± 2.8 (52.0) | 54.0 ± 2.8 |"
     assert lines(text, "random selection")[0].startswith("| random selection | 78.0 ± 0.7 | — | 1,000 |")
     assert lines(text, "random selection")[2] == "| random selection | cannot | — |"
     # Time: a quarter on one of three tasks; the head's 100 entries are not counted; one of two seeds validates above 0.9, last.
-    assert costs == "| ours | 0.0003 | 1,000 | 0.63 | 0.25 | 100 | 1.00 | 40 | 3 of 6 |"
-    assert "| ours against random selection | +2.00 | +1.50" not in text
+    assert costs == "| ours, columns | 0.0003 | 1,000 | 0.63 | 0.25 | 100 | 1.00 | 40 | 3 of 6 |"
+    assert "| ours, columns against random selection | +2.00 | +1.50" not in text
     assert "- random selection cannot run on snips_slots: ValueError: no such thing" in text
     assert "- ours, half the cost was left out: it needs TrainConfig.cost = 0.5, which that version did not have" in text
 
@@ -63,8 +64,8 @@ def test_differences_are_paired_by_task_and_seed(filled):
     assert mean == pytest.approx(2.0)
     assert 1.0 <= low < 1.6 and 2.4 < high <= 3.0
     text = write_table(*filled, {}).read_text()
-    (line,) = lines(text, "ours against random selection")
-    assert line == f"| ours against random selection | +2.00 | {low:+.2f} … {high:+.2f} | yes | 4 over 2 tasks |"
+    (line,) = lines(text, "ours, columns against random selection")
+    assert line == f"| ours, columns against random selection | +2.00 | {low:+.2f} … {high:+.2f} | yes | 4 over 2 tasks |"
 
 
 def test_intervals():
@@ -81,7 +82,7 @@ def test_means_are_over_tasks_that_all_have_run(filled, tmp_path):
     part.drop([Cell("clinc150", "random", "test", seed, RATE) for seed in (1, 2)])
     text = write_table(part, grid, {}).read_text()
     assert "mean of 1 of 2 sequence tasks" in text
-    assert lines(text, "ours")[1].endswith("| **88.0 ± 2.8** |")
+    assert lines(text, "ours, columns")[1].endswith("| **88.0 ± 2.8** |")
     assert lines(text, "random selection")[1].split("|")[3].strip() == "—"
 
 
@@ -89,7 +90,7 @@ def test_one_seed_has_no_deviation(filled, tmp_path):
     store, _ = filled
     grid = plan(methods=("full", "sparse"), seeds=1, headline_seeds=1)
     text = write_table(made_up(Store(tmp_path, store.settings), grid, results), grid, {}).read_text()
-    assert lines(text, "ours")[1] == "| ours | **86.0, one seed** | **86.0** |"
+    assert lines(text, "ours, columns")[1] == "| ours, columns | **86.0, one seed** | **86.0** |"
 
 
 def test_the_tidy_file_has_a_line_for_each_run(filled):
@@ -119,7 +120,7 @@ def test_the_pictures_show_the_numbers(filled, figures):
         (round(x, 6), round(y, 6)) for x, y in (line.get_xydata()[0] for line in sequence.lines if line.get_marker() in "os^Dv")
     }
     assert {(1.0, 77.5), (0.25, 80.0)} <= points
-    assert [text.get_text() for text in cost.legends[0].get_texts()] == ["full fine-tuning", "ours", "random selection"]
+    assert [text.get_text() for text in cost.legends[0].get_texts()] == ["full fine-tuning", "ours, columns", "random selection"]
     assert token.get_title(loc="left") == "token tasks: mean of 1"
     banking, _, snips = scores.axes
     dots = [line.get_xdata() for line in banking.lines if line.get_marker() == "o"]
@@ -138,3 +139,28 @@ def test_nothing_to_draw(filled, tmp_path):
     empty = Store(tmp_path, store.settings)
     assert draw(empty, grid) == []
     assert math.isnan(summarise(*filled).mean(["banking77"], "full")[1]) is False
+
+
+def test_what_a_decoder_sees_is_put_side_by_side(tmp_path):
+    grid, gains = plan(tasks=("snips_slots",), methods=("full", "sparse")), {"none": 0, "upper half": -0.01, "all": 0.05}
+    stores = {
+        side: made_up(
+            Store(tmp_path / "results", tiny_settings(tmp_path / "model", options={"bidirectional": side})),
+            grid,
+            lambda task, method, seed, gain=gain: result(0.5 + 0.01 * seed + gain + 0.1 * (method == "full")),
+        )
+        for side, gain in gains.items()
+    }
+    summaries = {side: summarise(store, grid) for side, store in stores.items()}
+    text = decoder.markdown(summaries, stores["none"])
+    assert (
+        "| full fine-tuning | causal | 0.0003 | 61.5 ± 0.7 |" in text
+        and "| ours, columns | both sides | 0.0003 | 56.5 ± 0.7 |" in text
+    )
+    assert (
+        "| upper half | snips_slots | -1.0 | -1.0 … -1.0 |" in text
+        and "| both sides | snips_slots | +5.0 | +5.0 … +5.0 |" in text
+    )
+    assert "bidirectional" not in text
+    decoder.draw(summaries, tmp_path / "decoder.png")
+    assert (tmp_path / "decoder.png").read_bytes().startswith(b"\x89PNG")

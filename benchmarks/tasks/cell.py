@@ -127,7 +127,7 @@ def work(cell: Cell, settings: Settings, folder: Path, threads: int, log: str,
     torch.set_num_threads(threads)
     datasets.disable_progress_bars()
     transformers.utils.logging.set_verbosity_error()
-    Store(folder, settings).put(cell, train(cell, settings))
+    Store(folder, settings).put(cell, train(cell, settings.at(cell.stage)))
 
 
 def _end_with_parent() -> None:

@@ -73,14 +73,14 @@ METHODS = {
     "lora_qv": Way("LoRA, query and value", {"method": "lora"}, asked=True),
     "prefix": Way("prefix tuning", HEAD, prepare=baselines.prefix),
     "shira": Way("SHiRA", HEAD, prepare=baselines.shira),
-    "sparse": Way("ours", SPARSE, group="ours", headline=True),
+    "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
+    "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
+    "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),
     "upper": Way("ours, upper third", SPARSE | {"layers": "upper third"}, group="ours", asked=True, density_times=3),
-    "wide": Way("ours, four times the entries", SPARSE, group="ours", density_times=4),
+    "wide": Way("ours, four times the columns", SPARSE, group="ours", density_times=4),
     "cost": Way("ours, half the cost", SPARSE | HALF, group="ours"),
     "tokens": Way("ours, token groups", SPARSE | {"select": "tokens"}, group="ours", headline=True),
     "elements": Way("ours, scattered elements", SPARSE | {"select": "random", "kind": "elements"}, group="ours", asked=True),
-    "blocks": Way("ours, scattered blocks", BLOCKS, group="ours"),
-    "blocks_wide": Way("ours, four times the blocks", BLOCKS, group="ours", headline=True, density_times=4),
     "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 50, "merge_by": "saving"}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
     "random": Way("random selection", SPARSE, select=baselines.random_units, group="control"),
@@ -89,10 +89,10 @@ METHODS = {
 
 # What an interval is computed for: the first against the second.
 CONTRASTS = (
-    ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("merged", "tokens"),
-    ("tokens", "random"), ("tokens", "full"), ("tokens", "lora"),
-    ("sparse", "full"), ("sparse", "lora"), ("wide", "full"), ("wide", "lora"), ("cost", "full"),
-    ("blocks", "sparse"), ("blocks_wide", "wide"), ("blocks_wide", "full"), ("blocks_wide", "lora"), ("blocks_wide", "shira"),
+    ("blocks_wide", "full"), ("blocks_wide", "lora"), ("blocks_wide", "shira"), ("blocks_wide", "wide"), ("blocks", "sparse"),
+    ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("tokens", "random"), ("tokens", "full"),
+    ("tokens", "lora"), ("sparse", "full"), ("sparse", "lora"), ("wide", "full"), ("wide", "lora"), ("cost", "full"),
+    ("merged", "tokens"),
 )  # fmt: skip
 
 

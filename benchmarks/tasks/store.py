@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ class Settings:
         model: directory of the base model; `model_id` is what identifies it on any machine.
         train_size, validation_size, test_size: examples of each part; None for all.
         options: fields of TrainConfig for all methods (density, kind, biases …).
+        tune_size: examples of train that learning rates are tuned with; None for as many as are trained on.
     """
 
     model: str
@@ -34,6 +35,13 @@ class Settings:
     batch_size: int = 32
     max_length: int = 128
     options: dict[str, Any] = field(default_factory=dict)
+    tune_size: int | None = None
+
+    def at(self, stage: str) -> Settings:
+        """The settings of the cells of a stage; those that tune are shared by all grids that tune alike."""
+        if stage == "tune" and self.tune_size is not None:
+            return replace(self, train_size=self.tune_size, tune_size=None)
+        return self
 
     @property
     def model_id(self) -> str:
@@ -45,7 +53,8 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings as a result keeps them: without a path, which differs between machines."""
-        return {**asdict(self), "model": self.model_id}
+        kept = {name: value for name, value in asdict(self).items() if name != "tune_size" or value is not None}
+        return {**kept, "model": self.model_id}
 
 
 @dataclass(frozen=True)
@@ -75,14 +84,19 @@ class Store:
 
     def __init__(self, folder: Path, settings: Settings):
         self.folder, self.settings, self.file = folder, settings, folder / "cells.jsonl"
-        self._recorded = settings.recorded()
+        self._recorded = {stage: settings.at(stage).recorded() for stage in ("tune", "test")}
         self._results: dict[Cell, Result] = {}
         self._read = 0
         self.refresh()
 
     def key(self, cell: Cell) -> str:
         way = METHODS[cell.method]
-        made_of = {**asdict(cell), "settings": self._recorded, "options": way.options, "density_times": way.density_times}
+        made_of = {
+            **asdict(cell),
+            "settings": self._recorded[cell.stage],
+            "options": way.options,
+            "density_times": way.density_times,
+        }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 
     def refresh(self) -> None:
@@ -116,7 +130,7 @@ class Store:
 
     def put(self, cell: Cell, result: Result) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        stored = {"key": self.key(cell), "cell": asdict(cell), "settings": self._recorded, **result}
+        stored = {"key": self.key(cell), "cell": asdict(cell), "settings": self._recorded[cell.stage], **result}
         with self.file.open("ab", buffering=0) as file:  # one call, so that lines of two processes do not mix
             file.write((json.dumps(stored) + "\n").encode())
         self.refresh()

@@ -48,7 +48,7 @@ def summary(report: Any) -> Table:
     epochs = report.seconds["epochs"]
     table = Table(show_header=False)
     table.add_row("trained", f"{report.trained:,} of {report.parameters:,} numbers ({report.trained / report.parameters:.2%})")
-    table.add_row("choosing", f"{report.seconds['selecting']:.1f} s (head warm-up and sensitivity)")
+    table.add_row("choosing", f"{report.seconds['selecting']:.1f} s (head warm-up and choice)")
     if cost := report.cost:
         table.add_row(
             "backward",
