@@ -1,7 +1,7 @@
 """Which side a decoder's layers attend to, for every method, on the small decoder: ``python -m benchmarks.decoder``.
 
-Runs what is missing, then writes ``decoder.md`` and ``decoder.png`` into ``benchmarks/results/decoder``. The harness, its
-rules and its data are those of `benchmarks.tasks`.
+Runs what is missing, then writes a table and a picture, ``decoder-500`` if that many texts were trained on, into
+``benchmarks/results/decoder``. The harness, its rules and its data are those of `benchmarks.tasks`.
 """
 
 from __future__ import annotations
@@ -149,9 +149,10 @@ def main(
             Console().print(f"the time is up at {SIDES[side]}; the same command goes on from here")
             break
     summaries = {side: summarise(store, plan) for side, store in stores.items()}
-    write_atomically(results / "decoder.md", markdown(summaries, stores["none"]).encode())
-    draw(summaries, results / "decoder.png")
-    Console().print(f"written: {results / 'decoder.md'}, {results / 'decoder.png'}")
+    written, drawn = (results / f"decoder-{train_size}.{suffix}" for suffix in ("md", "png"))
+    write_atomically(written, markdown(summaries, stores["none"]).encode())
+    draw(summaries, drawn)
+    Console().print(f"written: {written}, {drawn}")
 
 
 if __name__ == "__main__":
