@@ -164,3 +164,14 @@ def test_what_a_decoder_sees_is_put_side_by_side(tmp_path):
     assert "bidirectional" not in text
     decoder.draw(summaries, tmp_path / "decoder.png")
     assert (tmp_path / "decoder.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_grids_that_tune_with_as_many_texts_share_their_rates(tmp_path):
+    small, large = (tiny_settings(tmp_path / "model", **sizes) for sizes in ({}, {"train_size": 40, "tune_size": 24}))
+    assert (large.at("tune"), large.at("test").train_size) == (small, 40)
+    stored = made_up(Store(tmp_path / "results", small), plan(seeds=1), lambda *_: result(0.8))
+    tuned, tested = (Cell("banking77", "full", stage, seed, RATE) for stage, seed in (("tune", 0), ("test", 1)))
+    shared = Store(tmp_path / "results", large)
+    assert shared.get(tuned) == stored.get(tuned) and stored.get(tested) and shared.get(tested) is None
+    shared.put(tested, result(0.9))
+    assert [store.get(tested)["test"] for store in (Store(tmp_path / "results", small), shared)] == [0.8, 0.9]

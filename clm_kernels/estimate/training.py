@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PretrainedConfig
 
-from ..choose import LINES, budget, eligible_weights, find_units
+from ..choose import LINES, budget, find_units, random_selection
 from ..choose.units import KINDS
+from ..finetune import TrainConfig
 from ..finetune.checkpointing import checkpoint_layers, recompute_norms
 from ..finetune.lora import targets
 from ..ops.checks import require
 from ..optim import SparseAdamW
 from ..patch import patch
-from ..selection import Entries, Selection
+from ..selection import Selection
 
+BLOCK = TrainConfig.block
 METHODS = ("sparse", "lora", "full", "head")
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 AUTO = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
@@ -36,7 +38,7 @@ class Work:
         precision: ``"float32"``, or ``"bf16"``: of weights and arithmetic; float32 masters where `SparseAdamW` trains.
         checkpointing: whether layers are computed again in the backward pass.
         recompute_norms: whether RMSNorm is, see `finetune.checkpointing`.
-        density, kind, layers, biases, norms: of the method sparse; every eligible weight gives the same share of its units,
+        density, kind, layers, biases, norms: of the method sparse, blocks as large as `train` has them; every eligible weight gives the same share of its units,
             every layer for coupled ones: the most that a Selection of this density takes.
         targets, rank: of the method lora: as `TrainConfig` has ``lora_targets`` and ``lora_rank``.
     """
@@ -102,18 +104,12 @@ def prepare(model: nn.Module, work: Work) -> tuple[nn.Module, Optimizer]:
 
 def spread(model: nn.Module, work: Work) -> Selection:
     """A Selection of this density that reaches as far down as `layers` lets it, scattered as a real one is."""
-    if work.kind not in LINES:
-        units = find_units(model, work.kind, layers=work.layers)
-        generator = torch.Generator().manual_seed(0)
-        scores = {name: torch.rand(part.layout.units, generator=generator) for name, part in units.items()}
-        return budget(scores, model, density=work.density, per="layer", units=units)
-    chosen, generator = {}, torch.Generator().manual_seed(0)
-    for name, module in eligible_weights(model, work.layers).items():
-        shape = tuple(module.weight.shape)
-        units = shape[0 if work.kind == "rows" else 1]
-        drawn = torch.randperm(units, generator=generator)[: max(1, round(work.density * units))]
-        chosen[name] = Entries.of(work.kind, drawn.sort().values, shape)
-    return Selection(chosen)
+    if work.kind in (*LINES, "blocks"):
+        return random_selection(model, density=work.density, kind=work.kind, layers=work.layers, block=(BLOCK, BLOCK))
+    units = find_units(model, work.kind, layers=work.layers)
+    generator = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(part.layout.units, generator=generator) for name, part in units.items()}
+    return budget(scores, model, density=work.density, per="layer", units=units)
 
 
 def _with_adapters(model: nn.Module, work: Work) -> nn.Module:
