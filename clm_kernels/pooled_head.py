@@ -73,11 +73,16 @@ def _checked_mask(hidden: Tensor, base: nn.Module, args: tuple, kwargs: dict) ->
         return None
     texts, tokens = hidden.shape[:2]
     shape = tuple(mask.shape) if isinstance(mask, Tensor) else ()
-    before = kwargs.get("past_key_values") is not None  # their keys and values stand in the mask, without hidden states
+    before = any(map(is_cache, (*args, *kwargs.values())))  # their keys and values stand in the mask, without hidden states
     if len(shape) != 2 or shape[0] != texts or shape[1] < tokens or (shape[1] > tokens and not before):
         found = shape or type(mask).__name__
         raise ValueError(f"pooling: attention_mask must be of shape ({texts}, {tokens}), a number for each token, got {found}")
     return mask
+
+
+def is_cache(value: object) -> bool:
+    """Whether it holds the keys and values of earlier tokens: told by what it can do, since transformers 5.24 renamed the argument."""
+    return hasattr(value, "get_seq_length")
 
 
 def _lend_pad_id(model: nn.Module, args: tuple) -> None:

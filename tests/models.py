@@ -26,6 +26,8 @@ CONFIGS = {
     "qwen3": (tf.Qwen3Config, SIZES | GROUPED),
     "gemma3": (tf.Gemma3TextConfig, SIZES | GROUPED | {"sliding_window": 16}),
     "gpt2": (tf.GPT2Config, {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "bos_token_id": 1, "eos_token_id": 2}),
+    "gptj": (tf.GPTJConfig, {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": 48, "rotary_dim": 4, "bos_token_id": 1,
+                             "eos_token_id": 2}),
     "albert": (tf.AlbertConfig, SIZES | {"embedding_size": 16}),
     "deberta-v1": (tf.DebertaConfig, SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "max_relative_positions": 8}),
     "mpnet": (tf.MPNetConfig, SIZES),
@@ -40,7 +42,7 @@ CONFIGS = {
 }  # fmt: skip
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "embd_pdrop",
             "resid_pdrop", "attn_pdrop", "classifier_dropout", "classifier_dropout_prob", "mlp_dropout", "embedding_dropout", "pooler_dropout")  # fmt: skip
-MORE_FAMILIES = ("albert", "deberta-v1", "mpnet", "falcon", "qwen2", "mistral", "opt")
+MORE_FAMILIES = ("gptj", "albert", "deberta-v1", "mpnet", "falcon", "qwen2", "mistral", "opt")
 FAMILIES = tuple(family for family in CONFIGS if family not in MORE_FAMILIES)
 DECODERS = ("llama", "qwen3", "gemma3", "gpt2")
 AUTO = {

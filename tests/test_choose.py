@@ -22,6 +22,7 @@ from clm_kernels.choose import eligible_weights, random_selection, top_entries, 
 from clm_kernels.choose.batches import batches_of
 from clm_kernels.choose.rules import RULES
 from clm_kernels.choose.sensitivity import LAYERS
+from clm_kernels.compat import is_cache
 from clm_kernels.pooling import set_pooling
 from clm_kernels.structure import base_model, head_names
 
@@ -195,8 +196,7 @@ class TestWarmUpHead:
             return step(optimizer)
 
         def watch(module, args, output):
-            if "past_key_values" in output:
-                caches.append(weakref.ref(output.past_key_values))
+            caches.extend(weakref.ref(value) for value in output.values() if is_cache(value))
 
         base_model(model).register_forward_hook(watch)
         monkeypatch.setattr(torch.optim.AdamW, "step", counting)

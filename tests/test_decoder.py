@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import inspect
 import io
 from collections import defaultdict
 
@@ -12,6 +13,7 @@ from models import COMMON, CONFIGS, GROUPED, SIZES, bits, build, same, select
 from torch import nn
 from transformers.integrations import flash_attention
 from transformers.modeling_flash_attention_utils import _process_flash_attention_kwargs
+from transformers.models.gptj.modeling_gptj import GPTJAttention
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 import clm_kernels as clm
@@ -29,6 +31,8 @@ FAMILIES = {
     "gpt2": CONFIGS["gpt2"],
     "opt": (tf.OPTConfig, SIZES | {"ffn_dim": 48, "word_embed_proj_dim": 32, "do_layer_norm_before": True}),
 }  # fmt: skip
+if "kwargs" in inspect.signature(GPTJAttention.forward).parameters:  # since transformers 5.24, by the mask that it is given
+    FAMILIES["gptj"] = CONFIGS["gptj"]
 NARROW = {"qwen2": {2, 3}, "mistral": {0, 1, 2, 3}, "gemma3": {0, 2}}  # layers with a sliding window
 PLAIN = [family for family in FAMILIES if family not in NARROW]
 RANGES = {"all": range(4), "upper half": range(2, 4), (1, 3): range(1, 3), range(1): range(1)}
@@ -41,7 +45,7 @@ def decoder(family, attention="eager", seed=0):
     """Four layers without a head and without dropout; biases and norms are away from 0 and 1."""
     torch.manual_seed(seed)
     make, own = FAMILIES[family]
-    depth = {"n_layer": LAYERS} if family == "gpt2" else {"num_hidden_layers": LAYERS}
+    depth = {"n_layer": LAYERS} if family in ("gpt2", "gptj") else {"num_hidden_layers": LAYERS}
     model = tf.AutoModel.from_config(make(**COMMON | own | depth), attn_implementation=attention)
     for parameter in model.parameters():
         parameter.data.add_(0.1 * torch.randn_like(parameter))

@@ -2,8 +2,8 @@
 
 import pytest
 import transformers as tf
-from models import GROUPED, SIZES, build
-from test_decoder import decoder, states, text
+from models import CONFIGS, GROUPED, SIZES, build
+from test_decoder import FAMILIES, decoder, states, text
 from torch import nn
 
 import clm_kernels as clm
@@ -14,12 +14,14 @@ REFUSED = {
     "MambaModel": tf.MambaConfig(hidden_size=16, num_hidden_layers=2),
     "Qwen3NextModel": tf.Qwen3NextConfig(**SIZES | GROUPED | MIXED, num_experts=2),
     "GPTNeoModel": tf.GPTNeoConfig(vocab_size=64, hidden_size=32, num_layers=2, num_heads=4, attention_types=[[["global"], 2]]),
-    "GPTJModel": tf.GPTJConfig(vocab_size=64, n_embd=32, n_layer=2, n_head=4, rotary_dim=4),
     "BloomModel": tf.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4),
     "T5Model": tf.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2),
     "T5GemmaModel": tf.T5GemmaConfig(encoder=SIZES | GROUPED, decoder=SIZES | GROUPED),
     "BartModel": tf.BartConfig(vocab_size=9, d_model=16, encoder_layers=1, decoder_layers=1),
 }
+
+if "gptj" not in FAMILIES:
+    REFUSED["GPTJModel"] = CONFIGS["gptj"][0](**CONFIGS["gptj"][1])
 
 
 @pytest.mark.parametrize("name", REFUSED)

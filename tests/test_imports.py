@@ -19,10 +19,10 @@ LAYERS = (  # a part imports from the layers below its own
     {"finetune"},
     {"portable"},
     {"choose", "patch", "replay", "optim", "delta", "pooling", "tokenizer", "decoder"},
-    {"values", "structure", "extension", "pooled_head"},
+    {"values", "structure", "extension", "compat"},
     {"selection"},
     {"ops"},
-    {"files", "fingerprint", "_version"},
+    {"files", "fingerprint", "pooled_head", "_version"},
 )
 SIDEWAYS = {
     ("delta", "patch"),  # a Delta refuses a model that is patched

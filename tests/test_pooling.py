@@ -2,11 +2,19 @@
 
 import copy
 import json
+from inspect import signature
 
 import pytest
 import torch
 from models import DECODERS, batch, bits, build, same, select, train
-from transformers import AutoConfig, AutoModelForSequenceClassification, DynamicCache, T5Config, T5ForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    DynamicCache,
+    LlamaModel,
+    T5Config,
+    T5ForSequenceClassification,
+)
 
 import clm_kernels as clm
 from clm_kernels.pooled_head import POOLED, pool
@@ -138,13 +146,14 @@ def test_a_config_without_a_padding_id(family, tmp_path):
 
 def test_keys_and_values_before_the_text_are_not_pooled():
     """The mask covers them too: a text in two parts, whose second is pooled as its own vectors say."""
+    name = next(name for name in ("cache", "past_key_values") if name in signature(LlamaModel.forward).parameters)
     for pooling in POOLED:
         model = set_pooling(build("llama").eval(), pooling)
         inputs = masked(model, "right")
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         cache, hidden = DynamicCache(config=model.config), vectors(build("llama").eval(), inputs)
-        logits(model, {"input_ids": ids[:, :1], "attention_mask": mask[:, :1]}, past_key_values=cache, use_cache=True)
-        rest = logits(model, {"input_ids": ids[:, 1:], "attention_mask": mask}, past_key_values=cache)
+        logits(model, {"input_ids": ids[:, :1], "attention_mask": mask[:, :1]}, **{name: cache}, use_cache=True)
+        rest = logits(model, {"input_ids": ids[:, 1:], "attention_mask": mask}, **{name: cache})
         torch.testing.assert_close(rest, model.score(by_hand(hidden[:, 1:], mask[:, 1:], pooling)))
 
 

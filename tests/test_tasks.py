@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
 import torch
-from models import build
+from models import batch, build
 from tiny_grid import MAKERS, plan, stored, tiny_settings, write_tasks
 from tiny_task import texts, write_jsonl
 
@@ -28,7 +28,7 @@ from benchmarks.tasks.tasks import TASKS, drawn, labels_of, write_parts
 from clm_kernels.choose import random_selection
 from clm_kernels.finetune.trainer import EpochSampler
 
-pytest.importorskip("peft")
+peft = pytest.importorskip("peft")
 ROOT = Path(__file__).parent.parent
 RUNNABLE = available([])[0]
 
@@ -51,6 +51,24 @@ def _data(data, monkeypatch):
 # Cells
 
 
+@cache
+def fault_of_prefix_tuning():
+    """What plain PEFT and transformers say to it; None where they can do it. (PEFT 0.21 does not with transformers 5.24.)"""
+    options = peft.PrefixTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)
+    model = peft.get_peft_model(build("bert"), options)
+    try:
+        model(**batch(model))
+    except (TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def cannot(result, method):
+    """Whether the method is one that the library behind it cannot do, as the result must then say."""
+    reason = fault_of_prefix_tuning() if method == "prefix" else None
+    assert result.get("error") == reason
+    return reason is not None
+
+
 @pytest.mark.parametrize("task", MAKERS)
 @pytest.mark.parametrize("method", [name for name in RUNNABLE if name != "upper"])
 def test_each_method_trains_scores_its_best_checkpoint_and_counts_its_cost(settings, task, method):
@@ -59,7 +77,8 @@ def test_each_method_trains_scores_its_best_checkpoint_and_counts_its_cost(setti
     if task == "snips_slots" and METHODS[method].kinds == ("sequence",):
         assert "for token classification" in result["error"]
         return
-    assert "error" not in result
+    if cannot(result, method):
+        return
     assert len(result["history"]) == 5
     assert result["validation"] == max(line["validation"] for line in result["history"])
     assert result["test"] == result["validation"]  # they hold the same examples: the best checkpoint was scored
@@ -78,6 +97,8 @@ def test_the_best_checkpoint_of_an_adapter_is_the_one_that_is_scored(settings, m
     changes = {"pooling": "mean", "scheduler": "constant"}
     settings = replace(settings, epochs=5, options=settings.options | changes)
     result = train_cell(Cell("banking77", method, "test", 1, rate), settings)
+    if cannot(result, method):
+        return
     assert result["history"][-1]["validation"] < result["validation"] == result["test"]
 
 

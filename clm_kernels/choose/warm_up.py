@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ..compat import is_cache
 from ..structure import base_model, head_names, weights
 from .frozen import frozen
 
@@ -55,4 +56,4 @@ def _uncached(output):
     """Without the keys and values of every layer, which decoders give along and no head reads."""
     if not hasattr(output, "items"):
         return output
-    return type(output)(**{name: value for name, value in output.items() if name != "past_key_values"})
+    return type(output)(**{name: value for name, value in output.items() if not is_cache(value)})

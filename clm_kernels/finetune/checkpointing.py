@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from ..compat import enable_checkpointing
 from .errors import require
 
 FUSED = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # they keep their input, and compute the rest again by themselves
@@ -28,11 +29,7 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
         ValueError: if its class cannot do that.
     """
     check_checkpointing("checkpoint_layers", model)
-    options = {"use_reentrant": False}
-    if hasattr(model, "activation_checkpointing_enable"):  # its name from transformers 5.2x on
-        model.activation_checkpointing_enable(options)
-    else:
-        model.gradient_checkpointing_enable(options)
+    enable_checkpointing(model)
     model.disable_input_require_grads()
 
 

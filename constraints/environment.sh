@@ -1,0 +1,14 @@
+# Sourced: a fresh virtual environment, deleted at the end, and `pins`, which writes down what is installed in it.
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+venv=$(mktemp -d)/venv
+trap 'rm -rf "$(dirname "$venv")"' EXIT
+python3 -m venv "$venv"
+source "$venv/bin/activate"
+pip install --quiet --upgrade pip
+
+pins() { # newest or oldest
+  local file=constraints/$1.txt comments
+  comments=$(grep '^#' "$file")
+  { echo "$comments"; pip list --format=freeze --exclude clm-kernels --exclude pip --exclude setuptools | sed 's/+cpu$//'; } > "$file.new"
+  mv "$file.new" "$file"
+}
