@@ -7,7 +7,6 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -17,23 +16,24 @@ from torch import Tensor
 
 from .files import write_atomically
 from .fingerprint import checksum
+from .ops.checks import check_index_values
 from .ops.layout import KINDS, Layout
+from .ops.owned import own
 
 FORMAT = "clm_kernels.selection/1"
 SELECTABLE = KINDS[:4]
 _INT32_LIMIT = 2**31
 
 
-@dataclass(frozen=True, eq=False)
 class Entries:
-    """Which entries of one dense 2-D weight are trained.
+    """Which entries of one dense 2-D weight are trained. It cannot be changed.
 
     Args:
         kind: ``"rows"``, ``"columns"``, ``"blocks"`` or ``"elements"``; dims are the stored
             tensor's own dims 0 and 1 (transformers' ``Conv1D`` stores ``(in, out)``).
         index: ``(count,)``, sorted, unique; int32, or int64 where the kind has 2**31 units or
             more. Rows and columns: their numbers. Blocks: row-major numbers in the grid of
-            blocks. Elements: row-major numbers in the weight.
+            blocks. Elements: row-major numbers in the weight. It is copied.
         shape: shape of the dense weight.
         block: shape ``(bm, bn)`` of one block, which must divide `shape`; blocks only.
 
@@ -41,17 +41,35 @@ class Entries:
         ValueError: if any of it does not hold. `Entries.of` sorts and casts for you.
     """
 
-    kind: str
-    index: Tensor
-    shape: tuple[int, int]
-    block: tuple[int, int] | None = None
+    __slots__ = ("__weakref__", "_held", "block", "kind", "layout", "shape")
 
-    def __post_init__(self):
-        layout = _checked_layout(self.kind, self.shape, self.block)
-        object.__setattr__(self, "shape", (layout.rows, layout.columns))
-        if self.block is not None:
-            object.__setattr__(self, "block", (layout.block_rows, layout.block_columns))
-        _check_index(self.index, layout.units, self.kind)
+    kind: str
+    shape: tuple[int, int]
+    block: tuple[int, int] | None
+    layout: Layout  # kind and shapes as the ops take them
+    _held: Tensor  # what kernels read: shown to nobody who may write there
+
+    def __init__(self, kind: str, index: Tensor, shape: tuple[int, int], block: tuple[int, int] | None = None):
+        layout = _checked_layout(kind, shape, block)
+        _check_form(index, layout.units)
+        held = index.detach().clone()
+        check_index_values("Entries", held, layout.units)
+        self._fill(kind, layout, held)
+
+    def _fill(self, kind: str, layout: Layout, held: Tensor) -> None:
+        block = (layout.block_rows, layout.block_columns) if kind == "blocks" else None
+        fields = {"kind": kind, "shape": (layout.rows, layout.columns), "block": block, "layout": layout, "_held": held}
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        own(held, layout)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Entries: {name} cannot be changed; make new ones by Entries.of")
+
+    __delattr__ = __setattr__
+
+    def __reduce__(self):
+        return Entries, (self.kind, self._held, self.shape, self.block)
 
     @classmethod
     def of(
@@ -73,9 +91,9 @@ class Entries:
         return cls.of(kind, torch.arange(_checked_layout(kind, shape, block).units), shape, block)
 
     @property
-    def layout(self) -> Layout:
-        """Kind and shapes as the ops take them."""
-        return Layout.of(self.kind, self.shape, self.block)
+    def index(self) -> Tensor:
+        """A copy of the index: what kernels read is out of everybody's reach."""
+        return self._held.clone()
 
     @property
     def units(self) -> int:
@@ -85,7 +103,7 @@ class Entries:
     @property
     def compact_shape(self) -> tuple[int, ...]:
         """Shape of a compact tensor of these entries."""
-        return self.layout.compact_shape(self.index.numel())
+        return self.layout.compact_shape(self._held.numel())
 
     @property
     def count(self) -> int:
@@ -99,12 +117,12 @@ class Entries:
 
     def flat_index(self) -> Tensor:
         """Row-major int64 numbers of the selected entries in the weight, in compact order: `compact_shape`."""
-        return self.layout.flat_index(self.index)
+        return self.layout.flat_index(self._held)
 
     def to(self, device: torch.device | str) -> Entries:
         """The same entries with their index on `device`; itself if it is there already."""
-        index = self.index.to(device)
-        return self if index is self.index else _unchecked(self, index)
+        held = self._held.to(device)
+        return self if held is self._held else _unchecked(self, held)
 
     def as_elements(self) -> Entries:
         """The same entries as kind ``"elements"``."""
@@ -119,21 +137,21 @@ class Entries:
     def __or__(self, other: Entries) -> Entries:
         """Union; entries of different kinds become elements."""
         a, b = self._alike(other)
-        return Entries.of(a.kind, torch.cat([a.index, b.index]), a.shape, a.block)
+        return Entries.of(a.kind, torch.cat([a._held, b._held]), a.shape, a.block)
 
     def __and__(self, other: Entries) -> Entries:
         """Intersection; entries of different kinds become elements."""
         a, b = self._alike(other)
-        return _unchecked(a, a.index[torch.isin(a.index, b.index)])
+        return _unchecked(a, a._held[torch.isin(a._held, b._held)])
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Entries) and self.layout == other.layout and torch.equal(self.index, other.index)
+        return isinstance(other, Entries) and self.layout == other.layout and torch.equal(self._held, other._held)
 
     __hash__ = None
 
     def __repr__(self) -> str:
         block = f", block={self.block}" if self.block else ""
-        return f"Entries({self.index.numel()} of {self.units} {self.kind}, shape={self.shape}{block})"
+        return f"Entries({self._held.numel()} of {self.units} {self.kind}, shape={self.shape}{block})"
 
 
 class Summary(NamedTuple):
@@ -184,7 +202,7 @@ class Selection(Mapping[str, Entries]):
 
     def summary(self) -> list[Summary]:
         """One line a weight: what is selected and out of how much."""
-        return [Summary(name, e.kind, e.index.numel(), e.units, e.count, math.prod(e.shape)) for name, e in self.items()]
+        return [Summary(name, e.kind, e._held.numel(), e.units, e.count, math.prod(e.shape)) for name, e in self.items()]
 
     def __str__(self) -> str:
         lines = [
@@ -211,7 +229,7 @@ class Selection(Mapping[str, Entries]):
     def to_tensors(self, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
         """Index tensors by weight name, and the metadata that `from_tensors` needs beside them."""
         described = {name: {"kind": e.kind, "shape": e.shape, "block": e.block} for name, e in self.items()}
-        tensors = {prefix + name: e.index.cpu().clone() for name, e in self.items()}
+        tensors = {prefix + name: e._held.cpu().clone() for name, e in self.items()}
         return tensors, {"format": FORMAT, "entries": json.dumps(described)}
 
     @classmethod
@@ -275,21 +293,16 @@ def _index_dtype(units: int) -> torch.dtype:
     return torch.int32 if units < _INT32_LIMIT else torch.int64
 
 
-def _check_index(index: Tensor, units: int, kind: str) -> None:
+def _check_form(index: Tensor, units: int) -> None:
     if not isinstance(index, Tensor) or index.dim() != 1 or index.dtype != _index_dtype(units):
         got = f"{index.dtype} of shape {tuple(index.shape)}" if isinstance(index, Tensor) else type(index).__name__
         raise ValueError(f"Entries: index must be a 1-D {_index_dtype(units)} tensor, got {got}")
     if not index.is_contiguous():
         raise ValueError("Entries: index must be contiguous")
-    if index.numel() > 1 and not bool((index[1:] > index[:-1]).all()):
-        raise ValueError("Entries: index must be sorted and unique; Entries.of sorts for you")
-    if index.numel() and not (0 <= int(index[0]) and int(index[-1]) < units):
-        raise ValueError(f"Entries: index must lie in [0, {units}) for {kind}, got {int(index[0])} to {int(index[-1])}")
 
 
-def _unchecked(like: Entries, index: Tensor) -> Entries:
-    """A copy with another index that is known to hold already."""
+def _unchecked(like: Entries, held: Tensor) -> Entries:
+    """A copy with another index that is known to hold already, and that nobody else has."""
     copy = object.__new__(Entries)
-    for name, value in (("kind", like.kind), ("index", index), ("shape", like.shape), ("block", like.block)):
-        object.__setattr__(copy, name, value)
+    copy._fill(like.kind, like.layout, held)
     return copy

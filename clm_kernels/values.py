@@ -36,7 +36,7 @@ class Values(nn.Parameter):
     @property
     def entries(self) -> Entries:
         """The entries, their index on the values' device."""
-        if self._entries.index.device != self.device:
+        if self._entries._held.device != self.device:
             self._entries = self._entries.to(self.device)
         return self._entries
 

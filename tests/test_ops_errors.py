@@ -20,7 +20,7 @@ ELSEWHERE = ROWS.to("meta")
 def with_index(index):
     """Rows with an index that Entries itself would refuse."""
     entries = Entries.of("rows", [0, 2], (4, 6))
-    object.__setattr__(entries, "index", index)
+    object.__setattr__(entries, "_held", index)
     return entries
 
 

@@ -66,13 +66,19 @@ REFUSED = [
         "Entries: index must be a 1-D torch.int32 tensor, got torch.int32 of shape (1, 1)",
     ),
     (lambda: Entries("rows", torch.arange(4, dtype=i32)[::2], SHAPE), "Entries: index must be contiguous"),
-    (lambda: Entries("rows", index(2, 1), SHAPE), "Entries: index must be sorted and unique; Entries.of sorts for you"),
-    (lambda: Entries("rows", index(1, 1), SHAPE), "Entries: index must be sorted and unique; Entries.of sorts for you"),
-    (lambda: Entries("rows", index(0, 4), SHAPE), "Entries: index must lie in [0, 4) for rows, got 0 to 4"),
-    (lambda: Entries("columns", index(-1, 5), SHAPE), "Entries: index must lie in [0, 6) for columns, got -1 to 5"),
-    (lambda: Entries("blocks", index(4), SHAPE, BLOCK), "Entries: index must lie in [0, 4) for blocks, got 4 to 4"),
-    (lambda: Entries("elements", index(24), SHAPE), "Entries: index must lie in [0, 24) for elements, got 24 to 24"),
-    (lambda: Entries("rows", index(0), (0, 6)), "Entries: index must lie in [0, 0) for rows, got 0 to 0"),
+    (
+        lambda: Entries("rows", index(2, 1), SHAPE),
+        "Entries: index must be sorted and unique, got another order; Entries.of sorts for you",
+    ),
+    (
+        lambda: Entries("rows", index(1, 1), SHAPE),
+        "Entries: index must be sorted and unique, got another order; Entries.of sorts for you",
+    ),
+    (lambda: Entries("rows", index(0, 4), SHAPE), "Entries: index must be in [0, 4), got 0 to 4"),
+    (lambda: Entries("columns", index(-1, 5), SHAPE), "Entries: index must be in [0, 6), got -1 to 5"),
+    (lambda: Entries("blocks", index(4), SHAPE, BLOCK), "Entries: index must be in [0, 4), got 4 to 4"),
+    (lambda: Entries("elements", index(24), SHAPE), "Entries: index must be in [0, 24), got 24 to 24"),
+    (lambda: Entries("rows", index(0), (0, 6)), "Entries: index must be in [0, 0), got 0 to 0"),
     # the same through `of` and `everything`, which come by their units before Entries itself can check
     (lambda: Entries.of("lines", [0], SHAPE), "Entries: kind must be one of rows, columns, blocks, elements, got 'lines'"),
     (

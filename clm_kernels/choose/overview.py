@@ -146,7 +146,7 @@ def overview(selection: Selection, scores: Mapping[str, Tensor], model: nn.Modul
             raise ValueError(f"overview: the scores of {name!r} must be {expected}, got shape {tuple(score.shape)}")
         at, match = depth[name], _NUMBERED.search(name)
         layer = next((end for end, height in _ENDS.items() if at == height), None) or str(int(at))
-        kind, taken, count = ("", 0, 0) if entries is None else (entries.kind, entries.index.numel(), entries.count)
+        kind, taken, count = ("", 0, 0) if entries is None else (entries.kind, entries._held.numel(), entries.count)
         units = entries.units if score is None else len(score)
         lines.append(
             Line(

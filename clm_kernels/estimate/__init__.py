@@ -69,7 +69,7 @@ def estimate(config: PretrainedConfig, work: Work, device: str = "cpu") -> Estim
     model = build(config, work, "meta")
     called, optimizer = prepare(model, work)
     inputs = batch(model, work, "meta")
-    owned = [*called.parameters(), *called.buffers(), *(p.entries.index for p in called.parameters() if isinstance(p, Values))]
+    owned = [*called.parameters(), *called.buffers(), *(p.entries._held for p in called.parameters() if isinstance(p, Values))]
     weights = size_of(owned)
 
     def step() -> None:

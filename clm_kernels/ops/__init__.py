@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import checks, schemas  # noqa: F401 - schemas registers the ops
+from . import checks, schemas
 from .registry import backend, chosen, interpreted, why_not
 
 if TYPE_CHECKING:
@@ -38,10 +38,7 @@ def weight_grad(dy: Tensor, x: Tensor, entries: Entries, dtype: torch.dtype | No
     Raises:
         ValueError: if shapes, dtypes or devices do not fit.
     """
-    dtype = dtype or dy.dtype
-    checks.check_weight_grad(dy, x, entries.index, entries.layout)
-    checks.check_float_dtype("weight_grad", "dtype", dtype)
-    return _ops.weight_grad(dy, x, entries.index, entries.layout, dtype)
+    return _ops.weight_grad(dy, x, entries._held, entries.layout, dtype or dy.dtype)
 
 
 def embedding_grad(dy: Tensor, ids: Tensor, entries: Entries, dtype: torch.dtype | None = None) -> Tensor:
@@ -59,22 +56,17 @@ def embedding_grad(dy: Tensor, ids: Tensor, entries: Entries, dtype: torch.dtype
     Raises:
         ValueError: if the entries are not rows, or shapes, dtypes or devices do not fit.
     """
-    dtype = dtype or dy.dtype
-    checks.check_embedding_grad(dy, ids, entries.index, entries.layout)
-    checks.check_float_dtype("embedding_grad", "dtype", dtype)
-    return _ops.embedding_grad(dy, ids, entries.index, entries.layout, dtype)
+    return _ops.embedding_grad(dy, ids, entries._held, entries.layout, dtype or dy.dtype)
 
 
 def gather(dense: Tensor, entries: Entries) -> Tensor:
     """The selected entries of `dense`, an exact copy, of ``entries.compact_shape``."""
-    checks.check_gather(dense, entries.index, entries.layout)
-    return _ops.gather(dense, entries.index, entries.layout)
+    return _ops.gather(dense, entries._held, entries.layout)
 
 
 def scatter_(dense: Tensor, entries: Entries, values: Tensor) -> Tensor:
     """Writes compact `values` (of dense's dtype) into `dense` at the selected entries, in place, and returns it."""
-    checks.check_scatter(dense, entries.index, entries.layout, values)
-    _ops.scatter_(dense, entries.index, entries.layout, values)
+    _ops.scatter_(dense, entries._held, entries.layout, values)
     return dense
 
 
@@ -92,8 +84,7 @@ def masked_grad_(grad: Tensor, dense_grad: Tensor, entries: Entries, scale: floa
     Returns:
         0-dim float32: 1 if a selected entry was inf or NaN, else 0 (torch's ``found_inf``).
     """
-    checks.check_masked_grad(grad, dense_grad, entries.index, entries.layout)
-    return _ops.masked_grad_(grad, dense_grad, entries.index, entries.layout, scale)
+    return _ops.masked_grad_(grad, dense_grad, entries._held, entries.layout, scale)
 
 
 def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
@@ -119,7 +110,6 @@ def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None)
     Raises:
         ValueError: if kind, shapes, dtypes or devices do not fit.
     """
-    checks.check_sensitivity(dy, x, kind, weights)
     return _ops.sensitivity(dy.detach(), x.detach(), kind, None if weights is None else weights.detach())
 
 
@@ -166,15 +156,8 @@ def adamw_step_(
     Raises:
         ValueError: if lists, shapes, dtypes or devices do not fit.
     """
-    lists = {
-        "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
-        "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
-    }  # fmt: skip
-    checks.check_adamw_step(
-        values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf, clip=clip
-    )
-    if values:
-        _ops.adamw_step_(
-            values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
-            amsgrad, maximize, grad_scale, found_inf, clip,
-        )  # fmt: skip
+    lists = (grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)
+    if not values:
+        checks.check_adamw_step(values, dict(zip(schemas.LISTS, lists)), layouts, settings, amsgrad)
+        return
+    _ops.adamw_step_(values, *lists, layouts, settings, amsgrad, maximize, grad_scale, found_inf, clip)

@@ -1,4 +1,4 @@
-"""What each op asks of its arguments; called by the public functions and by the fakes, and nowhere else.
+"""What each op asks of its arguments; called where the dispatcher runs it, by the fakes, and nowhere else (`schemas`).
 
 A message is put together only when it is raised: it costs more than the check, and `torch.compile` cannot format a
 size that it traces as a symbol.
@@ -61,8 +61,19 @@ def check_index(op: str, index: Tensor, like: Tensor) -> None:
         refuse(op, "index", f"on {like.device}", index.device)
 
 
-def check_weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Layout, op: str = "weight_grad") -> None:
+def check_index_values(op: str, index: Tensor, units: int) -> None:
+    """Reads the index, which on a GPU waits for it: once, see `owned`."""
+    if index.numel() > 1 and not bool((index[1:] > index[:-1]).all()):
+        refuse(op, "index", "sorted and unique", "another order; Entries.of sorts for you")
+    if index.numel() and not (0 <= int(index[0]) and int(index[-1]) < units):
+        refuse(op, "index", f"in [0, {units})", f"{int(index[0])} to {int(index[-1])}")
+
+
+def check_weight_grad(
+    dy: Tensor, x: Tensor, index: Tensor, layout: Layout, dtype: torch.dtype, op: str = "weight_grad"
+) -> None:  # fmt: skip
     check_float(op, "dy", dy)
+    check_float_dtype(op, "dtype", dtype)
     check_same(op, "x", x, "dy", dy)
     check_index(op, index, dy)
     count = index.shape[0]
@@ -74,8 +85,11 @@ def check_weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Layout, op: 
         refuse(op, "x", f"of {dy.shape[0]} tokens as dy", x.shape[0])
 
 
-def check_embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Layout, op: str = "embedding_grad") -> None:
+def check_embedding_grad(
+    dy: Tensor, ids: Tensor, index: Tensor, layout: Layout, dtype: torch.dtype, op: str = "embedding_grad"
+) -> None:  # fmt: skip
     check_float(op, "dy", dy)
+    check_float_dtype(op, "dtype", dtype)
     check_index(op, index, dy)
     if layout.kind != ROWS:
         refuse(op, "entries", "rows", KINDS[layout.kind])
@@ -105,7 +119,9 @@ def check_gather(dense: Tensor, index: Tensor, layout: Layout, op: str = "gather
     check_index(op, index, dense)
 
 
-def check_masked_grad(grad: Tensor, dense_grad: Tensor, index: Tensor, layout: Layout, op: str = "masked_grad_") -> None:
+def check_masked_grad(
+    grad: Tensor, dense_grad: Tensor, index: Tensor, layout: Layout, scale: float, op: str = "masked_grad_"
+) -> None:  # fmt: skip
     check_dense(op, "dense_grad", dense_grad, layout, contiguous=False)
     check_index(op, index, dense_grad)
     check_float(op, "grad", grad)
@@ -114,7 +130,7 @@ def check_masked_grad(grad: Tensor, dense_grad: Tensor, index: Tensor, layout: L
     check_contiguous(op, "grad", grad)
 
 
-def check_sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None, op: str = "sensitivity") -> None:
+def check_sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None, op: str = "sensitivity") -> None:
     if kind not in ("rows", "columns"):
         refuse(op, "kind", "rows or columns", repr(kind))
     check_float(op, "dy", dy)
@@ -132,8 +148,6 @@ def check_sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None, 
 def check_adamw_step(
     values: list[Tensor],
     lists: dict[str, list[Tensor]],
-    denses: list[Tensor],
-    indices: list[Tensor],
     layouts: Sequence[int],
     settings: Tensor,
     amsgrad: bool,
@@ -169,6 +183,6 @@ def check_adamw_step(
             check_contiguous(op, argument, tensor)
         if lists["masters"][i].numel() and (lists["masters"][i].dtype != torch.float32 or value.dtype.itemsize != 2):
             refuse(op, f"masters[{i}]", "float32 beside 16-bit values", f"{lists['masters'][i].dtype} beside {value.dtype}")
-        layout = Layout(*layouts[5 * i : 5 * i + 5])
+        layout = Layout.checked(f"{op}[{i}]", layouts[5 * i : 5 * i + 5], dense=True)
         if layout.kind != DENSE:
-            check_scatter(denses[i], indices[i], layout, value, op=f"{op}[{i}]")
+            check_scatter(lists["denses"][i], lists["indices"][i], layout, value, op=f"{op}[{i}]")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,6 +28,21 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, kind: str, shape: tuple[int, int], block: tuple[int, int] | None = None) -> Layout:
         return cls(KINDS.index(kind), *shape, *(block or (0, 0)))
+
+    @classmethod
+    def checked(cls, op: str, layout: Sequence[int], dense: bool = False) -> Layout:
+        """A layout from five ints of unknown origin; `dense` allows `DENSE`.
+
+        Raises:
+            ValueError: if there is no such kind, or the block does not divide the weight.
+        """
+        layout = cls(*layout) if len(layout) == 5 else cls(-1, 0, 0, 0, 0)
+        if not _is_possible(layout) or (layout.kind == DENSE and not dense):
+            kinds = ", ".join(f"{number} for {kind}" for number, kind in enumerate(KINDS[: DENSE + dense]))
+            raise ValueError(
+                f"{op}: layout must be a kind ({kinds}), the weight's two sizes and a block that divides them, got {[*layout]}"
+            )
+        return layout
 
     @property
     def units(self) -> int:
@@ -62,6 +79,15 @@ class Layout(NamedTuple):
             column = (index % grid_columns * self.block_columns)[:, None] + _range(self.block_columns, index)  # (B, bn)
             return row[:, :, None] * self.columns + column[:, None, :]
         return index
+
+
+@functools.cache
+def _is_possible(layout: Layout) -> bool:
+    kind, *sizes = layout
+    if kind not in range(len(KINDS)) or min(sizes) < 0:
+        return False
+    rows, columns, *block = sizes
+    return kind != BLOCKS or (min(block) > 0 and rows % block[0] == 0 and columns % block[1] == 0)
 
 
 def _range(end: int, like: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd import profiler
 
 from . import checks
-from .layout import Layout
+from .layout import DENSE, Layout
+from .owned import check_memory, owned
 from .parameters import Parameters
 from .registry import implementation
 
@@ -26,30 +27,71 @@ SCHEMAS = (
     "Tensor? clip=None) -> ()",
 )
 
+LISTS = ("grads", "exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs", "masters", "anchors", "denses", "indices")
 library = torch.library.Library("clm_kernels", "DEF")
 for schema in SCHEMAS:
     library.define(schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.needs_fixed_stride_order))
 
 
+CHECKS = {
+    "weight_grad": checks.check_weight_grad,
+    "embedding_grad": checks.check_embedding_grad,
+    "gather": checks.check_gather,
+    "scatter_": checks.check_scatter,
+    "masked_grad_": checks.check_masked_grad,
+    "sensitivity": checks.check_sensitivity,
+}
+
+
+def _checked(op: str, arguments: Sequence[str], args: tuple) -> tuple:
+    """The args of real tensors, with an index and a layout that nobody can change any more."""
+    for argument, arg in zip(arguments, args):
+        if isinstance(arg, Tensor):
+            check_memory(op, argument, arg)
+    if "index" in arguments:
+        at = arguments.index("index")
+        checks.check_index(op, args[at], args[0])
+        layout = Layout.checked(op, args[at + 1])
+        args = (*args[:at], owned(op, args[at], layout), layout, *args[at + 2 :])
+    CHECKS[op](*args)
+    return args
+
+
 def _dispatch(op: str):
-    def run(first, *args, **kwargs):
-        device = first.device
+    arguments = [argument.name for argument in getattr(torch.ops.clm_kernels, op).default._schema.arguments]
+
+    def run(*args):
+        device, args = args[0].device, _checked(op, arguments, args)
         if torch.is_autocast_enabled(device.type):  # it would round the operands of an implementation's products
             with torch.autocast(device.type, enabled=False):
-                return implementation(op, device)(first, *args, **kwargs)
-        return implementation(op, device)(first, *args, **kwargs)
+                return implementation(op, device)(*args)
+        return implementation(op, device)(*args)
 
     return run
 
 
 def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
                  amsgrad, maximize, grad_scale=None, found_inf=None, clip=None):  # fmt: skip
+    op, lists = (
+        "adamw_step_",
+        dict(zip(LISTS, (grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices))),
+    )
+    scalars = {"grad_scale": grad_scale, "found_inf": found_inf, "clip": clip}
+    checks.check_adamw_step(values, lists, layouts, settings, amsgrad, **scalars)
+    for name, tensors in ({"values": values, "settings": [settings]} | lists).items():
+        for i, tensor in enumerate(tensors):
+            check_memory(op, f"{name}[{i}]", tensor)
+    every = [Layout(*layouts[5 * i : 5 * i + 5]) for i in range(len(values))]
+    indices = [
+        index if layout.kind == DENSE else owned(f"{op}[{i}]", index, layout)
+        for i, (index, layout) in enumerate(zip(indices, every))
+    ]
     tensors = (values, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)
     plan = implementation("AdamWPlan", values[0].device)(Parameters(*tensors, layouts, amsgrad, maximize))
     plan(grads, settings, grad_scale, found_inf, clip)
 
 
-for op in ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity"):
+for op in CHECKS:
     library.impl(op, _dispatch(op), "CompositeExplicitAutograd")
 library.impl("adamw_step_", _adamw_step_, "CompositeExplicitAutograd")
 
@@ -74,38 +116,41 @@ def _named(op: str, run: Callable) -> Callable:
     return recorded
 
 
-def _compact(like: Tensor, index: Tensor, layout: list[int], dtype: torch.dtype) -> Tensor:
-    return like.new_empty(Layout(*layout).compact_shape(index.shape[0]), dtype=dtype)
+def _compact(like: Tensor, index: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
+    return like.new_empty(layout.compact_shape(index.shape[0]), dtype=dtype)
+
+
+def _fake(op: str, *args) -> Layout:
+    """Checks what can be checked without reading a tensor."""
+    at = next(i for i, arg in enumerate(args) if isinstance(arg, (list, tuple)))
+    layout = Layout.checked(op, args[at])
+    CHECKS[op](*args[:at], layout, *args[at + 1 :])
+    return layout
 
 
 @torch.library.register_fake("clm_kernels::weight_grad", lib=library)
 def _(dy, x, index, layout, dtype):
-    checks.check_weight_grad(dy, x, index, Layout(*layout))
-    checks.check_float_dtype("weight_grad", "dtype", dtype)
-    return _compact(dy, index, layout, dtype)
+    return _compact(dy, index, _fake("weight_grad", dy, x, index, layout, dtype), dtype)
 
 
 @torch.library.register_fake("clm_kernels::embedding_grad", lib=library)
 def _(dy, ids, index, layout, dtype):
-    checks.check_embedding_grad(dy, ids, index, Layout(*layout))
-    checks.check_float_dtype("embedding_grad", "dtype", dtype)
-    return _compact(dy, index, layout, dtype)
+    return _compact(dy, index, _fake("embedding_grad", dy, ids, index, layout, dtype), dtype)
 
 
 @torch.library.register_fake("clm_kernels::gather", lib=library)
 def _(dense, index, layout):
-    checks.check_gather(dense, index, Layout(*layout))
-    return _compact(dense, index, layout, dense.dtype)
+    return _compact(dense, index, _fake("gather", dense, index, layout), dense.dtype)
 
 
 @torch.library.register_fake("clm_kernels::scatter_", lib=library)
 def _(dense, index, layout, values):
-    checks.check_scatter(dense, index, Layout(*layout), values)
+    _fake("scatter_", dense, index, layout, values)
 
 
 @torch.library.register_fake("clm_kernels::masked_grad_", lib=library)
 def _(grad, dense_grad, index, layout, scale):
-    checks.check_masked_grad(grad, dense_grad, index, Layout(*layout))
+    _fake("masked_grad_", grad, dense_grad, index, layout, scale)
     return grad.new_empty((), dtype=torch.float32)
 
 
@@ -119,10 +164,6 @@ def _(dy, x, kind, weights=None):
 @torch.library.register_fake("clm_kernels::adamw_step_", lib=library)
 def _(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
       amsgrad, maximize, grad_scale=None, found_inf=None, clip=None):  # fmt: skip
-    lists = {
-        "grads": grads, "exp_avgs": exp_avgs, "exp_avg_sqs": exp_avg_sqs, "max_exp_avg_sqs": max_exp_avg_sqs,
-        "masters": masters, "anchors": anchors, "denses": denses, "indices": indices,
-    }  # fmt: skip
-    checks.check_adamw_step(
-        values, lists, denses, indices, layouts, settings, amsgrad, grad_scale=grad_scale, found_inf=found_inf, clip=clip
-    )
+    lists = dict(zip(LISTS, (grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices)))
+    scalars = {"grad_scale": grad_scale, "found_inf": found_inf, "clip": clip}
+    checks.check_adamw_step(values, lists, layouts, settings, amsgrad, **scalars)

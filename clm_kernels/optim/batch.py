@@ -43,7 +43,7 @@ class Batch:
         self.anchors.append(state.get("pretrained", self.none))
         sparse = isinstance(parameter, Values)
         self.denses.append(parameter.dense if sparse else self.none)
-        self.indices.append(parameter.entries.index if sparse else self.none)
+        self.indices.append(parameter.entries._held if sparse else self.none)
         self.layouts += parameter.entries.layout if sparse else DENSE_LAYOUT
 
     @cached_property

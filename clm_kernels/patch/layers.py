@@ -95,7 +95,7 @@ class CompactLinear(CompactLayer, nn.Linear):
         if not (values.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
         x, weight, bias = self._in_compute_dtype(input)
-        y = LinearFunction.apply(x, weight, bias, values, self.entries.index, self.entries.layout)
+        y = LinearFunction.apply(x, weight, bias, values, self.entries._held, self.entries.layout)
         return y.view(*x.shape[:-1], self.out_features)
 
 
@@ -108,7 +108,7 @@ class CompactEmbedding(CompactLayer, nn.Embedding):
         values, entries = self._parameters["values"], self.entries
         if not (values.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
-        y = EmbeddingFunction.apply(input, self.weight, values, entries.index, entries.layout, self.padding_idx)
+        y = EmbeddingFunction.apply(input, self.weight, values, entries._held, entries.layout, self.padding_idx)
         return y.view(*input.shape, self.embedding_dim)
 
 
@@ -131,7 +131,7 @@ def compact_classes() -> dict[type, type]:
             if not (values.requires_grad and torch.is_grad_enabled()):
                 return super().forward(x)
             x, weight, bias = self._in_compute_dtype(x)
-            y = Conv1DFunction.apply(x, weight, bias, values, self.entries.index, self.entries.layout)
+            y = Conv1DFunction.apply(x, weight, bias, values, self.entries._held, self.entries.layout)
             return y.view(*x.shape[:-1], self.nf)
 
     return known | {Conv1D: CompactConv1D}

@@ -17,7 +17,7 @@ DEVICES = {"cpu": DeviceType.CPU, "cuda": DeviceType.CUDA}
 
 def weights(model: nn.Module) -> int:
     """Bytes of parameters, buffers and the selected entries' indices."""
-    indices = (p.entries.index for p in model.parameters() if isinstance(p, Values))
+    indices = (p.entries._held for p in model.parameters() if isinstance(p, Values))
     return _bytes(itertools.chain(model.parameters(), model.buffers(), indices))
 
 
