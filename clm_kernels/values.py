@@ -18,12 +18,12 @@ class Values(nn.Parameter):
     ``values == dense[index]`` whenever no step is half done. `SparseAdamW` finds the dense weight here.
 
     Attributes:
-        dense: the weight that is updated in place at the selected entries.
+        dense: the weight that is updated in place at the selected entries; None after `release`.
         entries: which entries those are.
         spent: whether an optimizer has used `grad`; only kept up to date where the gradient is taken from a dense one.
     """
 
-    dense: Tensor
+    dense: Tensor | None
     spent: bool
 
     def __new__(cls, dense: Tensor, entries: Entries, data: Tensor | None = None, requires_grad: bool = True):
@@ -58,6 +58,11 @@ class Values(nn.Parameter):
             self.dense = dense
             if hooked:
                 self.take_dense_gradient()
+
+    def release(self) -> None:
+        """Lets go of the weight: no optimizer writes there any more."""
+        self.leave_dense_gradient()
+        self.dense = None
 
     def take_dense_gradient(self) -> None:
         """Turns every dense gradient of the weight into compact `grad` as soon as autograd has made it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from ..selection import Selection
 from ..values import Values
+from .arguments import check_flags, check_rates
 from .batch import Batch
 from .settings import capturing
 
@@ -63,15 +65,11 @@ class SparseAdamW(Optimizer):
         decay_to: str = "zero",
         selection: Selection | None = None,
     ):
-        if differentiable:
-            raise ValueError("SparseAdamW: differentiable must be False, got True; use torch.optim.AdamW for that")
+        check_flags(lr, betas, foreach, capturable, differentiable, fused)
+        check_rates(lr, betas, eps, weight_decay)
         if decay_to not in ("zero", "pretrained"):
             raise ValueError(f"SparseAdamW: decay_to must be 'zero' or 'pretrained', got {decay_to!r}")
-        _check_range("lr", lr, 0.0)
-        _check_range("eps", eps, 0.0)
-        _check_range("weight_decay", weight_decay, 0.0)
-        for i, beta in enumerate(betas):
-            _check_range(f"betas[{i}]", beta, 0.0, 1.0)
+        betas = tuple(beta.squeeze() if isinstance(beta, Tensor) else beta for beta in betas)
         defaults = {
             "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad, "maximize": maximize,
             "foreach": foreach, "capturable": capturable, "differentiable": differentiable, "fused": fused, "decay_to": decay_to,
@@ -135,15 +133,15 @@ class SparseAdamW(Optimizer):
             [p for p, grad in zip(group["params"], own) if grad is not None] for group, own in zip(self.param_groups, every)
         ]
         grads = [grad for own in every for grad in own if grad is not None]
-        identity = self._identity(active)
-        if identity != self._collected:
+        if not (self._identity(active) == self._collected and all(batch.guard.holds() for batch in self._batches)):
+            self._collected = None
             self._collect(active)
-            self._collected = self._identity(active)
         self._check_hooks()
         for batch in self._batches:
             batch.refresh_masters()
             batch.run(grads, getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
             batch.note_versions()
+        self._collected = self._identity(active)
         if capturing():
             self._captured += self._batches
         return loss
@@ -158,15 +156,15 @@ class SparseAdamW(Optimizer):
             parameter.spent = True
 
     def _identity(self, active: list[list[nn.Parameter]]) -> list:
-        """What the collected batches depend on: they serve as long as this stays the same.
+        """Which objects the collected batches hold: they serve as long as these stay the same, and each `Guard` holds.
 
         Compared before every step, so a list is made of one thing at a time, without a Python call an item.
         """
-        identity = [list(map(id, self.state.values())), [id(state.get("exp_avg")) for state in self.state.values()]]
+        identity = [list(map(id, self.state.values())), list(map(id, chain.from_iterable(map(dict.values, self.state.values()))))]
         for group, parameters in zip(self.param_groups, active, strict=True):
             identity.append((id(group), *(group[key] for key in ("amsgrad", "maximize", "decay_to", "capturable"))))
-            identity += list(map(id, parameters)), list(map(Tensor.data_ptr, parameters))
-            identity.append([p.dense.data_ptr() for p in parameters if type(p) is Values])
+            identity.append(list(map(id, parameters)))
+            identity.append([id(p.dense) for p in parameters if type(p) is Values])
         return identity
 
     def _collect(self, active: list[list[nn.Parameter]]) -> None:
@@ -175,6 +173,11 @@ class SparseAdamW(Optimizer):
         batches: dict[tuple, Batch] = {}
         pairs = ((group, p) for group, parameters in zip(self.param_groups, active, strict=True) for p in parameters)
         for i, (group, parameter) in enumerate(pairs):
+            if isinstance(parameter, Values) and parameter.dense is None:
+                raise RuntimeError(
+                    "SparseAdamW: the model has been restored, and compact values no longer reach it; patch it again, "
+                    "and make an optimizer of its parameters"
+                )
             key = parameter.device, group["amsgrad"], group["maximize"], group["capturable"]
             batch = batches.setdefault(key, Batch(*key))
             batch.add(i, parameter, self._state(parameter, group), group)
@@ -192,10 +195,15 @@ class SparseAdamW(Optimizer):
             state["exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
             if group["amsgrad"]:
                 state["max_exp_avg_sq"] = torch.zeros_like(state["exp_avg"])
+        for name, tensor in state.items():
+            if not isinstance(tensor, Tensor):  # a step counter of torch before 2.0
+                state[name] = torch.tensor(float(tensor))
+            elif not tensor.is_contiguous():  # of torch's AdamW, which keeps a parameter's strides
+                state[name] = tensor.contiguous()
         if wide != parameter.dtype and "master" not in state:  # also after a state without one, of torch's AdamW, has been loaded
-            state["master"] = parameter.detach().to(wide)
+            state["master"] = parameter.detach().to(wide, memory_format=torch.contiguous_format)
         if group["decay_to"] == "pretrained" and "pretrained" not in state:
-            state["pretrained"] = parameter.detach().clone()
+            state["pretrained"] = parameter.detach().clone(memory_format=torch.contiguous_format)
         return state
 
     def load_state_dict(self, state_dict: dict) -> None:
@@ -214,10 +222,3 @@ class SparseAdamW(Optimizer):
                 if isinstance(value, Tensor):
                     place = self.state[parameter]["step"].device if name == "step" else parameter.device
                     self.state[parameter][name] = value.to(place, copy=True)
-
-
-def _check_range(name: str, value: float | Tensor, low: float, high: float = float("inf")) -> None:
-    if isinstance(value, Tensor) and value.numel() != 1:
-        raise ValueError(f"SparseAdamW: {name} must be a number or a 0-dim tensor, got shape {tuple(value.shape)}")
-    if not low <= float(value) < high:
-        raise ValueError(f"SparseAdamW: {name} must lie in [{low}, {high}), got {float(value)}")

@@ -13,22 +13,24 @@ from ..ops.layout import DENSE
 from ..ops.parameters import Parameters
 from ..ops.registry import implementation
 from ..values import Values
+from .guard import Guard, form
 from .settings import Settings
 
 DENSE_LAYOUT = (DENSE, 0, 0, 0, 0)
 
 
 class Batch:
-    """The arguments of one call of `ops.adamw_step_`: collected once, and used as long as the parameters stay where they are."""
+    """The arguments of one call of `ops.adamw_step_`: collected once, and used as long as `guard` holds."""
 
     def __init__(self, device: torch.device, amsgrad: bool, maximize: bool, capturable: bool):
         self.device, self.amsgrad, self.maximize, self.capturable = device, amsgrad, maximize, capturable
         self.none = torch.empty(0, device=device)
         self.places, self.parameters, self.groups, self.states, self.layouts = [], [], [], [], []
-        self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], []
+        self.values, self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], [], []
         self.masters, self.anchors, self.denses, self.indices = [], [], [], []
         self.settings: Settings | None = None
         self.plans: dict[str, Callable] = {}  # by the name of the implementation
+        self.checked: list | None = None  # what the gradients were when an op last checked them
 
     def add(self, place: int, parameter: nn.Parameter, state: dict, group: dict) -> None:
         """Adds the parameter whose gradient will be `run`'s of number `place`."""
@@ -36,6 +38,8 @@ class Batch:
         self.parameters.append(parameter)
         self.groups.append(group)
         self.states.append(state)
+        # The kernels take memory in one piece: of any other parameter they are given a copy, see `run`.
+        self.values.append(parameter if parameter.is_contiguous() else parameter.detach().contiguous())
         self.exp_avgs.append(state["exp_avg"])
         self.exp_avg_sqs.append(state["exp_avg_sq"])
         self.max_exp_avg_sqs.append(state["max_exp_avg_sq"] if self.amsgrad else self.none)
@@ -47,8 +51,25 @@ class Batch:
         self.layouts += parameter.entries.layout if sparse else DENSE_LAYOUT
 
     @cached_property
+    def tensors(self) -> tuple[list[Tensor], ...]:
+        return (
+            self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs, self.masters, self.anchors, self.denses, self.indices,
+        )  # fmt: skip
+
+    @cached_property
+    def guard(self) -> Guard:
+        """Of all that a plan holds but the indices, which nobody can change."""
+        steps = [state["step"] for state in self.states]
+        every = (tensor for tensors in (self.parameters, *self.tensors[:-1], steps) for tensor in tensors)
+        return Guard([tensor for tensor in every if tensor is not self.none])
+
+    @cached_property
     def mastered(self) -> list[tuple[nn.Parameter, Tensor]]:
         return [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if m is not self.none]
+
+    @cached_property
+    def copied(self) -> list[tuple[nn.Parameter, Tensor]]:
+        return [(p, v) for p, v in zip(self.parameters, self.values, strict=True) if p is not v]
 
     def recall_versions(self, versions: dict[nn.Parameter, int]) -> None:
         """Takes over what another batch has noted of the parameters with masters."""
@@ -78,20 +99,26 @@ class Batch:
         place = self.device if self.capturable or found_inf is not None else torch.device("cpu")
         if self.settings is None or self.settings.device != place:
             self.settings = Settings(self.groups, self.states, place)
-        settings = self.settings.next(found_inf)
-        name = ops.chosen(self.device)
-        if name in self.plans:
+            self.__dict__.pop("guard", None)  # the step counters are others now
+        for parameter, value in self.copied:
+            value.copy_(parameter)
+        self._update(grads, self.settings.next(found_inf), grad_scale, found_inf)
+        for parameter, value in self.copied:
+            parameter.copy_(value)
+
+    def _update(self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        name, given = ops.chosen(self.device), form(grads)
+        if name in self.plans and given == self.checked:
             self.plans[name](grads, settings, grad_scale, found_inf)
             return
-        tensors = (
-            self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs, self.masters, self.anchors, self.denses, self.indices,
-        )  # fmt: skip
         options = {"amsgrad": self.amsgrad, "maximize": self.maximize}
         ops.adamw_step_(
-            self.parameters, grads, *tensors, self.layouts, settings, **options, grad_scale=grad_scale, found_inf=found_inf
+            self.values, grads, *self.tensors, self.layouts, settings, **options, grad_scale=grad_scale, found_inf=found_inf
         )
-        checked = Parameters(self.parameters, *tensors, self.layouts, self.amsgrad, self.maximize)
-        self.plans[name] = implementation("AdamWPlan", self.device)(checked)
+        self.checked = given
+        if name not in self.plans:
+            checked = Parameters(self.values, *self.tensors, self.layouts, self.amsgrad, self.maximize)
+            self.plans[name] = implementation("AdamWPlan", self.device)(checked)
 
 
 def strided(grad: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ops.checks import SETTINGS
+from .arguments import number
 
 STEP = SETTINGS.index("step")
 
@@ -43,9 +44,9 @@ class Settings:
             values = group["lr"], *group["betas"], group["eps"], group["weight_decay"]
             for j, (column, value) in enumerate(zip(columns, values, strict=True)):
                 if isinstance(value, Tensor) and value.device.type == self.device.type:
-                    column[:] = value
+                    column[:] = value.squeeze()
                 else:
-                    self._write((i, j), column, float(value))
+                    self._write((i, j), column, number(SETTINGS[j], value))
         return self.table
 
     def _write(self, key: tuple[int, int], column: Tensor, value: float) -> None:

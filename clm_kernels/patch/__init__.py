@@ -132,7 +132,7 @@ class Handle:
                 )
         for module, original in self._classes:
             for name in module.compact.values():
-                module._parameters.pop(name).leave_dense_gradient()
+                module._parameters.pop(name).release()
             module.__dict__.pop("entries", None)
             del module.compact
             module.__class__ = original
