@@ -8,7 +8,6 @@ from oracles import DTYPES, KINDS, assert_same_bits, entries_of, framed, pick, p
 from tolerances import assert_close
 
 from clm_kernels import Entries, ops
-from clm_kernels.ops.vendor.weight_grad import strips
 
 LOW = (torch.bfloat16, torch.float16)
 WHICH = ("none", "some", "all")
@@ -325,12 +324,3 @@ def test_random_selections(backend, entries, tokens, seed, dtype):
     grad = values.clone()
     ops.masked_grad_(grad, weight, entries, 2.0)
     assert_close(grad, values.double() + 2 * pick(weight.double(), entries))
-
-
-def test_strips_hold_every_element_once():
-    index = torch.randperm(350)[:40].sort().values.int()
-    found = strips(index, 7, height=4)
-    assert [begin for _, begin, _ in found] == [0, *(end for *_, end in found[:-1])] and found[-1][2] == 40
-    for row, begin, end in found:
-        assert begin < end and (index[begin:end] // 7 // 4 == row // 4).all() and row % 4 == 0
-    assert strips(index, 7, height=4) is found
