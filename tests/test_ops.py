@@ -8,6 +8,7 @@ from oracles import DTYPES, KINDS, assert_same_bits, entries_of, framed, pick, p
 from tolerances import assert_close
 
 from clm_kernels import Entries, ops
+from clm_kernels.ops import reference
 
 LOW = (torch.bfloat16, torch.float16)
 WHICH = ("none", "some", "all")
@@ -324,3 +325,14 @@ def test_random_selections(backend, entries, tokens, seed, dtype):
     grad = values.clone()
     ops.masked_grad_(grad, weight, entries, 2.0)
     assert_close(grad, values.double() + 2 * pick(weight.double(), entries))
+
+
+def test_the_references_embedding_grad_reads_nothing_back():
+    """Of tensors without contents, on a device that is not the CPU: what depends on contents, and makes a host wait, raises."""
+    entries = entries_of("rows", (9, 12), "some").to("meta")
+    dy, ids = torch.empty(31, 12, device="meta"), torch.empty(31, dtype=torch.int64, device="meta")
+    grad = reference.embedding_grad(dy, ids, entries.index, entries.layout, torch.float32)
+    assert grad.shape == (5, 12) and grad.device.type == "meta"
+    for reads in (lambda: dy[ids == 0], lambda: dy.sum().item(), lambda: ids.unique()):
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            reads()
