@@ -19,7 +19,7 @@ from torch import Tensor
 
 from clm_kernels import bench, ops
 from clm_kernels.bench.cases import close, some_entries
-from clm_kernels.ops.registry import DEVICES, MODULES, implementation
+from clm_kernels.ops.registry import DEVICES, HAS, MODULES, implementation
 from clm_kernels.selection import Entries
 
 from .common import folder, machine, write
@@ -32,7 +32,6 @@ SIZES = {  # (model shape, tokens)
 }
 SECONDS = {"cpu": 0.8, "cuda": 0.1}  # that the timed rounds of one cell take, about
 ROUNDS = (3, 15)
-REFERENCE_BYTES = 1 << 28  # of operands gathered per block or element, beyond which the reference is left out
 SAMPLED_BYTES = 1 << 36  # of operands read for single elements, beyond which Triton's sampled products are left out
 
 
@@ -79,14 +78,13 @@ def sweep(device: torch.device, quick: bool = False) -> list[dict[str, object]]:
 
 
 def implementations(device: torch.device) -> dict[str, Callable]:
-    """`weight_grad` of every implementation that can run on the device; one that only lends another's is left out."""
+    """`weight_grad` of every implementation that has it and can run on the device."""
     known: dict[str, Callable] = {}
     for name in MODULES:
-        if DEVICES[name] in (None, device.type) and ops.why_not(name) is None and not ops.interpreted(name):
+        there = "weight_grad" in HAS[name] and DEVICES[name] in (None, device.type)
+        if there and ops.why_not(name) is None and not ops.interpreted(name):
             with ops.backend(name):
-                function = implementation("weight_grad", device)
-            if function not in known.values():
-                known[name] = function
+                known[name] = implementation("weight_grad", device)
     return known
 
 
@@ -105,8 +103,7 @@ def _calls(
     gather = implementation("gather", dy.device)
     calls = {PLAIN: lambda: gather(dy.T @ x, index, layout)}
     for name, function in ways.items():
-        most = {"reference": REFERENCE_BYTES, "triton": SAMPLED_BYTES if entries.kind == "elements" else math.inf}
-        if _gathered_bytes(entries, tokens) <= most.get(name, math.inf):
+        if name != "triton" or _sampled_bytes(entries, tokens) <= SAMPLED_BYTES:
             calls[name] = lambda function=function: function(dy, x, index, layout, dy.dtype)
     expected = ops.gather(dense, entries)
     for name, call in [*calls.items()]:
@@ -119,10 +116,9 @@ def _calls(
     return calls
 
 
-def _gathered_bytes(entries: Entries, tokens: int) -> int:
-    """Of the two operands that the reference makes for every block or element."""
-    width = {"blocks": sum(entries.block or ()), "elements": 2}.get(entries.kind, 0)
-    return 4 * tokens * entries.index.numel() * width
+def _sampled_bytes(entries: Entries, tokens: int) -> int:
+    """Of the two operands that are read for every element."""
+    return 8 * tokens * entries.index.numel() if entries.kind == "elements" else 0
 
 
 if __name__ == "__main__":

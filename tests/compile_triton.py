@@ -22,6 +22,7 @@ from clm_kernels.ops.triton.weight_grad import outer_product, tile_sizes
 
 TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
 STRIDES = ("dy_stride", "x_stride")
+OPERANDS = ("dy_columns", "x_columns", *STRIDES)  # what `padded` sees to; the result's rows and columns may be odd
 
 
 def cases():
@@ -30,26 +31,33 @@ def cases():
     import triton.language as tl
 
     for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
-        for kind, shape in (("rows", (82, 4096)), ("columns", (4096, 82)), ("blocks", (64, 64))):
+        for kind, shape in (("rows", (82, 4096)), ("columns", (4096, 82)), ("blocks", (64, 64)), ("blocks", (8, 8))):
             tile_rows, tile_columns, tokens = tile_sizes(*shape, dtype)
+            block_rows, block_columns = shape if kind == "blocks" else (0, 0)
             constants = {
-                "PICK_DY": kind == "rows", "PICK_X": kind == "columns", "BLOCKS": kind == "blocks", "WIDEN": False,
+                "BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns, "WIDEN": False,
                 "PRECISION": "ieee" if name == "fp32" else "tf32",
                 "TILE_ROWS": tile_rows, "TILE_COLUMNS": tile_columns, "TOKENS": tokens,
             }  # fmt: skip
             pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": "*fp32"}
             warps = 4 if tile_rows * tile_columns < 128 * 128 else 8
-            long = "columns" if kind == "rows" else "rows"
-            yield f"weight_grad {kind} {name}", outer_product, pointers, constants, (*STRIDES, long), warps
+            yield f"weight_grad {kind} {block_rows or ''} {name}", outer_product, pointers, constants, OPERANDS, warps
         pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": f"*{name}"}
-        yield f"weight_grad elements {name}", sampled_product, pointers, {"SIZE": ELEMENTS, "STEP": TOKENS}, STRIDES, 4
+        yield (
+            f"weight_grad elements {name}",
+            sampled_product,
+            pointers,
+            {"SIZE": ELEMENTS, "STEP": TOKENS},
+            ("tokens", *STRIDES),
+            4,
+        )
     for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
         tokens, units, step = sensitivity_tiles(512, 3072, dtype)
         constants = {
             "SPLIT": name == "bf16", "WIDEN": False, "PRECISION": "ieee", "TOKENS": tokens, "UNITS": units, "STEP": step,
         }  # fmt: skip
         pointers = {"gram": "*fp32", "units": f"*{name}", "out": "*fp32"}
-        multiples = ("tokens", "size", "batch_stride", "token_stride")
+        multiples = ("gram_stride", "width", "batch_stride", "token_stride")
         yield f"sensitivity {name}", quadratic_forms, pointers, constants, multiples, WARPS
     pointers = {"dy": "*bf16", "token": "*i64", "begins": "*i64", "ends": "*i64", "out": "*bf16"}
     yield "embedding_grad", sum_segments, pointers, {"COLUMNS": 256}, ("width", "dy_stride"), 4
@@ -74,7 +82,14 @@ def resources(compiled, target: str) -> dict:
         file.flush()
         command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return {"registers": int(re.search(r"REG:(\d+)", shown)[1]), "spills": int(re.search(r"STACK:(\d+)", shown)[1])}
+    ptx = compiled.asm["ptx"]
+    return {
+        "registers": int(re.search(r"REG:(\d+)", shown)[1]),
+        "spills": int(re.search(r"STACK:(\d+)", shown)[1]),
+        "narrow": len(re.findall(r"ld\.global\S*\.[bus](?:8|16)\b", ptx)),  # loads of less than 4 bytes
+        "wide": len(re.findall(r"ld\.global\S*\.v4\.[bus]32\b|cp\.async\.cg\.\S+ [^;]*\], 0x10\b", ptx)),  # of 16 bytes
+        "divisions": len(re.findall(r"\b(?:div|rem)\.[su]64\b", ptx)),
+    }
 
 
 def main(target: str) -> None:

@@ -51,13 +51,16 @@ def _seed() -> None:
 
 @pytest.fixture(params=PLACES)
 def backend(request: pytest.FixtureRequest):
-    """Runs the test with each implementation, on each kind of device that it knows; tensors are made there."""
+    """Runs the test with each implementation, on each kind of device that it knows; tensors are made there.
+
+    The reference runs what an implementation does not have.
+    """
     name, device = request.param
     if reason := ops.why_not(name):
         pytest.skip(reason)
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA GPU")
-    with ops.backend(name), torch.device(device) if device != "cpu" else nullcontext():
+    with ops.backend(f"{name},reference"), torch.device(device) if device != "cpu" else nullcontext():
         yield name
 
 

@@ -35,7 +35,7 @@ def test_sweep(tiny, monkeypatch, tmp_path):
 
 
 def test_what_is_swept():
-    """What runs on this device and is not there under another name; Triton's interpreter says nothing about time."""
+    """What has the op and runs on this device; Triton's interpreter says nothing about time."""
     names = set(sweep.implementations(CPU))
     assert {"reference", "vendor"} <= names <= {"reference", "vendor", "cpu"}
 
@@ -51,13 +51,6 @@ def test_a_wrong_result_is_not_timed(tiny, monkeypatch, name):
         monkeypatch.setattr(sweep, "implementations", lambda device: {})
     with pytest.raises(AssertionError):
         sweep.sweep(CPU, quick=True)
-
-
-def test_the_reference_is_left_out_where_it_would_gather_too_much(tiny, monkeypatch):
-    monkeypatch.setattr(sweep, "REFERENCE_BYTES", 16 * 4 * 2 * 1000)  # of 1000 elements of 24576
-    for row in sweep.sweep(CPU, quick=True):
-        if row["kind"] in ("rows", "columns", "elements"):
-            assert ("reference" in row["microseconds"]) == (row["kind"] != "elements" or row["density"] < 0.02)
 
 
 def test_what_needs_too_much_memory_is_left_out(tiny, monkeypatch):

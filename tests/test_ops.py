@@ -8,7 +8,7 @@ from oracles import DTYPES, KINDS, assert_same_bits, entries_of, framed, pick, p
 from tolerances import assert_close
 
 from clm_kernels import Entries, ops
-from clm_kernels.ops.vendor.weight_grad import strips
+from clm_kernels.ops import reference
 
 LOW = (torch.bfloat16, torch.float16)
 WHICH = ("none", "some", "all")
@@ -327,10 +327,12 @@ def test_random_selections(backend, entries, tokens, seed, dtype):
     assert_close(grad, values.double() + 2 * pick(weight.double(), entries))
 
 
-def test_strips_hold_every_element_once():
-    index = torch.randperm(350)[:40].sort().values.int()
-    found = strips(index, 7, height=4)
-    assert [begin for _, begin, _ in found] == [0, *(end for *_, end in found[:-1])] and found[-1][2] == 40
-    for row, begin, end in found:
-        assert begin < end and (index[begin:end] // 7 // 4 == row // 4).all() and row % 4 == 0
-    assert strips(index, 7, height=4) is found
+def test_the_references_embedding_grad_reads_nothing_back():
+    """Of tensors without contents, on a device that is not the CPU: what depends on contents, and makes a host wait, raises."""
+    entries = entries_of("rows", (9, 12), "some").to("meta")
+    dy, ids = torch.empty(31, 12, device="meta"), torch.empty(31, dtype=torch.int64, device="meta")
+    grad = reference.embedding_grad(dy, ids, entries.index, entries.layout, torch.float32)
+    assert grad.shape == (5, 12) and grad.device.type == "meta"
+    for reads in (lambda: dy[ids == 0], lambda: dy.sum().item(), lambda: ids.unique()):
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            reads()

@@ -247,9 +247,56 @@ class TestRegistry:
         with pytest.raises(RuntimeError, match=message):
             ops.chosen(torch.device("cuda:0"))
 
-    def test_every_implementation_has_every_op(self, backend):
+    @pytest.mark.parametrize("name", registry.MODULES)
+    def test_an_implementation_has_the_ops_that_the_table_says_and_they_are_its_own(self, name):
+        assert set(registry.HAS[name]) <= set(registry.OPS)
+        if reason := registry.why_not(name):
+            pytest.skip(reason)
+        module = registry._load(name)
+        assert {op for op in registry.OPS if hasattr(module, op)} == set(registry.HAS[name])
+        for op in registry.HAS[name]:
+            assert getattr(module, op).__module__.startswith(f"clm_kernels.ops.{name}.")
+
+    def test_every_op_has_an_implementation_that_auto_takes(self):
+        for device, table in registry.AUTO.items():
+            for op, names in table.items():
+                for name in names:
+                    assert op in registry.HAS[name] and (registry.DEVICES[name] in (None, device) or ops.interpreted(name))
         for op in registry.OPS:
             assert callable(registry.implementation(op, torch.get_default_device()))
+
+    @pytest.mark.parametrize("name", registry.MODULES)
+    def test_by_name_an_op_is_its_own_or_refused(self, name, monkeypatch):
+        monkeypatch.setitem(registry.DEVICES, name, "cpu")
+        if reason := registry.why_not(name):
+            pytest.skip(reason)
+        for op in registry.OPS:
+            with ops.backend(name):
+                if op in registry.HAS[name]:
+                    assert registry.implementation(op, torch.device("cpu")) is getattr(registry._load(name), op)
+                    continue
+                said = op.replace("AdamWPlan", "adamw_step_")
+                message = rf"^clm_kernels: the implementation '{name}' has no {said}: ask for '({name},\w+)', of which"
+                with pytest.raises(RuntimeError, match=message) as raised:
+                    registry.implementation(op, torch.device("cpu"))
+            asked = re.match(message, str(raised.value))[1]
+            with ops.backend(asked):
+                assert ops.chosen(torch.device("cpu"), op) == asked.split(",")[1]
+
+    def test_of_several_the_first_that_has_the_op_runs_it(self):
+        with ops.backend("vendor,reference"):
+            assert ops.chosen(torch.device("cpu"), "weight_grad") == "vendor"
+            assert ops.chosen(torch.device("cuda"), "gather") == "reference"
+        with pytest.raises(ValueError, match=r"got 'nope'$"), ops.backend("reference,nope"):
+            pass
+
+    def test_cpu_does_not_lend_sensitivity(self, monkeypatch):
+        monkeypatch.setattr(registry, "_wanted", "cpu")
+        message = r"^clm_kernels: the implementation 'cpu' has no sensitivity: ask for 'cpu,vendor', of which the first .* or for 'auto'$"
+        with pytest.raises(RuntimeError, match=message):
+            ops.sensitivity(f(2, 5, 4), f(2, 5, 6), "rows")
+        doctor = _python("from clm_kernels.cli import app; app(['doctor'])", CLM_KERNELS_BACKEND="cpu")
+        assert "refused clm_kernels: the implementation 'cpu' has no sensitivity" in doctor.stdout
 
     @pytest.mark.parametrize(
         ("name", "expected"), [("reference", "reference"), ("auto", None), ("nope", "the backend must be auto")]

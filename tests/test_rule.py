@@ -26,6 +26,7 @@ def ran(monkeypatch):
     """Names of the implementations that ran, under a rule of our own."""
     names = []
     monkeypatch.setattr(registry, "TABLE", {"cpu": TABLE})
+    monkeypatch.setattr(registry, "UNITS", {})
     monkeypatch.setattr(registry, "_wanted", "auto")
     monkeypatch.setitem(rule.SOURCES, "cpu", "the machine under the desk")
     for name in ("reference", "vendor", "cpu"):
@@ -78,6 +79,60 @@ def test_what_was_not_measured_is_as_before(ran):
         assert ops.weight_grad(torch.randn(4, shape[0]), torch.randn(4, 64), _entries("rows", 0.0, shape)).shape == (0, 64)
 
 
+UNITS = {
+    ("rows", "float32"): ((2, "vendor"),),
+    ("columns", "float32"): ((2, "reference"), (inf, "vendor")),
+    ("columns", "bfloat16"): ((4, "reference"), (inf, "vendor")),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "units", "expected"),
+    [
+        ("rows", 1, "vendor"),
+        ("rows", 2, "vendor"),
+        ("rows", 3, "reference"),
+        ("columns", 2, "reference"),
+        ("columns", 3, "vendor"),
+    ],
+)
+def test_few_rows_or_columns_decide_first(ran, monkeypatch, kind, units, expected):
+    """Unless the result's dtype is another one: that was not measured."""
+    monkeypatch.setattr(registry, "UNITS", {"cpu": UNITS})
+    entries, dy, x = _entries(kind, units / 64), torch.randn(TOKENS, 64), torch.randn(TOKENS, 64)
+    assert entries.index.numel() == units
+    grad = ops.weight_grad(dy, x, entries)
+    torch.testing.assert_close(grad, ops.gather(dy.T @ x, entries))
+    ops.weight_grad(dy, x, entries, torch.float64)
+    assert ran == [expected, "reference" if kind == "rows" else "vendor"]
+    arguments = CPU, "weight_grad", kind, torch.float32, TOKENS * 64 * 64, entries.density
+    assert ops.chosen(*arguments, units) == expected and ops.chosen(*arguments) == ran[1]
+
+
+def test_bfloat16_wants_a_processor_that_multiplies_it(ran, monkeypatch):
+    monkeypatch.setattr(registry, "UNITS", {"cpu": UNITS})
+    for able in (False, True):
+        monkeypatch.setattr(registry, "bfloat16_products", lambda able=able: able)
+        assert (("columns", "bfloat16") in registry.by_units("cpu")) == able
+        said = CliRunner().invoke(app, ["doctor"]).stdout
+        assert ("columns of bfloat16: reference up to 4 of them, vendor above" in said) == able
+        assert "rows of float32: vendor up to 2 of them, above as below" in said
+
+
+@pytest.mark.skipif(registry.why_not("cpu") is not None, reason="needs the C++ kernels")
+def test_the_products_that_torch_makes_faster(monkeypatch):
+    """One row or column; in bfloat16 more than four, where the processor has AVX512-BF16."""
+    monkeypatch.setattr(registry, "_wanted", "auto")
+    products = registry.bfloat16_products()
+    assert products == registry._load("cpu").bfloat16_products
+    expected = {torch.float32: (1, "vendor", "cpu"), torch.float64: (1, "vendor", "cpu"), torch.float16: (1, "cpu", "cpu")}
+    expected[torch.bfloat16] = (4, "cpu", "vendor" if products else "cpu")
+    for dtype, (most, few, more) in expected.items():
+        for kind in ("rows", "columns"):
+            for units, name in ((1, few), (most, few), (most + 1, more), (40, more)):
+                assert ops.chosen(CPU, "weight_grad", kind, dtype, 1e9, 0.01, units) == name
+
+
 def test_one_asked_for_by_name_does_not_look(ran):
     with ops.backend("vendor"):
         assert registry.implementation("weight_grad", CPU) is registry._load("vendor").weight_grad
@@ -95,9 +150,9 @@ def test_one_that_cannot_run_gives_way_and_doctor_says_so(ran, monkeypatch):
     monkeypatch.setattr(registry, "TABLE", {"cpu": table})
     monkeypatch.setattr(registry, "why_not", lambda name: "install a C++ compiler" if name == "cpu" else None)
     ops.weight_grad(torch.randn(4, 64), torch.randn(4, 64), _entries("rows", 0.1))
-    assert ran == ["reference"]
+    assert ran == ["vendor"]
     said = CliRunner().invoke(app, ["doctor"]).stdout
-    assert "rows: reference up to 25 %, vendor above" in said
+    assert "rows: vendor" in said
     assert "as cpu cannot run: install a C++ compiler" in said
 
 

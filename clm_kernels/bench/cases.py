@@ -53,6 +53,7 @@ class Case:
     tokens: int = 0
     size: tuple[int, int] = (0, 0)  # of the weight
     density: float = 0.0
+    units: int = 0  # selected rows, columns, blocks or elements
     baselines: dict[str, Callable[[], object]] = field(default_factory=dict)
     compiled: dict[str, Callable[[], Callable[[], object]]] = field(default_factory=dict)
     verify: Callable[[str, Callable[[], object]], None] = lambda name, call: None
@@ -64,7 +65,8 @@ class Case:
     def implementation(self, device: torch.device) -> str:
         """The one that runs it."""
         work = self.tokens * self.size[0] * self.size[1]
-        return ops.chosen(device, self.op.replace("adamw_step_", "AdamWPlan"), self.kind, DTYPES[self.dtype], work, self.density)
+        op = self.op.replace("adamw_step_", "AdamWPlan")
+        return ops.chosen(device, op, self.kind, DTYPES[self.dtype], work, self.density, self.units)
 
 
 def build(
@@ -85,7 +87,8 @@ def build(
         "weight_grad": _weight_grad, "embedding_grad": _embedding_grad, "sensitivity": _sensitivity, "adamw_step_": _adamw,
     }  # fmt: skip
     arguments = make.get(op, _movement)(op, entries, size, DTYPES[dtype], device, tokens)
-    return Case(op, kind, dtype, shape, tokens=tokens, size=size, density=entries.density, **arguments)
+    selected = {"density": entries.density, "units": entries.index.numel()}
+    return Case(op, kind, dtype, shape, tokens=tokens, size=size, **selected, **arguments)
 
 
 def some_entries(kind: str, shape: tuple[int, int], density: float) -> Entries:

@@ -43,7 +43,13 @@ def doctor() -> None:
     devices = [torch.device("cpu")]
     if torch.accelerator.is_available():
         devices.append(torch.accelerator.current_accelerator())
-    active = {device.type: {op: chosen(device, op) for op in OPS} for device in devices}
+    active, refused = {device.type: {} for device in devices}, []
+    for device in devices:
+        for op in OPS:
+            try:
+                active[device.type][op] = chosen(device, op)
+            except RuntimeError as error:  # of one that is asked for by name
+                refused.append(error)
     table = Table(title="kernels")
     for column in ("implementation", "built", "active on"):
         table.add_column(column)
@@ -56,6 +62,8 @@ def doctor() -> None:
             console.print(line, markup=False, highlight=False)
     if forced:
         console.print(f"CLM_KERNELS_BACKEND={forced} makes that choice; without it, the best one that is built is taken")
+    for error in refused:
+        console.print(f"[bold yellow]refused[/] {error}", highlight=False)
 
     useful = [name for name in MODULES if DEVICES[name] in (None, *active)]
     missing = [(name, COSTS.get(name, ""), reason) for name in useful if (reason := why_not(name))]
@@ -69,6 +77,8 @@ def doctor() -> None:
 
 def _active(name: str, active: dict[str, dict[str, str]]) -> Iterator[str]:
     """Where an implementation runs: a device, with the ops if it does not run all of them there."""
+    from ..ops.registry import OPS
+
     for device, implementations in active.items():
         ops = [
             op.replace("AdamWPlan", "adamw_step_")
@@ -76,12 +86,12 @@ def _active(name: str, active: dict[str, dict[str, str]]) -> Iterator[str]:
             if name in implementation.split(" or ")
         ]
         if ops:
-            yield device if len(ops) == len(implementations) else f"{device}: {', '.join(ops)}"
+            yield device if len(ops) == len(OPS) else f"{device}: {', '.join(ops)}"
 
 
 def _rule(device: str) -> Iterator[str]:
     """What `auto` takes for `weight_grad` on this device, and why."""
-    from ..ops.registry import AUTO, TABLE, rule, why_not
+    from ..ops.registry import AUTO, TABLE, by_units, rule, why_not
     from ..ops.rule import SOURCES
 
     if device not in TABLE:
@@ -89,6 +99,12 @@ def _rule(device: str) -> Iterator[str]:
         yield f"weight_grad on {device}: {first}; nothing has been measured on such a device, so no kernel is preferred"
         return
     yield f"weight_grad on {device}, as measured on {SOURCES[device]}:"
+    known: dict[tuple, list[str]] = {}
+    for (kind, dtype), few in by_units(device).items():
+        known.setdefault((kind, few), []).append(dtype)
+    for (kind, few), dtypes in known.items():
+        said = ", ".join(f"{name} up to {most:g} of them" if most < inf else f"{name} above" for most, name in few)
+        yield f"  {kind} of {' or '.join(dtypes)}: {said}{'' if few[-1][0] == inf else ', above as below'}"
     bands = rule(device)
     for kind, keys in groupby(bands, key=lambda key: key[0]):
         words = {dtype: _words(bands[kind, dtype]) for _, dtype in keys}

@@ -21,12 +21,21 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = {"reference": None, "vendor": None, "cpu": "cpu", "cuda": "cuda"}  # None: any
 DEVICES["triton"] = "cpu" if INTERPRETED else "cuda"
 
-# What `auto` takes by device and op: the first that can run; the reference where nothing is listed. On devices that the
-# measured `TABLE` knows, it decides for `weight_grad`, by kind, dtype and size, and this is for what cannot run here or was
-# not measured. No GPU kernel of a product is listed before one is measured to beat the vendor's; the others do in one pass
-# what torch does in several.
+# The ops that each implementation has. None runs another one's in its place.
+HAS = {
+    "reference": OPS,
+    "vendor": ("weight_grad", "sensitivity"),
+    "cpu": ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "AdamWPlan"),
+    "cuda": ("gather", "scatter_", "masked_grad_", "AdamWPlan"),
+    "triton": ("weight_grad", "embedding_grad", "sensitivity", "AdamWPlan"),
+}
+
+# What `auto` takes, in this order: of `weight_grad`, on devices where it was measured, what `UNITS` says for few rows or
+# columns, then what `TABLE` says by kind, dtype, size and density; for the other ops, and for what cannot run here or was not
+# measured, the first of `AUTO` that can run; the reference where nothing is listed. No GPU kernel of a product is listed
+# before one is measured to beat the vendor's; the others do in one pass what torch does in several.
 AUTO = {
-    "cpu": dict.fromkeys(OPS, ("cpu",)) | {"sensitivity": ("vendor",)},
+    "cpu": dict.fromkeys(HAS["cpu"], ("cpu",)) | {"weight_grad": ("cpu", "vendor"), "sensitivity": ("vendor",)},
     "cuda": {
         "weight_grad": ("vendor",),
         "sensitivity": ("vendor",),
@@ -37,6 +46,22 @@ AUTO = {
     },
 }
 
+# Up to how many selected rows or columns which implementation was the fastest, where the result has the operands' dtype.
+# Measured with 64 to 8192 tokens, a 768 x 3072 weight and 0.1 % to 10 % of it, on Zen 4: one row is a matrix-vector product,
+# which torch does in half the C++ kernel's time. In bfloat16 oneDNN multiplies with AVX512-BF16, twice as fast as float32,
+# and wins from 5 rows on, by 1.1 to 2.4 times; on a processor without it `TABLE` decides.
+UNITS = {
+    "cpu": {
+        (kind, dtype): bands
+        for kind in ("rows", "columns")
+        for dtype, bands in {
+            "float32": ((1, "vendor"),),
+            "float64": ((1, "vendor"),),
+            "bfloat16": ((4, "cpu"), (inf, "vendor")),
+        }.items()
+    }
+}
+
 Bands = tuple[tuple[float, float, str], ...]  # work up to, density up to, implementation
 
 _wanted = os.environ.get("CLM_KERNELS_BACKEND", "auto")  # on every thread: autograd has threads of its own
@@ -44,7 +69,10 @@ _wanted = os.environ.get("CLM_KERNELS_BACKEND", "auto")  # on every thread: auto
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Runs every op inside with the implementation `name`: one of `MODULES`, or ``"auto"``.
+    """Runs every op inside with the implementation `name`: one of `MODULES`, several, or ``"auto"``.
+
+    One that lacks an op raises RuntimeError when that is called. Of several, ``"triton,reference"``, the first that has an op
+    for the tensors' device runs it.
 
     On every thread. The environment variable ``CLM_KERNELS_BACKEND``, read at import, does the same for the whole process.
 
@@ -52,8 +80,8 @@ def backend(name: str) -> Iterator[None]:
         ValueError: if there is no such implementation.
         RuntimeError: if it cannot run here, with the reason.
     """
-    if name != "auto":
-        _load(_known(name))
+    for one in _names(name):
+        _load(one)
     global _wanted
     before, _wanted = _wanted, name
     try:
@@ -69,18 +97,26 @@ def chosen(
     dtype: torch.dtype | None = None,
     work: float = 0,
     density: float = 0,
+    units: float = inf,
 ) -> str:
     """The implementation of `op` that `auto`, or whoever asked for one by name, takes on this device.
 
-    `weight_grad` may depend on the call: `kind`, `dtype` of dy and x, `work` (tokens x rows x columns of the weight) and
-    `density`. Without a kind, all that it can be there: ``"cpu or vendor"``.
+    `weight_grad` may depend on the call: `kind`, `dtype` of dy, x and the result, `work` (tokens x rows x columns of the
+    weight), `density` and `units` (selected rows or columns). Without a kind, all that it can be there: ``"cpu or vendor"``.
+
+    Raises:
+        RuntimeError: if one was asked for by name that does not have the op, or not on this device.
     """
     if _wanted != "auto" or op != "weight_grad" or device.type not in TABLE:
         return _choose(_wanted, device.type, op)
-    bands = rule(device.type)
+    bands, few = rule(device.type), by_units(device.type)
     if kind is None:
-        return " or ".join(dict.fromkeys(name for known in bands.values() for _, _, name in known))
-    known = bands.get((kind, str(dtype).removeprefix("torch.")))
+        named = [name for known in (*bands.values(), *few.values()) for *_, name in known]
+        return " or ".join(dict.fromkeys(named))
+    key = kind, str(dtype).removeprefix("torch.")
+    if units < inf and (name := _first(few.get(key, ()), units)):
+        return name
+    known = bands.get(key)
     return _pick(known, work, density) if known else _choose("auto", device.type, op)
 
 
@@ -93,6 +129,24 @@ def rule(device: str) -> dict[tuple[str, str], Bands]:
         one = {name for _, _, name in able}
         found[key] = ((inf, inf, one.pop()),) if len(one) == 1 else tuple(able)
     return found
+
+
+def by_units(device: str) -> dict[tuple[str, str], tuple[tuple[float, str], ...]]:
+    """(kind, dtype) -> bands of `UNITS`, without those that do not hold on this processor."""
+    return {
+        (kind, dtype): bands
+        for (kind, dtype), bands in UNITS.get(device, {}).items()
+        if all(_able(name, device) for _, name in bands) and (dtype != "bfloat16" or bfloat16_products())
+    }
+
+
+def bfloat16_products() -> bool:
+    """Whether this processor multiplies bfloat16 as fast as `UNITS` has it, as far as the C++ build tells."""
+    return why_not("cpu") is None and _load("cpu").bfloat16_products
+
+
+def _first(bands: Sequence[tuple[float, object]], units: float):
+    return next((found for most, found in bands if units <= most), None)
 
 
 def _pick(bands: Bands, work: float, density: float):
@@ -109,9 +163,17 @@ def _able(name: str, device: str) -> bool:
 def _choose(wanted: str, device: str, op: str) -> str:
     if wanted == "auto":
         return next((name for name in AUTO.get(device, {}).get(op, ()) if _able(name, device)), "reference")
-    if DEVICES[_known(wanted)] not in (None, device):
-        raise RuntimeError(f"clm_kernels: the implementation {wanted!r} runs on {DEVICES[wanted]} only, got tensors on {device}")
-    return wanted
+    names = [name for name in _names(wanted) if DEVICES[name] in (None, device)]
+    if not names:
+        places = " or ".join(dict.fromkeys(DEVICES[name] for name in _names(wanted)))
+        raise RuntimeError(f"clm_kernels: the implementation {wanted!r} runs on {places} only, got tensors on {device}")
+    for name in names:
+        if op in HAS.get(name, OPS):
+            return name
+    raise RuntimeError(
+        f"clm_kernels: the implementation {wanted!r} has no {op.replace('AdamWPlan', 'adamw_step_')}: ask for "
+        f"'{wanted},{_choose('auto', device, op)}', of which the first that has an op runs it, or for 'auto'"
+    )
 
 
 def interpreted(name: str) -> bool:
@@ -146,26 +208,35 @@ def _function(wanted: str, device: str, op: str) -> Callable:
     otherwise = getattr(_load(_choose(wanted, device, op)), op)
     if wanted != "auto" or op != "weight_grad":
         return otherwise
-    by_size = {
-        (KINDS.index(kind), getattr(torch, dtype)): tuple((w, d, _load(name).weight_grad) for w, d, name in bands)
-        for (kind, dtype), bands in rule(device).items()
-    }
+
+    def loaded(known: dict) -> dict:
+        return {
+            (KINDS.index(kind), getattr(torch, dtype)): tuple((*upto, _load(name).weight_grad) for *upto, name in bands)
+            for (kind, dtype), bands in known.items()
+        }
+
+    by_size, few = loaded(rule(device)), loaded(by_units(device))
     one = {key: bands[0][2] if len(bands) == 1 else None for key, bands in by_size.items()}
-    return otherwise if set(one.values()) <= {otherwise} else _by_size(by_size, one, otherwise)
+    return otherwise if not few and set(one.values()) <= {otherwise} else _by_call(by_size, one, few, otherwise)
 
 
-def _by_size(by_size: dict, one: dict[tuple[int, torch.dtype], Callable | None], otherwise: Callable) -> Callable:
-    """`weight_grad` that looks at the call; at nothing but kind and dtype where there is `one` for all sizes."""
+def _by_call(by_size: dict, one: dict[tuple[int, torch.dtype], Callable | None], few: dict, otherwise: Callable) -> Callable:
+    """`weight_grad` that looks at the call; where there is `one` for all sizes, at kind, dtype and `few` units alone."""
 
     def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
         key = layout[0], dy.dtype
-        function = one.get(key, otherwise)
+        function = _first(few[key], index.shape[0]) if key in few and dtype == dy.dtype else None
+        function = function or one.get(key, otherwise)
         if function is None:
             known = layout if type(layout) is Layout else Layout(*layout)
             function = _pick(by_size[key], dy.shape[0] * known[1] * known[2], index.shape[0] / max(1, known.units))
         return function(dy, x, index, layout, dtype)
 
     return weight_grad
+
+
+def _names(wanted: str) -> list[str]:
+    return [] if wanted == "auto" else [_known(name) for name in wanted.split(",")]
 
 
 def _known(name: str) -> str:

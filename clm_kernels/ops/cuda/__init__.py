@@ -1,7 +1,6 @@
 """The CUDA kernels for tensors on an NVIDIA GPU: same functions, same arguments as `ops.reference`.
 
-They run asynchronously on the current stream of the tensors' device, and wait for nothing. `weight_grad` and
-`sensitivity` are the vendor's products, `embedding_grad` torch's indexing: there is no CUDA kernel for them.
+They run asynchronously on the current stream of the tensors' device, and wait for nothing.
 """
 
 try:
@@ -13,13 +12,8 @@ except ImportError as error:
         f"or, in a source tree, `CLM_KERNELS_CUDA=1 pip install -e .` ({error})"
     ) from error
 
-from ..reference import embedding_grad
-from ..vendor import sensitivity, weight_grad
 from .adamw import AdamWPlan
 from .gradients import NormPlan, global_norm, masked_grad_
 from .movement import gather, scatter_
 
-__all__ = [
-    "AdamWPlan", "NormPlan", "embedding_grad", "gather", "global_norm", "masked_grad_", "scatter_", "sensitivity",
-    "weight_grad",
-]  # fmt: skip
+__all__ = ["AdamWPlan", "NormPlan", "gather", "global_norm", "masked_grad_", "scatter_"]

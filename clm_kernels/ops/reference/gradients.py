@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..layout import BLOCKS, COLUMNS, ROWS, Layout
+from ..layout import COLUMNS, ROWS, Layout
+from .movement import gather
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:
@@ -14,20 +15,15 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
 
 
 def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Of blocks and elements it builds the dense gradient, as no other implementation does."""
     layout, wide = Layout(*layout), accumulator(dy.dtype)
     dy, x = dy.to(wide), x.to(wide)  # (T, rows), (T, columns)
-    at = index.long()
     if layout.kind == ROWS:
-        compact = sliced(dy, at, layout.rows).T @ x  # (R, columns)
+        compact = sliced(dy, index, layout.rows).T @ x  # (R, columns)
     elif layout.kind == COLUMNS:
-        compact = dy.T @ sliced(x, at, layout.columns)  # (rows, C)
-    elif layout.kind == BLOCKS:
-        grid_columns = layout.columns // layout.block_columns
-        dy = dy.unflatten(1, (-1, layout.block_rows))[:, at // grid_columns]  # (T, B, bm)
-        x = x.unflatten(1, (-1, layout.block_columns))[:, at % grid_columns]  # (T, B, bn)
-        compact = torch.einsum("tbm,tbn->bmn", dy, x)
+        compact = dy.T @ sliced(x, index, layout.columns)  # (rows, C)
     else:
-        compact = (dy[:, at // layout.columns] * x[:, at % layout.columns]).sum(0)  # (nnz,)
+        compact = gather(dy.T @ x, index, layout)
     return compact.to(dtype)
 
 
@@ -37,15 +33,20 @@ def sliced(operand: Tensor, index: Tensor, size: int) -> Tensor:
 
 
 def embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
-    compact = torch.zeros(index.numel(), dy.shape[1], dtype=accumulator(dy.dtype), device=dy.device)
-    selected = torch.isin(ids, index)
-    position = torch.searchsorted(index.long(), ids[selected].long())
-    dy = dy[selected].to(compact.dtype)
+    """Nothing of it depends on what a tensor holds, so that no host waits for a GPU."""
+    rows, wide = index.numel(), accumulator(dy.dtype)
+    compact = torch.zeros(rows, dy.shape[1], dtype=wide, device=dy.device)
+    if rows == 0:
+        return compact.to(dtype)
+    index, ids = index.long(), ids.long().contiguous()
+    position = torch.searchsorted(index, ids).clamp(max=rows - 1)
+    selected = index[position] == ids
+    dy = torch.where(selected[:, None], dy.to(wide), 0.0)
+    position = torch.where(selected, position, torch.arange(len(ids), device=ids.device) % rows)  # zeros, spread over the rows
     # The one that adds in a fixed order on each device: index_put_ is atomic on the CPU, index_add_ on a GPU.
-    compact = (
-        compact.index_add_(0, position, dy) if dy.device.type == "cpu" else compact.index_put_((position,), dy, accumulate=True)
-    )
-    return compact.to(dtype)
+    if dy.device.type == "cpu":
+        return compact.index_add_(0, position, dy).to(dtype)
+    return compact.index_put_((position,), dy, accumulate=True).to(dtype)
 
 
 def masked_grad_(grad: Tensor, dense_grad: Tensor, index: Tensor, layout: Sequence[int], scale: float) -> Tensor:

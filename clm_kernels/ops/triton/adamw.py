@@ -30,22 +30,29 @@ def array(table, parameter, which: tl.constexpr, dtype: tl.constexpr):
 
 
 @triton.jit
-def dense_offset(shapes, parameter, index, entry, mask):
-    """Where compact entries stand in the dense weight."""
-    shape = shapes + parameter * 6
-    kind, columns, units = tl.load(shape + 1), tl.load(shape + 2), tl.load(shape + 3)
-    height, width = tl.load(shape + 4), tl.load(shape + 5)
-    offset = entry
+def dense_offset(shapes, parameter, index, outer, inner, mask):
+    """Where compact entries stand in the dense weight, from how many runs of entries lie before them, and how many entries.
+
+    A run is a row, the entries of one row in the selected columns, a block, or one element. Divisions are of 32 bits, but for
+    block numbers that need 64.
+    """
+    shape = shapes + parameter * 7
+    kind, columns, run = tl.load(shape + 1), tl.load(shape + 2), tl.load(shape + 3).to(tl.int32)
+    height, width = tl.load(shape + 4), tl.load(shape + 5).to(tl.int32)
+    grid = tl.load(shape + 6).to(index.dtype.element_ty)  # blocks side by side
+    outer += inner // run
+    inner %= run
+    offset = outer
     if kind == _ROWS:
-        offset = tl.load(index + entry // columns, mask=mask, other=0).to(tl.int64) * columns + entry % columns
+        offset = tl.load(index + outer, mask=mask, other=0).to(tl.int64) * columns + inner
     elif kind == _COLUMNS:
-        offset = entry // units * columns + tl.load(index + entry % units, mask=mask, other=0).to(tl.int64)
+        offset = outer * columns + tl.load(index + inner, mask=mask, other=0).to(tl.int64)
     elif kind == _BLOCKS:
-        block, inside = tl.load(index + entry // (height * width), mask=mask, other=0).to(tl.int64), entry % (height * width)
-        grid = columns // width
-        offset = (block // grid * height + inside // width) * columns + block % grid * width + inside % width
+        block = tl.load(index + outer, mask=mask, other=0)
+        row = (block // grid).to(tl.int64) * height + inner // width
+        offset = row * columns + (block % grid).to(tl.int64) * width + inner % width
     else:
-        offset = tl.load(index + entry, mask=mask, other=0).to(tl.int64)
+        offset = tl.load(index + outer, mask=mask, other=0).to(tl.int64)
     return offset
 
 
@@ -57,9 +64,12 @@ def adamw(
     SKIPPED: tl.constexpr, CLIPPED: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """Updates one chunk of one parameter."""
-    parameter = tl.load(chunks + tl.program_id(0) * 2)
-    entry = tl.load(chunks + tl.program_id(0) * 2 + 1) + tl.arange(0, SIZE)
-    end = tl.load(shapes + parameter * 6)
+    chunk = (
+        chunks + tl.program_id(0).to(tl.int64) * 4
+    )  # parameter, first entry, whole runs before it, entries of its own run before it
+    parameter = tl.load(chunk)
+    entry = tl.load(chunk + 1) + tl.arange(0, SIZE)
+    end = tl.load(shapes + parameter * 7)
     if SKIPPED:
         end = tl.where(tl.load(found_inf) == 0, end, 0)  # nothing is read or written
     mask = entry < end
@@ -103,10 +113,12 @@ def adamw(
     if HAS_MASTER:
         tl.store(held, narrow(weight, MASTER), mask=mask)
     tl.store(value, narrow(weight, VALUE), mask=mask)
-    if tl.load(shapes + parameter * 6 + 1) != _DENSE:
+    if tl.load(shapes + parameter * 7 + 1) != _DENSE:
         index = array(addresses, parameter, 7, INDEX)
         dense = array(addresses, parameter, 6, VALUE)
-        tl.store(dense + dense_offset(shapes, parameter, index, entry, mask), narrow(weight, VALUE), mask=mask)
+        inner = tl.load(chunk + 3).to(tl.int32) + tl.arange(0, SIZE)
+        offset = dense_offset(shapes, parameter, index, tl.load(chunk + 2), inner, mask)
+        tl.store(dense + offset, narrow(weight, VALUE), mask=mask)
 
 
 class AdamWPlan:
@@ -122,6 +134,7 @@ class AdamWPlan:
         self.addresses = self._table(list(zip(*parameters.addresses, strict=True)))
         shapes = [self._shape(i, layouts[5 * i : 5 * i + 5]) for i in range(len(values))]
         self.shapes = self._table(shapes)
+        self.runs = [shape[3] for shape in shapes]
         self.scalars = torch.empty(len(values), SCALARS, dtype=torch.float64, device=self.device)
         self.grads, self.grad_addresses = torch.empty(len(values), dtype=torch.int64, device=self.device), None
         groups: dict[tuple, list[int]] = {}
@@ -135,7 +148,16 @@ class AdamWPlan:
 
     def _shape(self, i: int, layout: Sequence[int]) -> list[int]:
         kind, _, columns, height, width = layout
-        return [self.parameters.values[i].numel(), kind, columns, self.parameters.indices[i].numel(), height, width]
+        run = {ROWS: columns, COLUMNS: self.parameters.indices[i].numel(), BLOCKS: height * width}.get(kind, 1)
+        return [
+            self.parameters.values[i].numel(),
+            kind,
+            columns,
+            max(1, run),
+            height,
+            max(1, width),
+            max(1, columns // max(1, width)),
+        ]
 
     def _types(self, i: int, kind: int) -> tuple:
         """What is compiled into the kernel for a parameter."""
@@ -152,7 +174,8 @@ class AdamWPlan:
         )
 
     def _chunks(self, members: list[int]) -> Tensor:
-        return self._table([(i, first) for i in members for first in range(0, self.parameters.values[i].numel(), CHUNK)])
+        firsts = ((i, first) for i in members for first in range(0, self.parameters.values[i].numel(), CHUNK))
+        return self._table([(i, first, *divmod(first, self.runs[i])) for i, first in firsts])
 
     def _scalars(self, settings: Tensor) -> Tensor:
         """On the device; where the settings lie there, they stay there."""

@@ -18,8 +18,9 @@ from .weight_grad import unit_columns
 @triton.jit
 def sum_segments(dy, token, begins, ends, out, width, dy_stride, COLUMNS: tl.constexpr):
     """``out[row] = sum of dy[token[s]]`` over the row's segment."""
-    row = tl.program_id(0)
-    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    across = tl.cdiv(width, COLUMNS)
+    row = tl.program_id(0) // across
+    column = tl.program_id(0) % across * COLUMNS + tl.arange(0, COLUMNS)
     begin, end = tl.load(begins + row), tl.load(ends + row)
     sums = tl.zeros((COLUMNS,), dtype=tl.float32)
     for s in range(begin, end):
@@ -43,5 +44,6 @@ def embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Sequence[int]
     width = dy.shape[1]
     step = min(256, triton.next_power_of_2(width))
     with torch.cuda.device_of(dy):
-        sum_segments[rows.numel(), triton.cdiv(width, step)](dy, token, begins, ends, compact, width, dy.stride(0), COLUMNS=step)
+        programs = rows.numel() * triton.cdiv(width, step)
+        sum_segments[(programs,)](dy, token, begins, ends, compact, width, dy.stride(0), COLUMNS=step)
     return compact

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..padding import padded
 from .narrow import narrow
 
 ELEMENTS, TOKENS = 16, 128  # of one step of a program
@@ -20,8 +21,8 @@ ELEMENTS, TOKENS = 16, 128  # of one step of a program
 def sampled_product(dy, x, index, out, count, tokens, columns, dy_stride, x_stride, SIZE: tl.constexpr, STEP: tl.constexpr):
     """``out[e] = sum over t of dy[i, t] * x[j, t]`` for the elements (i, j) of one program; neighbours share their row i."""
     e = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
-    place = tl.load(index + e, mask=e < count, other=0).to(tl.int64)
-    row, column = dy + place // columns * dy_stride, x + place % columns * x_stride
+    place = tl.load(index + e, mask=e < count, other=0)
+    row, column = dy + (place // columns).to(tl.int64) * dy_stride, x + (place % columns).to(tl.int64) * x_stride
     sums = tl.zeros((SIZE, STEP), dtype=tl.float32)
     for begin in range(0, tokens, STEP):
         t = begin + tl.arange(0, STEP)
@@ -32,8 +33,11 @@ def sampled_product(dy, x, index, out, count, tokens, columns, dy_stride, x_stri
 
 
 def sampled(dy: Tensor, x: Tensor, index: Tensor, columns: int, compact: Tensor) -> Tensor:
-    """Fills `compact`, ``(nnz,)``; dy ``(T, out)`` and x ``(T, in)`` are transposed first, so that tokens lie side by side."""
-    dy, x = dy.T.contiguous(), x.T.contiguous()
+    """Fills `compact`, ``(nnz,)``; dy ``(T, out)`` and x ``(T, in)`` are transposed first, so that tokens lie side by side.
+
+    After the last token come zeros, up to a number of tokens that Triton reads 16 bytes at a time.
+    """
+    dy, x = padded(dy.T, TOKENS), padded(x.T, TOKENS)
     count, tokens = index.numel(), dy.shape[1]
     with torch.cuda.device_of(dy):
         sampled_product[(triton.cdiv(count, ELEMENTS),)](

@@ -8,38 +8,41 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import vendor
+from ..padding import padded
 from ..registry import INTERPRETED
 from ..vendor.sensitivity import gram_matrices
 from .narrow import narrow
-from .weight_grad import precision, unit_columns
+from .weight_grad import LANES, precision
 
 WARPS = 4
 
 
 @triton.jit
 def quadratic_forms(
-    gram, units, out, tokens, size, batch_stride, token_stride,
+    gram, units, out, tokens, size, gram_stride, width, batch_stride, token_stride,
     SPLIT: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
     TOKENS: tl.constexpr, UNITS: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """``out[tile, j] = sum over t and s of units[t, j] * gram[t, s] * units[s, j]``, for one tile of one example's tokens t.
 
     A Gram matrix is symmetric: tiles above its diagonal are not read, those below it count twice. To multiply it in
-    bfloat16, `SPLIT` takes it as a sum of two such numbers, within 2^-18 of it.
+    bfloat16, `SPLIT` takes it as a sum of two such numbers, within 2^-18 of it. `gram_stride` and `width` are tokens and size
+    with the zeros that follow them.
     """
-    tiles = tl.cdiv(tokens, TOKENS)
-    example, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
+    across, tiles = tl.cdiv(size, UNITS), tl.cdiv(tokens, TOKENS)
+    program = tl.program_id(0) // across
+    example, tile = (program // tiles).to(tl.int64), program % tiles
     t = tile * TOKENS + tl.arange(0, TOKENS)
-    j = tl.program_id(1) * UNITS + tl.arange(0, UNITS)
-    gram += (example * tokens + t[:, None]) * tokens
+    j = tl.program_id(0) % across * UNITS + tl.arange(0, UNITS)
+    gram += (example * tokens + t[:, None]) * gram_stride
     units += example * batch_stride + j[None, :]
 
     sums = tl.zeros((TOKENS, UNITS), dtype=tl.float32)
     for begin in range(0, (tile + 1) * TOKENS, STEP):
         s = begin + tl.arange(0, STEP)
-        a = tl.load(gram + s[None, :], mask=(t < tokens)[:, None] & (s < tokens)[None, :], other=0.0)
+        a = tl.load(gram + s[None, :], mask=(t < tokens)[:, None] & (s < gram_stride)[None, :], other=0.0)
         a *= tl.where(begin < tile * TOKENS, 2.0, 1.0)
-        there = (s < tokens)[:, None] & (j < size)[None, :]
+        there = (s < tokens)[:, None] & (j < width)[None, :]
         b = tl.load(units + s.to(tl.int64)[:, None] * token_stride, mask=there, other=0.0)
         if SPLIT:
             high = narrow(a, b.dtype)
@@ -50,9 +53,9 @@ def quadratic_forms(
         else:
             sums = tl.dot(a, b.to(tl.float32), sums, input_precision=PRECISION)
 
-    there = (t < tokens)[:, None] & (j < size)[None, :]
+    there = (t < tokens)[:, None] & (j < width)[None, :]
     mine = tl.load(units + t.to(tl.int64)[:, None] * token_stride, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + tl.program_id(0).to(tl.int64) * size + j, tl.sum(sums * mine, 0), mask=j < size)
+    tl.store(out + program.to(tl.int64) * size + j, tl.sum(sums * mine, 0), mask=j < size)
 
 
 def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
@@ -63,13 +66,13 @@ def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None)
     examples, tokens, size = units.shape
     if units.numel() == 0:
         return units.new_zeros(size, dtype=torch.float32)
-    gram, units = gram_matrices(others, weights).contiguous(), unit_columns(units)
+    gram, units = padded(gram_matrices(others, weights).contiguous(), LANES), padded(units, LANES)
     tile_tokens, tile_units, step = tile_sizes(tokens, size, units.dtype)
     programs = examples * triton.cdiv(tokens, tile_tokens)
     sums = units.new_empty((programs, size), dtype=torch.float32)
     with torch.cuda.device_of(units):
-        quadratic_forms[programs, triton.cdiv(size, tile_units)](
-            gram, units, sums, tokens, size, units.stride(0), units.stride(1),
+        quadratic_forms[(programs * triton.cdiv(size, tile_units),)](
+            gram, units, sums, tokens, size, gram.shape[2], units.shape[2], units.stride(0), units.stride(1),
             SPLIT=units.dtype == torch.bfloat16, WIDEN=INTERPRETED,  # by numpy, which has no bfloat16
             PRECISION=precision(units), TOKENS=tile_tokens, UNITS=tile_units, STEP=step, num_warps=WARPS,
         )  # fmt: skip

@@ -12,43 +12,46 @@ from torch import Tensor
 
 from .. import vendor
 from ..layout import BLOCKS, COLUMNS, ELEMENTS, ROWS, Layout
+from ..padding import padded, picked
 from ..registry import INTERPRETED
 from .narrow import narrow
 from .sampled_product import sampled
 
+LANES = 16  # elements: what Triton must know rows to begin at multiples of, to read 16 bytes at a time
+
 
 @triton.jit
 def outer_product(
-    dy, x, index, out, tokens, split_tokens, rows, columns, units, dy_stride, x_stride, grid_columns,
-    PICK_DY: tl.constexpr, PICK_X: tl.constexpr, BLOCKS: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    dy, x, index, out, tokens, split_tokens, rows, columns, dy_columns, x_columns, units, dy_stride, x_stride, grid_columns,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     """One tile of one of `units` matrices (rows x columns), over one share of the tokens.
 
-    ``out[split, unit, i, j] = sum over t of dy[t, i'] * x[t, j']``, where i' and j' are the selected positions.
+    ``out[split, unit, i, j] = sum over t of dy[t, i'] * x[t, j']``. Of blocks, i' and j' begin where the unit's block does, and
+    rows and columns are known when the kernel is compiled; else i' = i, j' = j, and the operands end in columns of zeros.
     """
-    tile, unit, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    tiles = tl.cdiv(columns, TILE_COLUMNS)
-    i = tile // tiles * TILE_ROWS + tl.arange(0, TILE_ROWS)
-    j = tile % tiles * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
+    if BLOCK_ROWS > 0:
+        rows, columns, dy_columns, x_columns = BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_ROWS, BLOCK_COLUMNS
+    across = tl.cdiv(columns, TILE_COLUMNS)
+    tiles = tl.cdiv(rows, TILE_ROWS) * across
+    tile, unit, split = tl.program_id(0) % tiles, tl.program_id(0) // tiles % units, tl.program_id(0) // tiles // units
+    i = tile // across * TILE_ROWS + tl.arange(0, TILE_ROWS)
+    j = tile % across * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
     dy_column, x_column = i, j
-    if PICK_DY:
-        dy_column = tl.load(index + i, mask=i < rows, other=0)
-    if PICK_X:
-        x_column = tl.load(index + j, mask=j < columns, other=0)
-    if BLOCKS:
+    if BLOCK_ROWS > 0:
         block = tl.load(index + unit)
-        dy_column += block // grid_columns * rows
-        x_column += block % grid_columns * columns
+        dy_column += (block // grid_columns * BLOCK_ROWS).to(tl.int32)
+        x_column += (block % grid_columns * BLOCK_COLUMNS).to(tl.int32)
 
     sums = tl.zeros((TILE_ROWS, TILE_COLUMNS), dtype=tl.float32)
     first = split * split_tokens
     last = tl.minimum(first + split_tokens, tokens)
     for begin in range(first, last, TOKENS):
         t = begin + tl.arange(0, TOKENS)
-        at = t.to(tl.int64)
-        a = tl.load(dy + at[None, :] * dy_stride + dy_column[:, None], mask=(t < last)[None, :] & (i < rows)[:, None], other=0.0)
-        b = tl.load(x + at[:, None] * x_stride + x_column[None, :], mask=(t < last)[:, None] & (j < columns)[None, :], other=0.0)
+        there, at = t < last, t.to(tl.int64)
+        a = tl.load(dy + at[None, :] * dy_stride + dy_column[:, None], mask=there[None, :] & (i < dy_columns)[:, None], other=0.0)
+        b = tl.load(x + at[:, None] * x_stride + x_column[None, :], mask=there[:, None] & (j < x_columns)[None, :], other=0.0)
         if WIDEN:
             a, b = a.to(tl.float32), b.to(tl.float32)
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
@@ -69,21 +72,26 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
         return compact.zero_()
     if layout.kind == ELEMENTS:
         return sampled(dy, x, index, layout.columns, compact)
-    dy, x = unit_columns(dy), unit_columns(x)
+    if layout.kind == ROWS and dy.shape[1] == layout.rows:
+        dy = picked(dy, index, LANES)
+    if layout.kind == COLUMNS and x.shape[1] == layout.columns:
+        x = picked(x, index, LANES)
+    dy, x = padded(dy, LANES), padded(x, LANES)
 
     units = count if layout.kind == BLOCKS else 1
     rows, columns = compact.shape[-2:]
     tile_rows, tile_columns, step = tile_sizes(rows, columns, dy.dtype)
-    tiles = triton.cdiv(rows, tile_rows) * triton.cdiv(columns, tile_columns)
-    split_tokens = share_of_tokens(tokens, tiles * units, step, processors(dy.device))
+    programs = triton.cdiv(rows, tile_rows) * triton.cdiv(columns, tile_columns) * units
+    split_tokens = share_of_tokens(tokens, programs, step, processors(dy.device))
     splits = triton.cdiv(tokens, split_tokens)
     out = compact if splits == 1 else compact.new_empty((splits, *compact.shape), dtype=torch.float32)
+    block_rows, block_columns = (rows, columns) if layout.kind == BLOCKS else (0, 0)
     with torch.cuda.device_of(dy):
-        outer_product[tiles, units, splits](
-            dy, x, index, out, tokens, split_tokens, rows, columns, units, dy.stride(0), x.stride(0),
-            layout.columns // max(1, layout.block_columns),
-            PICK_DY=layout.kind == ROWS and dy.shape[1] == layout.rows, PICK_X=layout.kind == COLUMNS and x.shape[1] == layout.columns,
-            BLOCKS=layout.kind == BLOCKS, PRECISION=precision(dy), WIDEN=INTERPRETED,  # numpy, which the interpreter multiplies with, has no bfloat16
+        outer_product[(programs * splits,)](
+            dy, x, index, out, tokens, split_tokens, rows, columns, dy.shape[1], x.shape[1], units, dy.stride(0), x.stride(0),
+            layout.columns // max(1, block_columns),
+            BLOCK_ROWS=block_rows, BLOCK_COLUMNS=block_columns,
+            PRECISION=precision(dy), WIDEN=INTERPRETED,  # numpy, which the interpreter multiplies with, has no bfloat16
             TILE_ROWS=tile_rows, TILE_COLUMNS=tile_columns, TOKENS=step, num_warps=4 if tile_rows * tile_columns < 128 * 128 else 8,
         )  # fmt: skip
     return compact if splits == 1 else out.sum(0).to(dtype)

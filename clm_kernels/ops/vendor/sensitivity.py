@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..padding import padded
 from ..reference.gradients import accumulator
-from .weight_grad import product
+from .product import lanes, product
 
 
 def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
@@ -19,6 +20,7 @@ def gram_matrices(operand: Tensor, weights: Tensor | None) -> Tensor:
     """``(B, T, T)``, not rounded: of ``(B, T, n)``, each position multiplied by its weight."""
     if not operand.is_cuda:
         operand = operand.to(accumulator(operand.dtype))  # once, where `product` would do it to both factors
+    operand = padded(operand, lanes(operand))  # with zeros, which add nothing
     gram = product(operand, operand.mT)
     if weights is not None:
         weights = weights.to(gram.dtype)
