@@ -16,10 +16,7 @@ except ImportError as error:
 from ..reference import embedding_grad
 from ..vendor import sensitivity, weight_grad
 from .adamw import AdamWPlan
-from .gradients import NormPlan, global_norm, masked_grad_
+from .gradients import masked_grad_
 from .movement import gather, scatter_
 
-__all__ = [
-    "AdamWPlan", "NormPlan", "embedding_grad", "gather", "global_norm", "masked_grad_", "scatter_", "sensitivity",
-    "weight_grad",
-]  # fmt: skip
+__all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "sensitivity", "weight_grad"]
