@@ -49,6 +49,19 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _working_gpu() -> None:
+    """After an access beyond a tensor nothing runs on the GPU in this process: pytest-xdist goes on in a new one."""
+    if not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as error:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            os._exit(1)
+        pytest.exit(f"the GPU is lost to this process: {error}", returncode=1)
+
+
 @pytest.fixture(params=PLACES)
 def backend(request: pytest.FixtureRequest):
     """Runs the test with each implementation, on each kind of device that it knows; tensors are made there."""
