@@ -157,11 +157,14 @@ def test_outcomes_say_what_failed(tmp_path, workers):
     ]
     environment = _environment() | {"PYTHONPATH": str(ROOT)}
     subprocess.run([*command, tmp_path], cwd=tmp_path, env=environment, capture_output=True)
-    (row,) = json.loads((tmp_path / "ops.json").read_text())["rows"]
+    stored = json.loads((tmp_path / "ops.json").read_text())
+    (row,) = stored["rows"]
     assert row["what"] == "GPU tests of every op: not passed" and row["measured"] == 2 and not row["met"]
-    assert (row["collected"], row["passed"], row["skipped"], row["failed"], row["running"]) == (4, 1, 1, 2, [])
-    assert sorted(row["failures"]) == ["test_it.py::test_b (call)", "test_it.py::test_d (setup)"]
-    assert "assert 1 == 2" in row["failures"]["test_it.py::test_b (call)"]
+    assert [stored[name] for name in ("collected", "passed", "skipped", "failed", "running")] == [4, 1, 1, 2, []]
+    assert sorted(stored["failures"]) == ["test_it.py::test_b (call)", "test_it.py::test_d (setup)"]
+    assert "assert 1 == 2" in stored["failures"]["test_it.py::test_b (call)"]
+    subprocess.run([*command, tmp_path, "-k", "test_c"], cwd=tmp_path, env=environment, capture_output=True)
+    assert json.loads((tmp_path / "ops.json").read_text())["rows"] == []  # where all skip nothing is known
 
 
 PARTS = {

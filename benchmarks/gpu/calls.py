@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent.parent
 PYTEST = ("pytest", "-p", "benchmarks.gpu.outcomes", "-o", "faulthandler_timeout=60", "-m", "gpu", "-rfEs", "--tb=short")
 SHARE = 0.9  # of a call's limit that its parts may take; the rest is for starting, ending and what does not end at once
 LOOK = 5.0  # seconds between two archives while a part runs
-SKIPPED = 77
+SKIPPED, NO_TESTS = 77, 5  # exit codes; the second is pytest's
 CORES = os.cpu_count() or 1
 WORKERS = min(12, CORES) if CORES >= 4 else 0  # of pytest; each imports all anew, which two cores do no faster
 
@@ -116,7 +116,7 @@ def run_part(part: Part, limit: float, work: Path, keep: Callable[[], None]) -> 
         ended = process.poll()
         if ended is None:
             stop(process)
-    outcome = {None: f"cut off after {limit:.0f} s", 0: "done", SKIPPED: "skipped"}.get(ended, "failed")
+    outcome = {None: f"cut off after {limit:.0f} s", 0: "done", SKIPPED: "skipped", NO_TESTS: "skipped"}.get(ended, "failed")
     return {"outcome": outcome, "exit": ended, "seconds": round(time.monotonic() - start, 1)}
 
 
