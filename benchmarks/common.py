@@ -68,7 +68,9 @@ def keep(name: str, rows: list[dict[str, object]]) -> None:
 
 def write(path: Path, stored: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(stored, indent=1) + "\n")
+    whole = path.with_name(path.name + ".part")  # so that who reads it meanwhile finds the last whole one
+    whole.write_text(json.dumps(stored, indent=1) + "\n")
+    whole.replace(path)
 
 
 def row(what: str, measured: float, reach: str, met: bool, **details: object) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -39,23 +39,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="one size, three densities, three rounds: to see that it works")
+    parser.add_argument("--short", action="store_true", help="every size, three densities")
     parser.add_argument("--output", type=Path, help="JSON file; by default benchmarks/results/<device>/sweep.json")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     path = arguments.output or folder(device) / "sweep.json"
-    write(path, {"machine": machine(device), "rows": sweep(device, arguments.quick)})
+    keep(device, path, arguments.quick, arguments.short)
     print(f"saved: {path}")
 
 
-def sweep(device: torch.device, quick: bool = False) -> list[dict[str, object]]:
+def keep(device: torch.device, path: Path, quick: bool, short: bool) -> None:
+    """Writes every row as soon as it is there, so that a sweep that is cut off leaves what it has."""
+    stored = {"machine": machine(device), "rows": []}
+    for row in sweep(device, quick, short):
+        stored["rows"].append(row)
+        write(path, stored)
+
+
+def sweep(device: torch.device, quick: bool = False, short: bool = False) -> Iterator[dict[str, object]]:
     """A row for each cell: kind, dtype, size, density, and median microseconds of each way.
 
     Raises:
         AssertionError: if an implementation's result is wrong.
     """
     sizes = SIZES[device.type][:1] if quick else SIZES[device.type]
-    densities = DENSITIES[2::3] if quick else DENSITIES
-    ways, timer, rows = implementations(device), bench.Timer(device), []
+    densities = DENSITIES[2::3] if quick or short else DENSITIES
+    ways, timer, last = implementations(device), bench.Timer(device), {}
     cells = [(size, kind, density) for size in sizes for kind in bench.KINDS for density in densities]
     operands: dict[object, tuple[Tensor, Tensor, Tensor]] = {}
     for (shape, tokens), kind, density in track(cells, f"weight_grad, {', '.join(ways)}", transient=True):
@@ -64,7 +73,7 @@ def sweep(device: torch.device, quick: bool = False) -> list[dict[str, object]]:
             operands = {(size, tokens): None} | {dtype: _operands(size, tokens, dtype, device) for dtype in bench.DTYPES}
         entries = some_entries(kind, size, density).to(device)
         known = {"kind": kind, "shape": shape, "size": size, "tokens": tokens, "work": tokens * math.prod(size)}
-        if rows and known.items() <= rows[-1].items() and rows[-1]["density"] == entries.density:
+        if known.items() <= last.items() and last["density"] == entries.density:
             continue  # less than one unit more
         for dtype in bench.DTYPES:
             calls = _calls(ways, *operands[dtype], entries, tokens)
@@ -73,8 +82,8 @@ def sweep(device: torch.device, quick: bool = False) -> list[dict[str, object]]:
                 rounds = min(ROUNDS[1], max(rounds, round(SECONDS[device.type] / sum(map(sum, seconds.values())))))
             seconds = bench.rotated(calls, timer, rounds, warm_up=0)
             microseconds = {name: round(1e6 * statistics.median(taken), 2) for name, taken in seconds.items()}
-            rows.append(known | {"dtype": dtype, "density": entries.density, "rounds": rounds, "microseconds": microseconds})
-    return rows
+            last = known | {"dtype": dtype, "density": entries.density, "rounds": rounds, "microseconds": microseconds}
+            yield last
 
 
 def implementations(device: torch.device) -> dict[str, Callable]:

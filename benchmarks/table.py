@@ -9,10 +9,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from . import gpu, llama
 from .common import RESULTS
+from .gpu.reach import REACH
 
 NAMES = ("step", "kernels", "memory", "sensitivity", "groups", "accuracy_sparse", "accuracy_full")
+GPU_PARTS = ("kernels", "ops", "models", "sanitize", "adamw", "launch", "products", "step", "llama")
 
 
 HEADER = "| what | measured | reach | met |\n|---|---|---|---|"
@@ -53,18 +54,18 @@ def _estimated(rows: list[dict]) -> str:
 def gpus() -> list[tuple[str, list[str]]]:
     """The same for each GPU of which there are results; with none, what is to be measured."""
     tables = []
-    for name in sorted({path.parent for path in RESULTS.glob("*/gpu.json")}):
-        stored = [json.loads(path.read_text()) for path in (name / "gpu.json", name / "llama.json") if path.is_file()]
+    for name in sorted({path.parent for part in GPU_PARTS for path in RESULTS.glob(f"*/{part}.json")} - {RESULTS / "cpu"}):
+        stored = [json.loads(path.read_text()) for part in GPU_PARTS if (path := name / f"{part}.json").is_file()]
         rows = {line["what"]: line for part in stored for line in part["rows"]}
         commits = sorted({part["machine"]["commit"] for part in stored})
         tables.append((f"On {stored[0]['machine']['name']}, commit {', '.join(commits)}", _gpu_lines(rows)))
-    return tables or [("On an H200", _gpu_lines({}))]
+    return tables or [("On an H100 or H200", _gpu_lines({}))]
 
 
 def _gpu_lines(rows: dict[str, dict]) -> list[str]:
     return [
         _line(what, rows[what]) if what in rows else f"| {what} | not yet measured | {reach} | |"
-        for what, (reach, _) in (gpu.REACH | llama.REACH).items()
+        for what, (reach, _) in REACH.items()
     ]
 
 

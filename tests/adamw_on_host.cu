@@ -4,14 +4,24 @@
 
 using namespace clm::cuda;
 
-extern "C" void adamw_step_on_host(char* table, int64_t chunk_count, Array* grads, double* settings, void* grad_scale, void* clip,
-                                   bool amsgrad, bool maximize) {
+// Returns how often a thread block turned to another parameter.
+extern "C" int64_t adamw_step_on_host(char* table, int64_t chunk_count, int64_t blocks, Array* grads, double* settings,
+                                      void* grad_scale, void* clip, bool amsgrad, bool maximize) {
   const Chunk* chunks = reinterpret_cast<Chunk*>(table);
   const AdamWStep step{chunks, reinterpret_cast<AdamWParameter*>(table + chunk_count * sizeof(Chunk)), grads, settings,
                        {grad_scale, Dtype::float32}, {}, {clip, Dtype::float32}, chunk_count, amsgrad, maximize};
-  for (int64_t c = 0; c < chunk_count; ++c) {
+  int64_t turns = 0;
+  for (int64_t block = 0; block < blocks; ++block) {
     Held held;
-    hold(step, chunks[c].parameter, held);
-    for (int thread = 0; thread < kThreads; ++thread) update(step, held, chunks[c], thread);
+    for_chunks_of_block(
+        step, block, blocks,
+        [&](int32_t parameter) {
+          hold(step, parameter, held);
+          ++turns;
+        },
+        [&](const Chunk& chunk) {
+          for (int thread = 0; thread < kThreads; ++thread) update(step, held, chunk, thread);
+        });
   }
+  return turns;
 }

@@ -50,7 +50,7 @@ def test_a_wrong_result_is_not_timed(tiny, monkeypatch, name):
         monkeypatch.setattr(sweep, "implementation", lambda op, device: lambda *operands: gather(*operands) + 1)
         monkeypatch.setattr(sweep, "implementations", lambda device: {})
     with pytest.raises(AssertionError):
-        sweep.sweep(CPU, quick=True)
+        list(sweep.sweep(CPU, quick=True))
 
 
 def test_what_needs_too_much_memory_is_left_out(tiny, monkeypatch):

@@ -10,6 +10,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import needs_datasets  # noqa: F401
 import pytest
 import torch
 from tiny_task import save_model, sentences, texts, write_data, write_jsonl

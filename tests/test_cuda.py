@@ -64,17 +64,6 @@ def test_masked_grad(dtype, kind, bad):
     assert_close(grad, expected)
 
 
-@on_dtypes
-def test_global_norm(dtype):
-    gradients = [aligned(torch.randn(n).to(dtype), n % 3) for n in (1, 7, 1024, 1025, 0, 100_003)]
-    norm = cuda.global_norm(gradients)
-    assert_close(norm, torch.cat([grad.double() for grad in gradients]).norm())
-    norms = cuda.NormPlan(gradients)
-    for _ in range(5):
-        assert_same_bits(norms(gradients), norm)
-    assert norms([torch.zeros_like(grad) for grad in gradients]) == 0
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 @on_sizes
 @on_dtypes

@@ -46,7 +46,7 @@ def test_kernels_compile_without_spills(architecture, tmp_path):
             registers = int(re.search(r"Used (\d+) registers", entry)[1])
             spills = re.findall(r"(\d+) bytes spill stores, (\d+) bytes spill loads", entry)
             kernels[re.search(r"'(\w+)'", entry)[1]] = registers, sum(int(b) for pair in spills for b in pair), len(spills)
-    assert len(kernels) >= 13  # adamw_step, 4 gather, 4 scatter, 2 masked_grad, 2 global_norm
+    assert len(kernels) >= 11  # adamw_step, 4 gather, 4 scatter, 2 masked_grad
     for name, (registers, spilled, seen) in kernels.items():
         assert seen and not spilled and registers <= 128, f"{name}: {registers} registers, {spilled} bytes spilled"
 
@@ -59,7 +59,6 @@ def test_kernels_compile_without_spills(architecture, tmp_path):
         ("gather", lambda: _cuda.gather(0, SELECTED, 4, 0, 0)),
         ("scatter_", lambda: _cuda.scatter(0, SELECTED, 4, 0, 0)),
         ("masked_grad_", lambda: _cuda.masked_grad((0, 0), (0, 0), SELECTED, 1.0, 0, 0)),
-        ("global_norm", lambda: _cuda.global_norm(0, 1, 0, 0, 0, 0)),
         ("adamw_step_", lambda: _plan([_parameter("rows")]).plan.run(0, 0, 0, (0, 0), (0, 0), (0, 0), 0)),
     ],
 )
@@ -161,14 +160,15 @@ def on_host(tmp_path_factory):
     flags = ["-std=c++17", "-arch=sm_90", "-cudart=static", "-shared", "-Xcompiler=-fPIC"]
     subprocess.run([NVCC, *flags, ROOT / "tests" / "adamw_on_host.cu", "-o", library], check=True, capture_output=True)
     run = ctypes.CDLL(str(library)).adamw_step_on_host
-    run.argtypes = [ctypes.c_void_p, ctypes.c_int64, *[ctypes.c_void_p] * 4, ctypes.c_bool, ctypes.c_bool]
+    run.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 2, *[ctypes.c_void_p] * 4, ctypes.c_bool, ctypes.c_bool]
+    run.restype = ctypes.c_int64
 
-    def step(made, grads, settings, scale=None, clip=None, amsgrad=False, maximize=False):
+    def step(made, grads, settings, scale=None, clip=None, amsgrad=False, maximize=False, blocks=7):
         chunks = len(made.plan.chunks())
         scalars = [None if s is None else s.data_ptr() for s in (scale, clip)]
         codes = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
         table = torch.tensor([(grad.data_ptr(), codes[grad.dtype]) for grad in grads])
-        run(made.table.data_ptr(), chunks, table.data_ptr(), settings.data_ptr(), *scalars, amsgrad, maximize)
+        return run(made.table.data_ptr(), chunks, blocks, table.data_ptr(), settings.data_ptr(), *scalars, amsgrad, maximize)
 
     return step
 
@@ -193,3 +193,22 @@ def test_the_update_equals_the_reference(on_host, dtype, size, variant):
         check_step(mine, truth, before)
         for grad, was in zip(gradients, original, strict=True):
             assert_same_bits(grad, was / (scale or 1.0))
+
+
+@needs_nvcc
+@needs_module
+@pytest.mark.parametrize("blocks", [1, 2, 7, 10_000])
+def test_a_thread_block_takes_a_run_of_chunks(on_host, blocks):
+    """However many there are, the result is the same, and each turns to another parameter no more often than it must."""
+    mine, twin = ([_parameter(kind, size=size) for kind in (*KINDS, "dense") for size in ("long", "odd")] for _ in range(2))
+    for (tensors, _), (copies, _) in zip(mine, twin, strict=True):
+        for tensor, copy in zip(tensors, copies, strict=True):
+            copy.copy_(tensor)
+    gradients, table, plans = grads(mine), settings(mine), (_plan(mine), _plan(twin))
+    chunks = plans[0].plan.chunks()
+    turns = on_host(plans[0], gradients, table, blocks=blocks)
+    on_host(plans[1], gradients, table, blocks=len(chunks))
+    assert len(mine) <= turns <= len(mine) + blocks - 1 and turns <= len(chunks)
+    for (tensors, _), (expected, _) in zip(mine, twin, strict=True):
+        for tensor, other in zip(tensors, expected, strict=True):
+            assert_same_bits(tensor, other)

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 
+import needs_datasets  # noqa: F401
 import pytest
 from datasets import Dataset
 from tiny_task import sentences, texts, write_jsonl

@@ -1,5 +1,6 @@
 """Token ids, labels at first tokens, and words that do not fit."""
 
+import needs_datasets  # noqa: F401
 import numpy as np
 import pytest
 import torch

@@ -308,7 +308,7 @@ class TestRegistry:
         assert (run.returncode != 0) == (name == "nope")
 
 
-TWICE = "Warning only once for all operators"  # torch only warns when a kernel is registered over another
+TWICE = r"Warning only once for all operators|already a kernel registered"  # a warning of torch 2.13's, an error of 2.11's
 
 
 def test_no_kernel_is_registered_twice():
@@ -322,7 +322,7 @@ schemas.library.impl("gather", lambda *args: None, "CompositeExplicitAutograd")
 """
     run = _python(script)
     assert "'reference': None" in run.stdout
-    assert run.returncode != 0 and TWICE in run.stderr
+    assert run.returncode != 0 and re.search(TWICE, run.stderr)
 
 
 def _python(script, **environment):

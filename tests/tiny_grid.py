@@ -2,6 +2,7 @@
 
 import json
 
+import needs_datasets  # noqa: F401
 from tiny_task import save_model, sentences, texts, write_jsonl
 
 from benchmarks.tasks.methods import METHODS

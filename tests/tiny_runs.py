@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import needs_datasets  # noqa: F401
 import pytest
 import torch
 from tiny_task import save_model, write_data

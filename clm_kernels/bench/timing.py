@@ -13,34 +13,100 @@ from .cases import Case
 from .provenance import provenance
 
 FLUSH = 256 << 20  # bytes, more than any cache here
-AHEAD = 500_000  # cycles, some 0.3 ms, that a GPU waits so that the host's time for a call passes before the call is timed
+MARGIN, SLACK = 1.5, 1e-4  # a GPU waits this many times as long as the host took for a call, and seconds more
+TRIES = 4  # with twice the wait each, where the host took longer than before
 
 
 class Timer:
-    """Seconds of one call, on a GPU by events. `flush` writes more than the caches hold before it."""
+    """Seconds of a call: on a GPU, of the device alone, by events.
 
-    def __init__(self, device: torch.device, flush: bool = True):
-        self.device = device
+    Args:
+        flush: writes more than the caches hold before each call.
+        whole: on a GPU, what the caller waits: the host's time too, from an idle device until it is done. For steps that
+            enqueue more kernels than a GPU's queue takes.
+    """
+
+    def __init__(self, device: torch.device, flush: bool = True, whole: bool = False):
+        self.on_gpu, self.whole = device.type == "cuda", whole
         self.buffer = torch.empty(FLUSH, dtype=torch.int8, device=device) if flush else None
+        self.cycles = _cycles_per_second() if self.on_gpu and not whole else 0.0
 
     def flush(self) -> None:
         """Drives everything else out of the caches."""
         if self.buffer is not None:
             self.buffer.zero_()
 
-    def __call__(self, call: Callable[[], object]) -> float:
-        self.flush()
-        if self.device.type == "cuda":
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(AHEAD)
-            start.record()
+    def of(self, call: Callable[[], object]) -> Callable[[], float]:
+        """A function that runs `call` once and returns its seconds."""
+        if self.on_gpu and not self.whole:
+            return self._by_events(call)
+
+        def timed() -> float:
+            self.flush()
+            self._synchronize()
+            start = time.perf_counter()
             call()
-            end.record()
-            end.synchronize()
+            self._synchronize()
+            return time.perf_counter() - start
+
+        return timed
+
+    def _synchronize(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def _by_events(self, call: Callable[[], object]) -> Callable[[], float]:
+        """The GPU waits until the host has enqueued all of the call; were it idle in between, that would count."""
+        first = wait = wait_for([_enqueueing(call) for _ in range(3)])
+        tries = TRIES
+
+        def timed() -> float:
+            nonlocal wait, tries
+            for _ in range(tries):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                self.flush()
+                torch.cuda._sleep(round(wait * self.cycles))
+                start.record()
+                call()
+                end.record()
+                enqueued_in_time = not start.query()
+                end.synchronize()
+                if enqueued_in_time:
+                    break
+                wait *= 2
+            else:
+                wait, tries = first, 1  # it waits for the GPU itself, which no wait before it hides
             return start.elapsed_time(end) / 1e3
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
+
+        return timed
+
+
+def wait_for(enqueueing: list[float]) -> float:
+    """Seconds that a GPU waits before a call that the host enqueued in these seconds."""
+    return MARGIN * max(enqueueing) + SLACK
+
+
+def _enqueueing(call: Callable[[], object]) -> float:
+    """Seconds of the host, with nothing in the GPU's queue."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    seconds = time.perf_counter() - start
+    torch.cuda.synchronize()
+    return seconds
+
+
+def _cycles_per_second(cycles: int = 20_000_000) -> float:
+    """Of the clock that `torch.cuda._sleep` counts, measured: it depends on the GPU and on how warm it is."""
+    seconds = []
+    for _ in range(3):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        torch.cuda._sleep(cycles)
+        end.record()
+        end.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3)
+    return cycles / min(seconds)
 
 
 @dataclass(frozen=True)
@@ -69,7 +135,8 @@ class Machine:
 
 def _fastest(timer: Timer, call: Callable[[], object], rounds: int) -> float:
     call()
-    return min(timer(call) for _ in range(rounds))
+    timed = timer.of(call)
+    return min(timed() for _ in range(rounds))
 
 
 def rotated(calls: dict[str, Callable[[], object]], timer: Timer, rounds: int, warm_up: int = 3) -> dict[str, list[float]]:
@@ -77,10 +144,11 @@ def rotated(calls: dict[str, Callable[[], object]], timer: Timer, rounds: int, w
     for call in calls.values():
         for _ in range(warm_up):
             call()
+    timed = {name: timer.of(call) for name, call in calls.items()}
     names, seconds = list(calls), {name: [] for name in calls}
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            seconds[name].append(timer(calls[name]))
+            seconds[name].append(timed[name]())
     return seconds
 
 

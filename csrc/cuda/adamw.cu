@@ -106,20 +106,32 @@ CLM_HOST_DEVICE void update(const AdamWStep& step, const Held& held, const Chunk
   }
 }
 
+// What thread block `block` of `blocks` does: a run of chunks, so that a parameter's scalars are worked out (two powers in
+// double, between barriers) once for all of its chunks in the run, and not for each.
+template <typename Turn, typename Visit>
+CLM_HOST_DEVICE void for_chunks_of_block(const AdamWStep& step, int64_t block, int64_t blocks, const Turn& turn_to,
+                                         const Visit& visit) {
+  int32_t current = -1;
+  const int64_t end = step.chunk_count * (block + 1) / blocks;
+  for (int64_t c = step.chunk_count * block / blocks; c < end; ++c) {
+    const Chunk chunk = step.chunks[c];
+    if (chunk.parameter != current) turn_to(chunk.parameter);
+    current = chunk.parameter;
+    visit(chunk);
+  }
+}
+
 __global__ void __launch_bounds__(kThreads, kResident) adamw_step_kernel(const __grid_constant__ AdamWStep step) {
   __shared__ Held held;
   if (step.found_inf.data && load_scalar(step.found_inf) != 0) return;
-  int32_t current = -1;
-  for (int64_t c = blockIdx.x; c < step.chunk_count; c += gridDim.x) {
-    const Chunk chunk = step.chunks[c];
-    if (chunk.parameter != current) {
-      current = chunk.parameter;
-      __syncthreads();
-      if (threadIdx.x == 0) hold(step, current, held);
-      __syncthreads();
-    }
-    update(step, held, chunk, threadIdx.x);
-  }
+  for_chunks_of_block(
+      step, blockIdx.x, gridDim.x,
+      [&](int32_t parameter) {
+        __syncthreads();
+        if (threadIdx.x == 0) hold(step, parameter, held);
+        __syncthreads();
+      },
+      [&](const Chunk& chunk) { update(step, held, chunk, threadIdx.x); });
 }
 
 }  // namespace

@@ -71,7 +71,4 @@ void scatter(void* dense, const Entries& entries, int64_t item_size, const void*
 // Writes 1 to `found` if a selected entry was inf or NaN.
 void masked_grad(const Array& grad, const Array& dense_grad, const Entries& entries, double scale, float* found, void* stream);
 
-// Writes the L2 norm of all grads to `norm`; `partial` holds a double per chunk.
-void global_norm(const Chunk* chunks, int64_t chunk_count, const Array* grads, double* partial, float* norm, void* stream);
-
 }  // namespace clm::cuda

@@ -17,7 +17,7 @@ inline void check(cudaError_t error, const char* op) {
   throw std::runtime_error(std::string(op) + ": CUDA error: " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")");
 }
 
-// Thread blocks for `blocks` pieces of work, over which each block goes in strides.
+// Thread blocks that share `blocks` pieces of work.
 inline unsigned grid_for(int64_t blocks, const char* op, int per_processor = kBlocksPerProcessor) {
   int device = 0, processors = 0;
   check(cudaGetDevice(&device), op);

@@ -45,11 +45,6 @@ void py_masked_grad(const Typed& grad, const Typed& dense_grad, const Selected& 
   masked_grad(array(grad), array(dense_grad), entries(selected), scale, pointer<float>(found), pointer(stream));
 }
 
-void py_global_norm(Address chunks, int64_t chunk_count, Address grads, Address partial, Address norm, Address stream) {
-  global_norm(pointer<Chunk>(chunks), chunk_count, pointer<Array>(grads), pointer<double>(partial), pointer<float>(norm),
-              pointer(stream));
-}
-
 py::bytes py_chunks(const std::vector<int64_t>& counts) {
   const std::vector<Chunk> chunks = chunks_of(counts);
   return {reinterpret_cast<const char*>(chunks.data()), chunks.size() * sizeof(Chunk)};
@@ -125,8 +120,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("gather", &py_gather);
   m.def("scatter", &py_scatter);
   m.def("masked_grad", &py_masked_grad);
-  m.def("global_norm", &py_global_norm);
-  m.def("chunks", &py_chunks, "The chunk table of parameters of these lengths, for the device.");
+  m.def("chunks", &py_chunks, "The chunk table of parameters of these lengths; for tests.");
   m.def("dense_offsets", &py_dense_offsets, "Where compact entries lie in the dense weight, of an index on the CPU; for tests.");
   py::class_<AdamWPlan>(m, "AdamWPlan")
       .def(py::init<const Lists&, const Lists&, const Lists&, const std::vector<int64_t>&, bool, bool>())

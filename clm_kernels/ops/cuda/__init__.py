@@ -13,7 +13,7 @@ except ImportError as error:
     ) from error
 
 from .adamw import AdamWPlan
-from .gradients import NormPlan, global_norm, masked_grad_
+from .gradients import masked_grad_
 from .movement import gather, scatter_
 
-__all__ = ["AdamWPlan", "NormPlan", "gather", "global_norm", "masked_grad_", "scatter_"]
+__all__ = ["AdamWPlan", "gather", "masked_grad_", "scatter_"]
