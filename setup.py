@@ -3,6 +3,7 @@
 The kernels are optional: without a working compiler the install succeeds and the reference runs in their place.
 CLM_KERNELS_CPU=1 makes a failed build an error; CLM_KERNELS_CPU=0 does not build them. CLM_KERNELS_CUDA does the same for
 the CUDA kernels; unset or `auto`, they are built where nvcc is found. TORCH_CUDA_ARCH_LIST ("8.0;9.0+PTX") says for which GPUs.
+CLM_KERNELS_SANITIZE=1 builds the C++ kernels with AddressSanitizer and UndefinedBehaviorSanitizer, see tests/sanitized.sh.
 """
 
 import os
@@ -25,6 +26,7 @@ WANTED_CUDA = os.environ.get("CLM_KERNELS_CUDA", "auto")
 CUDA_HOME = os.environ.get("CUDA_HOME", "/usr/local/cuda")
 NVCC = shutil.which("nvcc", path=os.path.join(CUDA_HOME, "bin")) or shutil.which("nvcc")
 OPTIMIZE = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fno-strict-aliasing", "-Wno-psabi"]
+SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 OPENMP_PROGRAM = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 
 
@@ -43,6 +45,9 @@ class BuildKernels(build_ext):
                 ext.extra_link_args += [] if msvc else openmp
             else:
                 print("clm_kernels: this compiler has no OpenMP; the C++ kernels will run on one thread")
+            if os.environ.get("CLM_KERNELS_SANITIZE") == "1":
+                flags += SANITIZE
+                ext.extra_link_args += SANITIZE
             ext.extra_compile_args += flags
             if not msvc and shutil.which("ninja"):
                 self.compiler.compile = lambda *args, **kwargs: compile_with_ninja(self.compiler, *args, **kwargs)

@@ -133,7 +133,7 @@ class SparseAdamW(Optimizer):
             [p for p, grad in zip(group["params"], own) if grad is not None] for group, own in zip(self.param_groups, every)
         ]
         grads = [grad for own in every for grad in own if grad is not None]
-        if not (self._identity(active) == self._collected and all(batch.guard.holds() for batch in self._batches)):
+        if not (self._identity(active) == self._collected and all(batch.holds() for batch in self._batches)):
             self._collected = None
             self._collect(active)
         self._check_hooks()

@@ -20,7 +20,7 @@ DENSE_LAYOUT = (DENSE, 0, 0, 0, 0)
 
 
 class Batch:
-    """The arguments of one call of `ops.adamw_step_`: collected once, and used as long as `guard` holds."""
+    """The arguments of one call of `ops.adamw_step_`: collected once, and used as long as it `holds`."""
 
     def __init__(self, device: torch.device, amsgrad: bool, maximize: bool, capturable: bool):
         self.device, self.amsgrad, self.maximize, self.capturable = device, amsgrad, maximize, capturable
@@ -30,6 +30,7 @@ class Batch:
         self.masters, self.anchors, self.denses, self.indices = [], [], [], []
         self.settings: Settings | None = None
         self.plans: dict[str, Callable] = {}  # by the name of the implementation
+        self.guard: Guard | None = None
         self.checked: list | None = None  # what the gradients were when an op last checked them
 
     def add(self, place: int, parameter: nn.Parameter, state: dict, group: dict) -> None:
@@ -56,8 +57,11 @@ class Batch:
             self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs, self.masters, self.anchors, self.denses, self.indices,
         )  # fmt: skip
 
-    @cached_property
-    def guard(self) -> Guard:
+    def holds(self) -> bool:
+        """Whether all that the plans hold is where it was when they were made."""
+        return self.guard is not None and self.guard.holds()
+
+    def _guarded(self) -> Guard:
         """Of all that a plan holds but the indices, which nobody can change."""
         steps = [state["step"] for state in self.states]
         every = (tensor for tensors in (self.parameters, *self.tensors[:-1], steps) for tensor in tensors)
@@ -99,7 +103,7 @@ class Batch:
         place = self.device if self.capturable or found_inf is not None else torch.device("cpu")
         if self.settings is None or self.settings.device != place:
             self.settings = Settings(self.groups, self.states, place)
-            self.__dict__.pop("guard", None)  # the step counters are others now
+            self.guard = self._guarded()  # the step counters are others now, and no plan is older than this
         for parameter, value in self.copied:
             value.copy_(parameter)
         self._update(grads, self.settings.next(found_inf), grad_scale, found_inf)

@@ -133,7 +133,7 @@ class Handle:
         for module, original in self._classes:
             for name in module.compact.values():
                 module._parameters.pop(name).release()
-            module.__dict__.pop("entries", None)
+            module.__dict__.pop("_entries", None)
             del module.compact
             module.__class__ = original
         self._classes.clear()
@@ -227,7 +227,7 @@ def _swap(handle: Handle, places: list[tuple[str, nn.Module, str, type | None]],
         module.compact[parameter] = "values" if parameter == "weight" else f"{parameter}_values"
         module.register_parameter(module.compact[parameter], values)
         if isinstance(module, CompactLayer):
-            module.entries = values.entries
+            module._entries = values.entries
         handle.values[name], handle.originals[name] = values, original_values
     if not covered:
         values.take_dense_gradient()

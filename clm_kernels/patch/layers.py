@@ -57,8 +57,8 @@ class Compact:
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        if "entries" in self.__dict__:
-            self.entries = self._parameters["values"].entries
+        if "_entries" in self.__dict__:
+            self._entries = self._parameters["values"].entries
         return self
 
 
@@ -67,11 +67,20 @@ class CompactLayer(Compact):
 
     Attributes:
         values: the compact leaf parameter.
-        entries: its entries, on the weight's device.
     """
 
     values: Values
-    entries: Entries
+    _entries: Entries  # those of the values, where `torch.compile` can follow
+
+    @property
+    def entries(self) -> Entries:
+        """The values' entries, on the weight's device. They must fit the weight, which others may have exchanged."""
+        if self._entries.shape != self._parameters["weight"].shape:
+            shape = tuple(self._parameters["weight"].shape)
+            raise RuntimeError(
+                f"{type(self).__name__}: weight must have shape {self._entries.shape} as when it was patched, got {shape}"
+            )
+        return self._entries
 
     def _in_compute_dtype(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x, weight and bias as autocast would cast them (it does not reach into a custom function's backward)."""
@@ -95,7 +104,8 @@ class CompactLinear(CompactLayer, nn.Linear):
         if not (values.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
         x, weight, bias = self._in_compute_dtype(input)
-        y = LinearFunction.apply(x, weight, bias, values, self.entries._held, self.entries.layout)
+        entries = self.entries
+        y = LinearFunction.apply(x, weight, bias, values, entries._held, entries.layout)
         return y.view(*x.shape[:-1], self.out_features)
 
 
@@ -105,9 +115,10 @@ class CompactEmbedding(CompactLayer, nn.Embedding):
     replaces = nn.Embedding
 
     def forward(self, input: Tensor) -> Tensor:
-        values, entries = self._parameters["values"], self.entries
+        values = self._parameters["values"]
         if not (values.requires_grad and torch.is_grad_enabled()):
             return super().forward(input)
+        entries = self.entries
         y = EmbeddingFunction.apply(input, self.weight, values, entries._held, entries.layout, self.padding_idx)
         return y.view(*input.shape, self.embedding_dim)
 
@@ -131,7 +142,8 @@ def compact_classes() -> dict[type, type]:
             if not (values.requires_grad and torch.is_grad_enabled()):
                 return super().forward(x)
             x, weight, bias = self._in_compute_dtype(x)
-            y = Conv1DFunction.apply(x, weight, bias, values, self.entries._held, self.entries.layout)
+            entries = self.entries
+            y = Conv1DFunction.apply(x, weight, bias, values, entries._held, entries.layout)
             return y.view(*x.shape[:-1], self.nf)
 
     return known | {Conv1D: CompactConv1D}
