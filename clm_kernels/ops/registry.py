@@ -12,7 +12,8 @@ from math import inf
 import torch
 from torch import Tensor
 
-from .layout import KINDS, Layout
+from .grouped import groups_of
+from .layout import BLOCKS, KINDS, Layout
 from .rule import TABLE
 
 OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity", "AdamWPlan")
@@ -36,6 +37,10 @@ AUTO = {
         "masked_grad_": ("cuda",),
     },
 }
+
+# Beside `TABLE`, for blocks that `groups_of` recognises as dealt groups: measured by ``python -m benchmarks.dealt``.
+GROUPS = len(KINDS)  # their number beside the kinds of a layout
+GROUPED = {"cpu": dict.fromkeys((("groups", "float32"), ("groups", "bfloat16")), ((inf, inf, "vendor"),))}
 
 Bands = tuple[tuple[float, float, str], ...]  # work up to, density up to, implementation
 
@@ -85,10 +90,10 @@ def chosen(
 
 
 def rule(device: str) -> dict[tuple[str, str], Bands]:
-    """(kind, dtype) -> bands of `TABLE`, with `AUTO`'s choice in place of implementations that cannot run here."""
+    """(kind, dtype) -> bands of `TABLE` and `GROUPED`, with `AUTO`'s choice in place of implementations that cannot run here."""
     otherwise = _choose("auto", device, "weight_grad")
     found = {}
-    for key, bands in TABLE.get(device, {}).items():
+    for key, bands in ({**TABLE[device], **GROUPED.get(device, {})} if device in TABLE else {}).items():
         able = [(work, density, name if _able(name, device) else otherwise) for work, density, name in bands]
         one = {name for _, _, name in able}
         found[key] = ((inf, inf, one.pop()),) if len(one) == 1 else tuple(able)
@@ -147,7 +152,7 @@ def _function(wanted: str, device: str, op: str) -> Callable:
     if wanted != "auto" or op != "weight_grad":
         return otherwise
     by_size = {
-        (KINDS.index(kind), getattr(torch, dtype)): tuple((w, d, _load(name).weight_grad) for w, d, name in bands)
+        ((*KINDS, "groups").index(kind), getattr(torch, dtype)): tuple((w, d, _load(name).weight_grad) for w, d, name in bands)
         for (kind, dtype), bands in rule(device).items()
     }
     one = {key: bands[0][2] if len(bands) == 1 else None for key, bands in by_size.items()}
@@ -159,6 +164,8 @@ def _by_size(by_size: dict, one: dict[tuple[int, torch.dtype], Callable | None],
 
     def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
         key = layout[0], dy.dtype
+        if layout[0] == BLOCKS and (GROUPS, dy.dtype) in one and groups_of(index, layout) is not None:
+            key = GROUPS, dy.dtype
         function = one.get(key, otherwise)
         if function is None:
             known = layout if type(layout) is Layout else Layout(*layout)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..grouped import groups_of
 from ..layout import BLOCKS, COLUMNS, ROWS, Layout
+from .grouped import grouped_grad
 
 STRIP = 1 << 22  # entries of the dense gradient that exist at a time, for elements
 
@@ -21,6 +23,8 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
     if layout.kind == COLUMNS:
         columns = x.index_select(1, index) if x.shape[1] == layout.columns else x
         return product(dy.T, columns).to(dtype)
+    if (groups := groups_of(index, layout)) is not None:
+        return grouped_grad(dy, x, groups, layout, dtype)
     if layout.kind == BLOCKS:
         grid_columns = layout.columns // layout.block_columns
         rows = dy.unflatten(1, (-1, layout.block_rows)).index_select(1, index // grid_columns)  # (T, B, bm)
