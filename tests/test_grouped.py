@@ -1,5 +1,7 @@
 """Dealt groups: how they are dealt, how they are recognised, and that their gradient is the blocks' own."""
 
+import importlib
+
 import pytest
 import torch
 from oracles import DTYPES, assert_same_bits, pick
@@ -8,7 +10,7 @@ from tolerances import assert_close
 from clm_kernels import Entries, ops
 from clm_kernels.choose.dealing import deal, dealt, strip
 from clm_kernels.ops import grouped
-from clm_kernels.ops.grouped import find_groups, groups_of
+from clm_kernels.ops.grouped import Shape, find_groups, groups_of
 
 SHAPES = ((64, 96), (48, 80), (30, 14), (7, 13), (16, 16), (1, 5), (129, 64))  # of weights
 GROUPS = (1, 2, 3, 8, 100)
@@ -166,6 +168,53 @@ class TestGradient:
         compiled = torch.compile(lambda dy, x: ops.weight_grad(dy * 2, x, entries) + 1, fullgraph=True, backend="aot_eager")
         for tokens in (9, 5):
             assert_same_bits(compiled(dy[:tokens], x[:tokens]), ops.weight_grad(dy[:tokens] * 2, x[:tokens], entries) + 1)
+
+
+class TestTritonKernel:
+    """What `backend` does not reach: its results are those of TestGradient."""
+
+    @pytest.fixture(autouse=True)
+    def _backend(self):
+        if not ops.interpreted("triton"):
+            pytest.skip("runs in Triton's interpreter")
+        with ops.backend("triton"):
+            yield
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize(("tile", "tokens"), [((16, 32, 16), 37), ((32, 16, 16), 300), ((64, 128, 16), 5)])
+    def test_tiles_and_shares_of_tokens_cover_a_group(self, monkeypatch, poison, dtype, tile, tokens):
+        """Tiles smaller than a group, larger than one, and several programs for the tokens of one tile."""
+        module = importlib.import_module("clm_kernels.ops.triton.grouped_grad")
+        monkeypatch.setattr(module, "grouped_tiles", lambda *_: tile)
+        for shape, groups in (((64, 96), 1), ((80, 112), 2), ((96, 48), 3), ((40, 72), 2)):
+            dy, x, entries = (
+                torch.randn(tokens, shape[0]).to(dtype) / 8,
+                torch.randn(tokens, shape[1]).to(dtype),
+                _dealt(shape, groups),
+            )
+            monkeypatch.setattr(module, "any_weight_grad", None)  # what is not grouped would go there
+            grad = ops.weight_grad(dy, x, entries, torch.float32)
+            assert_close(grad, pick(dy.double().T @ x.double(), entries))
+
+    def test_every_strip_is_in_one_tile(self):
+        module = importlib.import_module("clm_kernels.ops.triton.grouped_grad")
+        shapes = (Shape(1, 3, 2), Shape(2, 4, 5))
+        table = module.tile_table(shapes, 2, 4, torch.device("cpu")).tolist()
+        strips = [
+            (row, column) for top, down, left, right, _ in table for row in range(top, down) for column in range(left, right)
+        ]
+        groups = ((0, 3, 0, 2), (3, 7, 2, 7), (7, 11, 7, 12))
+        assert sorted(strips) == [
+            (r, c) for top, down, left, right in groups for r in range(top, down) for c in range(left, right)
+        ]
+        assert [first for *_, first in table] == [0] * 2 + [2] * 4 + [7] * 4
+        assert all(down - top <= 2 and right - left <= 4 for top, down, left, right, _ in table)
+
+    @pytest.mark.parametrize("block", [(3, 4), (256, 1)])
+    def test_blocks_that_it_cannot_tile_go_to_the_other_kernel(self, block):
+        shape = (2 * block[0], 2 * block[1])
+        dy, x, entries = torch.randn(7, shape[0]), torch.randn(7, shape[1]), Entries.of("blocks", [0, 3], shape, block)
+        assert_close(ops.weight_grad(dy, x, entries), pick(dy.double().T @ x.double(), entries))
 
 
 def _dealt_here(shape, groups):

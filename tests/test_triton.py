@@ -16,7 +16,7 @@ from clm_kernels.ops.triton.sensitivity import tile_sizes as sensitivity_tiles
 from clm_kernels.ops.triton.weight_grad import share_of_tokens, tile_sizes
 
 REGISTERS = {"sm_80": 255, "sm_90": 255, "gfx942": 256}
-KERNELS = 18
+KERNELS = 21
 
 
 @pytest.mark.parametrize("target", REGISTERS)
@@ -32,7 +32,8 @@ def test_every_kernel_compiles_ahead_of_time_within_bounds(target):
     for kernel in kernels:
         allowed = 8 if kernel["kernel"].startswith("adamw") else 0
         assert kernel["spills"] <= allowed and kernel["registers"] <= REGISTERS[target], kernel
-        assert kernel["shared"] <= 64 << 10, kernel  # what every target has, gfx942 no more
+        shared = 128 if target == "sm_90" and "groups" in kernel["kernel"] else 64  # KiB; what every target has, gfx942 no more
+        assert kernel["shared"] <= shared << 10, kernel
 
 
 @pytest.mark.parametrize("tokens", [1, 63, 64, 1000, 8192])

@@ -27,12 +27,14 @@ class Groups(NamedTuple):
         shapes: the groups, those of one shape together.
         rows: row strips, group after group, ascending in each; int64, on the index's device.
         columns: column strips likewise.
+        firsts: of each of `rows` the place of its first block in the index, where its others follow, by column.
         order: ``(B,)`` int64: where each block of the index stands among the groups' blocks, row-major in each group.
     """
 
     shapes: tuple[Shape, ...]
     rows: Tensor
     columns: Tensor
+    firsts: Tensor
     order: Tensor
 
 
@@ -71,7 +73,8 @@ def find_groups(index: Tensor, layout: Layout) -> Groups | None:
     grid_rows, grid_columns = layout.rows // layout.block_rows, layout.columns // layout.block_columns
     row, column = at // grid_columns, at % grid_columns
     begins = torch.cat([at.new_ones(1, dtype=torch.bool), row[1:] != row[:-1]])
-    label = column[begins].repeat_interleave(_runs(begins))  # (B,)
+    firsts = begins.nonzero().flatten()
+    label = column[firsts].repeat_interleave(torch.cat([firsts, at.new_tensor([at.numel()])]).diff())  # (B,)
     of_row, of_column = at.new_full((grid_rows,), -1), at.new_full((grid_columns,), -1)
     of_row[row], of_column[column] = label, label
     if not torch.equal(of_column[column], label):
@@ -88,16 +91,13 @@ def find_groups(index: Tensor, layout: Layout) -> Groups | None:
     place[labels] = torch.arange(len(labels))
     rows, columns = (_in_groups(of, place) for of in (of_row, of_column))
     stacked = _blocks(rows, columns, height[labels], width[labels], grid_columns)
+    first = at.new_zeros(grid_rows)
+    first[row[firsts]] = firsts
     device = index.device
     return Groups(
         tuple(Shape(count, *size) for count, size in zip(counts.tolist(), sizes.tolist(), strict=True)),
-        rows.to(device), columns.to(device), stacked.argsort().to(device),
+        rows.to(device), columns.to(device), first[rows].to(device), stacked.argsort().to(device),
     )  # fmt: skip
-
-
-def _runs(begins: Tensor) -> Tensor:
-    ends = torch.cat([begins.nonzero().flatten(), torch.tensor([len(begins)])])
-    return ends.diff()
 
 
 def _in_groups(of: Tensor, place: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ except ImportError as error:
 from ..reference import gather, masked_grad_, scatter_
 from .adamw import AdamWPlan
 from .embedding_grad import embedding_grad
+from .grouped_grad import weight_grad
 from .sensitivity import sensitivity
-from .weight_grad import weight_grad
 
 __all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "sensitivity", "weight_grad"]
