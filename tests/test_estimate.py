@@ -48,6 +48,7 @@ CASES = {
     "rows, upper half": (LLAMA, {"kind": "rows", "layers": "upper half"}),
     "rows, upper half, checkpointing": (BERT, {"kind": "rows", "layers": "upper half", "checkpointing": True}),
     "heads and neurons": (BERT, {"kind": "heads+neurons", "density": 0.2}),
+    "dealt groups": (BERT, {"kind": "groups", "density": 0.125}),
     "blocks and embeddings": (BERT, {"kind": "blocks+embeddings", "density": 0.1}),
 }
 
@@ -157,7 +158,7 @@ def test_attention_without_data_is_shaped_as_with_it():
     ("changes", "message"),
     [
         ({"method": "none"}, "estimate: method must be one of sparse, lora, full, head, got 'none'"),
-        ({"kind": "hexagons"}, r"estimate: kind must be rows, .*, or several joined by \+, got 'hexagons'"),
+        ({"kind": "hexagons"}, r"estimate: kind must be rows, .*, or several joined by \+, or groups, got 'hexagons'"),
         ({"precision": "fp16"}, "estimate: precision must be one of float32, bf16, got 'fp16'"),
         ({"batch": 0}, "estimate: batch must be at least 1, got 0"),
         ({"density": 0.0}, r"estimate: density must be in \(0, 1\], got 0.0"),

@@ -1,4 +1,4 @@
-"""Dealt groups: how they are dealt, how they are recognised, and that their gradient is the blocks' own."""
+"""Dealt groups: how they are recognised, and that their gradient is the blocks' own. How they are dealt: test_dealing.py."""
 
 import importlib
 
@@ -8,7 +8,7 @@ from oracles import DTYPES, assert_same_bits, pick
 from tolerances import assert_close
 
 from clm_kernels import Entries, ops
-from clm_kernels.choose.dealing import deal, dealt, strip
+from clm_kernels.choose.dealing import dealt
 from clm_kernels.ops import grouped
 from clm_kernels.ops.grouped import Shape, find_groups, groups_of
 
@@ -26,39 +26,6 @@ def _grid(entries):
     selected = torch.zeros(rows // bm * (columns // bn), dtype=torch.bool)
     selected[entries.index.long()] = True
     return selected.view(rows // bm, columns // bn)
-
-
-@pytest.mark.parametrize("groups", GROUPS)
-@pytest.mark.parametrize("shape", SHAPES)
-def test_every_row_and_column_gives_as_much_as_any_other(shape, groups):
-    grid = _grid(_dealt(shape, groups))
-    groups = min(groups, *shape)
-    for strips, across in ((grid, 1), (grid.T, 0)):
-        counts = strips.sum(1)
-        assert counts.max() - counts.min() <= 1 and counts.min() >= grid.shape[across] // groups >= 1
-
-
-def test_the_density_is_one_in_so_many():
-    entries = _dealt((384, 1536), 8)
-    assert entries.block == (16, 16) and entries.density == 1 / 8
-    mean = sum(_dealt((384, 384), 10, seed).density for seed in range(200)) / 200
-    assert abs(mean - 0.1) < 0.002  # where 10 does not divide the strips, by chance a little more or less
-
-
-def test_the_seed_deals():
-    assert _dealt((64, 96), 4) == _dealt((64, 96), 4) != _dealt((64, 96), 4, seed=1)
-
-
-@pytest.mark.parametrize(
-    ("side", "groups", "width"), [(384, 8, 16), (384, 24, 16), (384, 25, 8), (24, 2, 8), (7, 2, 1), (30, 3, 2), (16, 100, 1)]
-)
-def test_strips_are_as_wide_as_the_side_and_the_groups_allow(side, groups, width):
-    assert strip(side, groups) == width
-
-
-def test_nobody_gets_two_more_than_another():
-    counts = torch.bincount(deal(23, 5, torch.Generator().manual_seed(0)))
-    assert counts.tolist().count(5) == 3 and counts.tolist().count(4) == 2
 
 
 @pytest.mark.parametrize("groups", GROUPS)

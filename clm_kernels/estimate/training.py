@@ -64,7 +64,7 @@ class Work:
         for name, choices in known.items():
             value = getattr(self, name)
             require(value in choices, "estimate", name, f"one of {', '.join(choices)}", repr(value))
-        kinds = f"groups, {', '.join(KINDS)}, or several joined by +"
+        kinds = f"{', '.join(KINDS)}, or several joined by +, or groups"
         require(self.kind == "groups" or set(self.kind.split("+")) <= set(KINDS), "estimate", "kind", kinds, repr(self.kind))
         for name in ("batch", "length", "rank"):
             require(getattr(self, name) >= 1, "estimate", name, "at least 1", getattr(self, name))
