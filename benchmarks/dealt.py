@@ -1,10 +1,12 @@
 """Dealt groups beside 8 x 8 blocks drawn by chance: their gradient alone, and training steps. ``python -m benchmarks dealt``.
 
-What else runs on the machine is told by its load and by the processor time that a round got: the share of `threads` cores.
+On all threads by the clock; on one thread by the processor time of this process, which others on the machine do not stop. Its
+load is recorded, and the share of the cores that this process got.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -40,13 +42,13 @@ SMALL = "C++, 8 x 8 blocks, 10 %"
 def gradients(rounds: int) -> list[dict[str, object]]:
     """`weight_grad` of eight groups by the vendor's products and by the C++ kernel of blocks, and of the blocks by chance."""
     rows, before = [], torch.get_num_threads()
-    for threads in (1, before):
+    for threads, clock in _clocks():
         torch.set_num_threads(threads)
         for dtype in (torch.float32, torch.bfloat16):
             for size in SIZES:
                 for tokens in TOKENS:
                     with told(threads) as told_of:
-                        seconds = interleaved(_gradients(size, tokens, dtype), rounds, warm_up=2)
+                        seconds = interleaved(_gradients(size, tokens, dtype), rounds, warm_up=2, clock=clock)
                     name = f"{size[0]} x {size[1]}, T = {tokens}, {str(dtype).removeprefix('torch.')}, {threads} threads"
                     details = {"milliseconds": medians(seconds)} | told_of
                     for other in (OTHER, SMALL, PLAIN):
@@ -79,19 +81,26 @@ def _gradients(size: tuple[int, int], tokens: int, dtype: torch.dtype) -> dict[s
 
 def steps(rounds: int) -> list[dict[str, object]]:
     """A training step, as `train` patches a model: biases and norms train too."""
-    rows = []
-    for name, (sizes, batch) in SHAPES.items():
+    rows, before = [], torch.get_num_threads()
+    for (threads, clock), (name, (sizes, batch)) in itertools.product(_clocks(), SHAPES.items()):
+        torch.set_num_threads(threads)
         seconds: dict[str, list[float]] = {}
-        with told(torch.get_num_threads()) as told_of:
+        with told(threads) as told_of:
             for _ in range(BUILDS):
                 made = {way: _full(sizes) if way == "full" else _sparse(sizes, way, density) for way, density in WAYS.items()}
-                taken = interleaved({way: step_of(*pair, *batch) for way, pair in made.items()}, rounds // BUILDS)
+                taken = interleaved({way: step_of(*pair, *batch) for way, pair in made.items()}, rounds // BUILDS, 2, clock=clock)
                 for way, values in taken.items():
                     seconds.setdefault(way, []).extend(values)
         details = {"milliseconds": medians(seconds)} | told_of
         for slow, fast in (("full", "groups"), ("full", "blocks"), ("blocks", "groups")):
-            rows.append(row(f"step of {name}'s shape: {slow} / {fast}", ratio(seconds, slow, fast), "not set", True, **details))
+            what = f"step of {name}'s shape, {threads} threads: {slow} / {fast}"
+            rows.append(row(what, ratio(seconds, slow, fast), "not set", True, **details))
+    torch.set_num_threads(before)
     return rows
+
+
+def _clocks() -> list[tuple[int, Callable[[], float]]]:
+    return [(1, time.process_time), (torch.get_num_threads(), time.perf_counter)]
 
 
 def _model(sizes: tuple[int, int, int, int]) -> BertForSequenceClassification:
