@@ -47,14 +47,15 @@ def test_groups_are_recognised_from_the_index(shape, groups):
     "blocks",
     [
         [],
-        [0, 1, 6],  # two rows share one column but not the other
-        [0, 1, 7],  # likewise, the row after it begins elsewhere
-        [0, 6, 7],
-        [0, 1, 6, 7, 13],
+        [0, 1, 10],  # two rows share one column but not the other
+        [0, 1, 11],  # likewise, the row after it begins elsewhere
+        [0, 10, 11],
+        [0, 1, 10, 11, 21],
+        [0, 1, 10, 12, 25, 26, 36, 48, 49, 59],  # as many as the rectangles of its labels hold
     ],
 )
 def test_what_is_no_set_of_rectangles_is_not_taken_for_one(blocks):
-    entries = Entries.of("blocks", blocks, (12, 24), (4, 4))  # a grid of 3 x 6
+    entries = Entries.of("blocks", blocks, (24, 40), (4, 4))  # a grid of 6 x 10
     assert groups_of(entries.index, entries.layout) is None
 
 
