@@ -196,9 +196,9 @@ def test_the_command(tmp_path):
     assert result.exit_code == 0, result.output
     lines = [[cell.strip() for cell in line.split("│")] for line in result.output.splitlines() if "│" in line]
     rows = {cells[1]: cells[2:-1] for cells in lines if len(cells) > 3}
-    found = estimate(LLAMA, Work(batch=4, length=32, precision="bf16", density=0.01, kind="blocks", checkpointing=True), "cuda")
+    found = estimate(LLAMA, Work(batch=4, length=32, precision="bf16", density=0.01, kind="groups", checkpointing=True), "cuda")
     assert rows["peak"] == [f"{found.peak / 1e9:.3f}"] and rows["trained"] == [f"{found.trained:,}"]
-    assert rows["sparse 0.01 blocks, all"][0] == f"{found.peak / 1e9:.2f} GB" and rows["full"][2:] == ["yes"] * 6
+    assert rows["sparse 0.01 groups, all"][0] == f"{found.peak / 1e9:.2f} GB" and rows["full"][2:] == ["yes"] * 6
     assert math.isclose(sum(float(rows[part][0]) for part in ("weights", "activations", "workspace")), 0, abs_tol=0.1)
 
 

@@ -65,13 +65,13 @@ class TrainConfig:
     )
     density: float | None = selecting(
         None,
-        "Part of the eligible weights' entries that is trained, in (0, 1]. (default: 0.1 of blocks in the kind auto, 1/8 of groups, else 0.02)",
+        "Part of the eligible weights' entries that is trained, in (0, 1]. (default: 1/8 of groups, 0.1 of blocks in the kind auto, else 0.02)",
     )
     cost: float | None = selecting(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
     kind: str = selecting(
         "auto",
-        f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements; or groups of strips, dealt by chance; auto: blocks drawn by chance, "
-        "or columns if select, cost or per is given.",
+        f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements; or groups of strips, dealt by chance; auto: groups, blocks "
+        "drawn by chance if another size of block is given, or columns if select, cost or per is.",
     )
     block: int = selecting(8, "Height and width of a block, for the kind blocks.")
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
@@ -186,10 +186,10 @@ class TrainConfig:
         meant = {"density": DENSITY, "kind": "columns"}
         if self.method == "sparse":
             meant["learning_rate"] = SPARSE_RATE[task]
-            if self.kind == "auto" and not scored:
+            if self.kind == "auto" and not scored and self.block != TrainConfig.block:
                 meant |= {"density": DENSITY_BLOCKS, "kind": "blocks", "select": "random"}
-            elif self.kind == "groups":
-                meant |= {"density": DENSITY_GROUPS, "select": "random"}
+            elif self.kind == "groups" or (self.kind == "auto" and not scored):
+                meant |= {"density": DENSITY_GROUPS, "kind": "groups", "select": "random"}
         return replace(self, **{name: value for name, value in meant.items() if getattr(self, name) in (None, "auto")})
 
     def absolute(self) -> TrainConfig:
