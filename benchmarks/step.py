@@ -52,10 +52,10 @@ def sparse(kind: str, layers: str, replayed: bool = False):
     return model, clm.SparseAdamW(model.parameters(), lr=1e-5)
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer):
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: int = BATCH, length: int = LENGTH):
     generator = torch.Generator().manual_seed(1)
-    ids = torch.randint(1000, 30000, (BATCH, LENGTH), generator=generator)
-    labels = torch.randint(0, LABELS, (BATCH,), generator=generator)
+    ids = torch.randint(1000, 30000, (batch, length), generator=generator)
+    labels = torch.randint(0, LABELS, (batch,), generator=generator)
 
     def run() -> None:
         model(input_ids=ids, labels=labels).loss.backward()

@@ -13,8 +13,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from clm_kernels.ops.grouped import Shape
 from clm_kernels.ops.triton.adamw import CHUNK, adamw
 from clm_kernels.ops.triton.embedding_grad import sum_segments
+from clm_kernels.ops.triton.grouped_grad import grouped_product, grouped_tiles
+from clm_kernels.ops.triton.grouped_grad import warps as grouped_warps
 from clm_kernels.ops.triton.sampled_product import ELEMENTS, TOKENS, sampled_product
 from clm_kernels.ops.triton.sensitivity import WARPS, quadratic_forms
 from clm_kernels.ops.triton.sensitivity import tile_sizes as sensitivity_tiles
@@ -42,6 +45,14 @@ def cases():
             pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": "*fp32"}
             warps = 4 if tile_rows * tile_columns < 128 * 128 else 8
             yield f"weight_grad {kind} {block_rows or ''} {name}", outer_product, pointers, constants, OPERANDS, warps
+        tile_rows, tile_columns, tokens = grouped_tiles([Shape(8, 32, 32)], 16, 16, dtype)
+        constants = {
+            "HEIGHT": 16, "WIDTH": 16, "TILE_ROWS": tile_rows, "TILE_COLUMNS": tile_columns, "TOKENS": tokens,
+            "PRECISION": "ieee" if name == "fp32" else "tf32", "WIDEN": False,
+        }  # fmt: skip
+        pointers = {"dy": f"*{name}", "x": f"*{name}", "tiles": "*i32", "out": "*fp32"}
+        pointers |= dict.fromkeys(("rows", "columns", "firsts"), "*i64")
+        yield f"weight_grad groups {name}", grouped_product, pointers, constants, STRIDES, grouped_warps(tile_rows, tile_columns)
         pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": f"*{name}"}
         yield (
             f"weight_grad elements {name}",

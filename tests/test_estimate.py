@@ -48,6 +48,7 @@ CASES = {
     "rows, upper half": (LLAMA, {"kind": "rows", "layers": "upper half"}),
     "rows, upper half, checkpointing": (BERT, {"kind": "rows", "layers": "upper half", "checkpointing": True}),
     "heads and neurons": (BERT, {"kind": "heads+neurons", "density": 0.2}),
+    "dealt groups": (BERT, {"kind": "groups", "density": 0.125}),
     "blocks and embeddings": (BERT, {"kind": "blocks+embeddings", "density": 0.1}),
 }
 
@@ -157,7 +158,7 @@ def test_attention_without_data_is_shaped_as_with_it():
     ("changes", "message"),
     [
         ({"method": "none"}, "estimate: method must be one of sparse, lora, full, head, got 'none'"),
-        ({"kind": "hexagons"}, r"estimate: kind must be rows, .*, or several joined by \+, got 'hexagons'"),
+        ({"kind": "hexagons"}, r"estimate: kind must be rows, .*, or several joined by \+, or groups, got 'hexagons'"),
         ({"precision": "fp16"}, "estimate: precision must be one of float32, bf16, got 'fp16'"),
         ({"batch": 0}, "estimate: batch must be at least 1, got 0"),
         ({"density": 0.0}, r"estimate: density must be in \(0, 1\], got 0.0"),
@@ -195,9 +196,9 @@ def test_the_command(tmp_path):
     assert result.exit_code == 0, result.output
     lines = [[cell.strip() for cell in line.split("│")] for line in result.output.splitlines() if "│" in line]
     rows = {cells[1]: cells[2:-1] for cells in lines if len(cells) > 3}
-    found = estimate(LLAMA, Work(batch=4, length=32, precision="bf16", density=0.01, kind="blocks", checkpointing=True), "cuda")
+    found = estimate(LLAMA, Work(batch=4, length=32, precision="bf16", density=0.01, kind="groups", checkpointing=True), "cuda")
     assert rows["peak"] == [f"{found.peak / 1e9:.3f}"] and rows["trained"] == [f"{found.trained:,}"]
-    assert rows["sparse 0.01 blocks, all"][0] == f"{found.peak / 1e9:.2f} GB" and rows["full"][2:] == ["yes"] * 6
+    assert rows["sparse 0.01 groups, all"][0] == f"{found.peak / 1e9:.2f} GB" and rows["full"][2:] == ["yes"] * 6
     assert math.isclose(sum(float(rows[part][0]) for part in ("weights", "activations", "workspace")), 0, abs_tol=0.1)
 
 

@@ -23,6 +23,7 @@ from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.outputs import GROUPS, PICTURE, SCORES
 from clm_kernels.finetune.recipe import choose_selection
 from clm_kernels.finetune.trainer import RunTrainer
+from clm_kernels.ops.grouped import groups_of
 
 FILES = ("model", "train", "validation")
 
@@ -58,15 +59,15 @@ def test_unless_told_texts_are_scored_where_words_tell_the_label_and_tags_everyw
 
 
 @pytest.mark.parametrize(("data", "rate"), [(texts, 1e-3), (sentences, 3e-3)])
-def test_by_default_a_tenth_is_trained_in_blocks_drawn_by_chance(data, rate, base, tmp_path):
+def test_by_default_an_eighth_is_trained_in_dealt_groups(data, rate, base, tmp_path):
     unsaid = {"select": "auto", "per": "auto", "density": None, "learning_rate": None}
     config = replace(base, **write_data(tmp_path, data), output=str(tmp_path / "o"), epochs=1, **unsaid)
     report = train(config, silent)
     selection = Selection.load(tmp_path / "o" / "selection.safetensors")
-    assert {(entries.kind, entries.block) for entries in selection.values()} == {("blocks", (8, 8))}
-    assert selection.count / sum(line["entries"] for line in report.selection) == pytest.approx(0.1, abs=0.01)
+    assert all(groups_of(entries.index, entries.layout) for entries in selection.values())
+    assert selection.count / sum(line["entries"] for line in report.selection) == pytest.approx(1 / 8, abs=0.01)
     told = {name: report.config[name] for name in ("kind", "select", "density", "learning_rate")}
-    assert told == {"kind": "blocks", "select": "random", "density": 0.1, "learning_rate": rate}
+    assert told == {"kind": "groups", "select": "random", "density": 1 / 8, "learning_rate": rate}
     assert not (tmp_path / "o" / GROUPS).exists()
     assert choose_selection(replace(config, seed=config.seed + 1))[0] != selection == choose_selection(config)[0]
 
@@ -81,8 +82,13 @@ def test_what_shapes_the_units_leaves_columns(task, changes):
     assert resolved.learning_rate == {"sequence": 1e-3, "token": 3e-3}[task] and resolved.resolved(task) == resolved
 
 
+def test_another_size_of_block_asks_for_blocks():
+    resolved = TrainConfig(block=16).resolved("sequence")
+    assert (resolved.kind, resolved.block, resolved.density, resolved.select) == ("blocks", 16, 0.1, "random")
+
+
 @pytest.mark.parametrize("task", ["sequence", "token"])
-@pytest.mark.parametrize("given", [{"density": 0.3}, {"learning_rate": 0.5}, {"layers": "upper half"}, {"block": 16}], ids=str)
+@pytest.mark.parametrize("given", [{"density": 0.3}, {"learning_rate": 0.5}, {"layers": "upper half"}], ids=str)
 def test_what_is_given_stays(task, given):
     assert TrainConfig(**given).resolved(task) == replace(TrainConfig().resolved(task), **given)
     assert TrainConfig(**given, method="lora").resolved(task).learning_rate == given.get("learning_rate")

@@ -27,6 +27,7 @@ def ran(monkeypatch):
     names = []
     monkeypatch.setattr(registry, "TABLE", {"cpu": TABLE})
     monkeypatch.setattr(registry, "UNITS", {})
+    monkeypatch.setattr(registry, "GROUPED", {})
     monkeypatch.setattr(registry, "_wanted", "auto")
     monkeypatch.setitem(rule.SOURCES, "cpu", "the machine under the desk")
     for name in ("reference", "vendor", "cpu"):
@@ -137,6 +138,21 @@ def test_one_asked_for_by_name_does_not_look(ran):
     with ops.backend("vendor"):
         assert registry.implementation("weight_grad", CPU) is registry._load("vendor").weight_grad
         assert ops.chosen(CPU, "weight_grad", "rows", torch.float32, 1, 0.1) == "vendor"
+
+
+def test_dealt_groups_have_a_line_of_their_own(ran, monkeypatch):
+    monkeypatch.setattr(registry, "GROUPED", {"cpu": {("groups", "float32"): ((inf, inf, "vendor"),)}})
+    registry._function.cache_clear()
+    dy, x = torch.randn(TOKENS, 64), torch.randn(TOKENS, 64)
+    scattered = Entries.of("blocks", [0, 1, 8], SHAPE, (8, 8))
+    for entries, expected in ((_entries("blocks", 0.25), "vendor"), (scattered, "reference")):
+        ran.clear()
+        ops.weight_grad(dy, x, entries)
+        assert ran == [expected]
+    ran.clear()
+    ops.weight_grad(dy.bfloat16(), x.bfloat16(), _entries("blocks", 0.25))  # a dtype that has none
+    assert ran == [registry._choose("auto", "cpu", "weight_grad")]
+    assert ops.chosen(CPU, "weight_grad", "groups", torch.float32) == "vendor"
 
 
 def test_one_implementation_for_all_does_not_look(ran, monkeypatch):

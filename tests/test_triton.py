@@ -22,7 +22,7 @@ from clm_kernels.ops.triton.weight_grad import share_of_tokens, tile_sizes
 
 REGISTERS = {"sm_80": 255, "sm_90": 255, "gfx942": 256}
 SHARED = {"sm_80": 99 << 10, "sm_90": 99 << 10, "gfx942": 64 << 10}  # bytes a program; sm_86 and sm_89 have no more than 99 KiB
-KERNELS = 21
+KERNELS = 24
 
 
 @pytest.mark.parametrize("target", REGISTERS)
@@ -37,7 +37,8 @@ def test_every_kernel_compiles_ahead_of_time_within_bounds(target):
     assert len(kernels) == KERNELS
     for kernel in kernels:
         assert kernel["spills"] == 0 and kernel["registers"] <= REGISTERS[target], kernel
-        assert kernel["shared"] <= SHARED[target], kernel
+        large = 128 << 10 if target == "sm_90" and "groups" in kernel["kernel"] else 0
+        assert kernel["shared"] <= max(SHARED[target], large), kernel
         if target.startswith("gfx"):
             continue
         if kernel["kernel"].startswith(("weight_grad", "sensitivity")):
@@ -111,10 +112,10 @@ class Launches:
 def test_more_blocks_than_an_axis_of_a_grid_may_have(monkeypatch):
     """CUDA takes 2^31 - 1 programs on axis 0, 65,535 on the others. All would take the interpreter minutes: the last ones run."""
     launches = Launches(monkeypatch, "weight_grad", "outer_product")
-    entries = Entries.everything("blocks", (300, 440), (1, 2))
+    entries = Entries.of("blocks", range(1, 66_000), (300, 440), (1, 2))  # all but one: all would be a group
     dy, x = torch.randn(3, 300), torch.randn(3, 440)
     grad = kernels.weight_grad(dy, x, entries.index, entries.layout, torch.float32)
-    assert launches.grids == [(66_000,)]
+    assert launches.grids == [(65_999,)]
     assert_close(grad[-LAST:], pick(dy.double().T @ x.double(), entries)[-LAST:])
 
 

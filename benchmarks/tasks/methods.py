@@ -62,6 +62,7 @@ HEAD, SPARSE = {"method": "head"}, {"method": "sparse", "select": "fisher"}
 # The upper half of the layers, the lower half run once, chosen from fewer examples: half of full fine-tuning's FLOPs in all.
 HALF = {"cost": 0.25, "replay": True, "sensitivity_examples": 128}
 BLOCKS = {"method": "sparse", "select": "random", "kind": "blocks", "block": 8}
+GROUPS = {"method": "sparse", "select": "random", "kind": "groups"}
 WORDS = "merged tokens never cross the words of token classification"
 
 METHODS = {
@@ -74,6 +75,7 @@ METHODS = {
     "prefix": Way("prefix tuning", HEAD, prepare=baselines.prefix),
     "shira": Way("SHiRA", HEAD, prepare=baselines.shira),
     "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
+    "groups": Way("ours, dealt groups", GROUPS, group="ours", asked=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),
     "upper": Way("ours, upper third", SPARSE | {"layers": "upper third"}, group="ours", asked=True, density_times=3),
@@ -89,7 +91,7 @@ METHODS = {
 
 # What an interval is computed for: the first against the second.
 CONTRASTS = (
-    ("blocks_wide", "full"), ("blocks_wide", "lora"), ("blocks_wide", "shira"), ("blocks_wide", "wide"), ("blocks", "sparse"),
+    ("groups", "blocks_wide"), ("groups", "full"), ("blocks_wide", "full"), ("blocks_wide", "lora"), ("blocks_wide", "shira"), ("blocks_wide", "wide"), ("blocks", "sparse"),
     ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("tokens", "random"), ("tokens", "full"),
     ("tokens", "lora"), ("sparse", "full"), ("sparse", "lora"), ("wide", "full"), ("wide", "lora"), ("cost", "full"),
     ("merged", "tokens"),

@@ -15,6 +15,8 @@ from .batches import batches_of, mean_size
 from .budget import affordable, budget, check_budget
 from .control import random_selection
 from .cost import CostModel, step_cost
+from .dealing import DENSITY as GROUPS_DENSITY
+from .dealing import dealt_groups
 from .embedding import group_rows
 from .entries import top_entries
 from .overview import overview
@@ -25,8 +27,8 @@ from .units import Units, find_units
 from .warm_up import warm_up_head
 
 __all__ = [
-    "Choice", "CostModel", "Units", "best_units", "budget", "check_units", "choose", "eligible_weights", "find_units",
-    "group_rows", "overview", "random_selection", "sensitivity", "step_cost", "token_groups", "top_entries", "warm_up_head",
+    "Choice", "CostModel", "Units", "best_units", "budget", "check_units", "choose", "dealt_groups", "eligible_weights",
+    "find_units", "group_rows", "overview", "random_selection", "sensitivity", "step_cost", "token_groups", "top_entries", "warm_up_head",
 ]  # fmt: skip
 
 
@@ -38,6 +40,8 @@ class Choice(NamedTuple):
 
 
 LINES = ("rows", "columns")
+CHANCE = {"elements": ("fisher", "random"), "groups": ("random",)}  # kinds that can be drawn unscored -> their rules
+DENSITY = 0.02  # of all kinds but groups
 
 
 def choose(
@@ -45,12 +49,12 @@ def choose(
     tokenizer,
     dataset: Iterable[Mapping],
     *,
-    density: float = 0.02,
+    density: float | None = None,
     kind: str = "columns",
     layers: str = "all",
     per: str = "auto",
     cost: float | None = None,
-    rule: str = "fisher",
+    rule: str = "auto",
     tokens: bool | TokenGroups = False,
     examples: int = 512,
     batch_size: int = 32,
@@ -68,14 +72,14 @@ def choose(
         tokenizer: its tokenizer.
         dataset: rows with ``text`` and ``label`` (an id, or a name in the model's config), or tokenised rows with
             ``input_ids`` and ``labels``.
-        density: share of the units' entries to select, in (0, 1].
+        density: share of the units' entries to select, in (0, 1]; by default 1/8 of groups, else 0.02.
         kind: ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
             share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`. Or single
             ``"elements"``, by `top_entries` or at random: with the rule fisher or random, no `cost`, and `per` model. Or whole
-            ``"layers"``.
+            ``"layers"``. Or ``"groups"`` of strips, dealt by `seed` alone, see `dealt_groups`: nothing is scored.
         layers: which layers' weights are eligible: ``"all"``, ``"upper half"`` or ``"upper third"``.
         cost: share of full fine-tuning's backward FLOPs that a step may take besides, in (0, 1]; see `budget`.
-        rule: how units are scored, see `sensitivity`.
+        rule: how units are scored, see `sensitivity`; ``"auto"``: fisher, of groups random, the only one that they take.
         tokens: score them where the token groups stand: True counts the groups of all rows, which must have ``text`` and
             ``label``; or groups that have been counted already.
         per: ``"model"`` spends the budget where it pays most, ``"weight"`` spends the same share in each weight; ``"auto"``:
@@ -89,7 +93,12 @@ def choose(
     Raises:
         ValueError: for arguments out of range or rows that lack what is needed.
     """
+    density = density if density is not None else GROUPS_DENSITY if kind == "groups" else DENSITY
     check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
+    if kind == "groups":
+        if tokens is not False:
+            raise ValueError("choose: tokens must be False for groups, which are dealt by chance")
+        return dealt_groups(model, density=density, layers=layers, seed=seed)
     rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
     groups = _groups(rows, tokenizer) if tokens is True else None if tokens is False else tokens
     if groups is not None and len(groups) == 0:
@@ -119,7 +128,7 @@ def best_units(
     kind: str = "columns",
     layers: str = "all",
     per: str = "auto",
-    rule: str = "fisher",
+    rule: str = "auto",
     positions: Positions | None = None,
     seed: int = 0,
     biases: bool = False,
@@ -130,11 +139,11 @@ def best_units(
 
     Args:
         batches: also say how large a batch is, for `cost`: the mean of theirs.
-        kind: as `choose` takes it; all else as `sensitivity` and `budget` do. Of elements no scores are kept.
+        kind, rule: as `choose` takes them; all else as `sensitivity` and `budget` do. Of elements and groups no scores are kept.
     """
     check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
-    per = _resolved(per, kind)
-    if kind == "elements" and rule == "random":
+    per, rule = _resolved(per, kind), _rule(rule, kind)
+    if kind in CHANCE and rule == "random":
         return Choice(random_selection(model, density=density, kind=kind, layers=layers, seed=seed), {})
     if kind == "elements":
         return Choice(top_entries(model, batches, density=density, layers=layers, positions=positions), {})
@@ -164,19 +173,24 @@ def check_units(
 ) -> None:
     """Raises ValueError for what `best_units` would refuse, as far as that can be told before anything is scored."""
     per = _resolved(per, kind)
-    check_budget(density, "rows", per, cost=cost, coupled=kind not in (*LINES, "elements"))
-    if kind != "elements":
+    check_budget(density, "rows", per, cost=cost, coupled=kind not in (*LINES, *CHANCE))
+    if kind not in CHANCE:
         find_units(model, kind, layers=layers, block=block)
         return
     eligible_weights(model, layers)
-    for name, value, known in (("rule", rule, ("fisher", "random")), ("per", per, ("model",)), ("cost", cost, (None,))):
+    rule = _rule(rule, kind)
+    for name, value, known in (("rule", rule, CHANCE[kind]), ("per", per, ("model",)), ("cost", cost, (None,))):
         if value not in known:
-            raise ValueError(f"choose: {name} must be {' or '.join(map(str, known))} for elements, got {value!r}")
+            raise ValueError(f"choose: {name} must be {' or '.join(map(str, known))} for {kind}, got {value!r}")
 
 
 def _resolved(per: str, kind: str) -> str:
     """Spread over all weights, columns and rows learn more; benchmarks/tasks/NOTES.md."""
     return per if per != "auto" else "weight" if kind in LINES else "model"
+
+
+def _rule(rule: str, kind: str) -> str:
+    return rule if rule != "auto" else "random" if kind == "groups" else "fisher"
 
 
 def _groups(rows, tokenizer) -> TokenGroups:

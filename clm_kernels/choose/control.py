@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ..selection import Entries, Selection
+from .dealing import dealt_groups
 from .sensitivity import eligible_weights
 
 
@@ -23,7 +24,7 @@ def random_selection(
     Args:
         model: a transformers classifier.
         density: share of the units, in (0, 1].
-        kind: ``"rows"``, ``"columns"``, ``"blocks"`` or ``"elements"``.
+        kind: ``"rows"``, ``"columns"``, ``"blocks"``, ``"elements"``, or ``"groups"``, see `dealt_groups`.
         layers: ``"all"``, ``"upper half"`` or ``"upper third"``.
         block: height and width, for blocks.
 
@@ -32,6 +33,8 @@ def random_selection(
     """
     if not 0.0 < density <= 1.0:
         raise ValueError(f"random_selection: density must lie in (0, 1], got {density}")
+    if kind == "groups":
+        return dealt_groups(model, density=density, layers=layers, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     selection = {}
     for name, module in eligible_weights(model, layers).items():

@@ -22,8 +22,8 @@ PARTS = ("weights", "optimizer_state", "masters", "gradients", "activations", "w
 def estimate(
     model: Annotated[str, typer.Option(help="Directory with a config.json; weights are not read.")],
     method: Annotated[str, typer.Option(help="What is shown in detail: sparse, lora, full or head.")] = "sparse",
-    density: Annotated[float, typer.Option(help="Part of the eligible weights' units that sparse trains.")] = 0.1,
-    kind: Annotated[str, typer.Option(help="Units of sparse, as train takes them; not elements.")] = "blocks",
+    density: Annotated[float, typer.Option(help="Part of the eligible weights' units that sparse trains.")] = 0.125,
+    kind: Annotated[str, typer.Option(help="Units of sparse, as train takes them; not elements.")] = "groups",
     layers: Annotated[str, typer.Option(help="Layers that sparse trains: all, upper half, upper third.")] = "all",
     biases: Annotated[bool, typer.Option(help="Sparse trains the biases too.")] = True,
     norms: Annotated[bool, typer.Option(help="Sparse trains the normalisation weights too.")] = True,

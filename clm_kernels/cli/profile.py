@@ -19,7 +19,7 @@ def profile(
     model: Annotated[str, typer.Option(help="Directory with a config.json; weights are not read: they are drawn at random.")],
     method: Annotated[str, typer.Option(help="sparse, full or lora; full is measured beside the others.")] = "sparse",
     density: Annotated[float, typer.Option(help="Part of the eligible weights' units that sparse trains.")] = 0.02,
-    kind: Annotated[str, typer.Option(help="What sparse selects: rows, columns, blocks or elements.")] = "columns",
+    kind: Annotated[str, typer.Option(help="What sparse selects: rows, columns, blocks, elements or groups.")] = "columns",
     layers: Annotated[str, typer.Option(help="Layers that sparse selects from: all, upper half, upper third.")] = "all",
     batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 32,
     length: Annotated[int, typer.Option(min=1, help="Tokens of an example.")] = 128,

@@ -64,8 +64,8 @@ class Work:
         for name, choices in known.items():
             value = getattr(self, name)
             require(value in choices, "estimate", name, f"one of {', '.join(choices)}", repr(value))
-        kinds = f"{', '.join(KINDS)}, or several joined by +"
-        require(set(self.kind.split("+")) <= set(KINDS), "estimate", "kind", kinds, repr(self.kind))
+        kinds = f"{', '.join(KINDS)}, or several joined by +, or groups"
+        require(self.kind == "groups" or set(self.kind.split("+")) <= set(KINDS), "estimate", "kind", kinds, repr(self.kind))
         for name in ("batch", "length", "rank"):
             require(getattr(self, name) >= 1, "estimate", name, "at least 1", getattr(self, name))
         require(0 < self.density <= 1, "estimate", "density", "in (0, 1]", self.density)
@@ -104,7 +104,7 @@ def prepare(model: nn.Module, work: Work) -> tuple[nn.Module, Optimizer]:
 
 def spread(model: nn.Module, work: Work) -> Selection:
     """A Selection of this density that reaches as far down as `layers` lets it, scattered as a real one is."""
-    if work.kind in (*LINES, "blocks"):
+    if work.kind in (*LINES, "blocks", "groups"):
         return random_selection(model, density=work.density, kind=work.kind, layers=work.layers, block=(BLOCK, BLOCK))
     units = find_units(model, work.kind, layers=work.layers)
     generator = torch.Generator().manual_seed(0)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+from ..choose.dealing import DENSITY as DENSITY_GROUPS
 from ..choose.units import KINDS
 from ..pooling import POOLINGS
 from ..tokenizer.merging import BY as MERGE_BY
@@ -64,13 +65,13 @@ class TrainConfig:
     )
     density: float | None = selecting(
         None,
-        "Part of the eligible weights' entries that is trained, in (0, 1]. (default: 0.1 of blocks in the kind auto, else 0.02)",
+        "Part of the eligible weights' entries that is trained, in (0, 1]. (default: 1/8 of groups, 0.1 of blocks in the kind auto, else 0.02)",
     )
     cost: float | None = selecting(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
     kind: str = selecting(
         "auto",
-        f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements; auto: blocks drawn by chance, "
-        "or columns if select, cost or per is given.",
+        f"What a selected unit is: {', '.join(KINDS)}, or several joined by +; or elements; or groups of strips, dealt by chance; auto: groups, blocks "
+        "drawn by chance if another size of block is given, or columns if select, cost or per is.",
     )
     block: int = selecting(8, "Height and width of a block, for the kind blocks.")
     layers: str = selecting("all", "Layers whose weights are eligible.", ("all", "upper half", "upper third"))
@@ -145,10 +146,13 @@ class TrainConfig:
                 require(value in choices, "train", spec.name, listed(choices), repr(value))
         check_template(self.template)
         check_sides(self.bidirectional)
-        known = f"'auto', 'elements', {listed(KINDS)}, or several of these joined by +"
+        known = f"'auto', 'elements', 'groups', {listed(KINDS)}, or several of these joined by +"
         require(
-            self.kind in ("auto", "elements") or set(self.kind.split("+")) <= set(KINDS), "train", "kind", known, repr(self.kind)
-        )
+            self.kind in ("auto", "elements", "groups") or set(self.kind.split("+")) <= set(KINDS),
+            "train", "kind", known, repr(self.kind),
+        )  # fmt: skip
+        dealt = self.kind != "groups" or self.select in ("auto", "random")
+        require(dealt, "train", "select", "auto or random for groups, which are dealt by chance", repr(self.select))
         require(self.density is None or 0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
         require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
         require(0 < self.validation_fraction < 1, "train", "validation_fraction", "in (0, 1)", self.validation_fraction)
@@ -182,8 +186,10 @@ class TrainConfig:
         meant = {"density": DENSITY, "kind": "columns"}
         if self.method == "sparse":
             meant["learning_rate"] = SPARSE_RATE[task]
-            if self.kind == "auto" and not scored:
+            if self.kind == "auto" and not scored and self.block != TrainConfig.block:
                 meant |= {"density": DENSITY_BLOCKS, "kind": "blocks", "select": "random"}
+            elif self.kind == "groups" or (self.kind == "auto" and not scored):
+                meant |= {"density": DENSITY_GROUPS, "kind": "groups", "select": "random"}
         return replace(self, **{name: value for name, value in meant.items() if getattr(self, name) in (None, "auto")})
 
     def absolute(self) -> TrainConfig:

@@ -7,7 +7,7 @@ except ImportError as error:
 
 from .adamw import AdamWPlan
 from .embedding_grad import embedding_grad
+from .grouped_grad import weight_grad
 from .sensitivity import sensitivity
-from .weight_grad import weight_grad
 
 __all__ = ["AdamWPlan", "embedding_grad", "sensitivity", "weight_grad"]

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..grouped import groups_of
 from ..layout import BLOCKS, COLUMNS, ROWS, Layout
 from ..padding import padded, picked
 from ..reference.gradients import accumulator
+from .grouped import grouped_grad
 from .product import lanes, product
 
 STRIP = 1 << 22  # entries of the dense gradient that exist at a time, for small blocks and elements
@@ -27,6 +29,8 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
     if layout.kind == COLUMNS:
         columns = picked(x, index, many) if x.shape[1] == layout.columns else padded(x, many)
         return product(padded(dy, many).T, columns, dtype)[: layout.rows, :count].contiguous()
+    if (groups := groups_of(index, layout)) is not None:
+        return grouped_grad(dy, x, groups, layout, dtype)
     if layout.kind == BLOCKS and count * (layout.block_rows + layout.block_columns) <= COPIES * (layout.rows + layout.columns):
         return _large_blocks(dy, x, index, layout, dtype)
     return _strip_by_strip(padded(dy, many), padded(x, many), index, layout, dtype)
