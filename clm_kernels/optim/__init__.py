@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..ops.owned import check_memory
 from ..selection import Selection
 from ..values import Values
 from .arguments import check_flags, check_rates
@@ -178,6 +179,7 @@ class SparseAdamW(Optimizer):
                     "SparseAdamW: the model has been restored, and compact values no longer reach it; patch it again, "
                     "and make an optimizer of its parameters"
                 )
+            check_memory("SparseAdamW", "a parameter", parameter)
             key = parameter.device, group["amsgrad"], group["maximize"], group["capturable"]
             batch = batches.setdefault(key, Batch(*key))
             batch.add(i, parameter, self._state(parameter, group), group)
@@ -198,7 +200,9 @@ class SparseAdamW(Optimizer):
         for name, tensor in state.items():
             if not isinstance(tensor, Tensor):  # a step counter of torch before 2.0
                 state[name] = torch.tensor(float(tensor))
-            elif not tensor.is_contiguous():  # of torch's AdamW, which keeps a parameter's strides
+                continue
+            check_memory("SparseAdamW", f"state {name!r}", tensor)
+            if not tensor.is_contiguous():  # of torch's AdamW, which keeps a parameter's strides
                 state[name] = tensor.contiguous()
         if wide != parameter.dtype and "master" not in state:  # also after a state without one, of torch's AdamW, has been loaded
             state["master"] = parameter.detach().to(wide, memory_format=torch.contiguous_format)

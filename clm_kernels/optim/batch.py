@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops.layout import DENSE
+from ..ops.owned import check_memory
 from ..ops.parameters import Parameters
 from ..ops.registry import implementation
 from ..values import Values
@@ -128,4 +129,5 @@ class Batch:
 def strided(grad: Tensor) -> Tensor:
     if grad.layout is not torch.strided:
         raise RuntimeError("SparseAdamW: gradients must be dense tensors; use an embedding with sparse=False")
+    check_memory("SparseAdamW", "a gradient", grad)
     return grad

@@ -29,7 +29,8 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
     if layout.kind == COLUMNS:
         columns = picked(x, index, many) if x.shape[1] == layout.columns else padded(x, many)
         return product(padded(dy, many).T, columns, dtype)[: layout.rows, :count].contiguous()
-    if (groups := groups_of(index, layout)) is not None:
+    aligned = layout.block_rows % many == layout.block_columns % many == 0
+    if aligned and (groups := groups_of(index, layout)) is not None:
         return grouped_grad(dy, x, groups, layout, dtype)
     if layout.kind == BLOCKS and count * (layout.block_rows + layout.block_columns) <= COPIES * (layout.rows + layout.columns):
         return _large_blocks(dy, x, index, layout, dtype)
