@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import needs_datasets  # noqa: F401
 import pytest
 import torch
 from models import build

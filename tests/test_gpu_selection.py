@@ -47,6 +47,7 @@ def test_a_gpu_that_is_lost_to_a_process_costs_one_test(tmp_path, workers, said)
     """Tests go on in a new process; without pytest-xdist they end, as all that would follow would fail."""
     (tmp_path / "test_it.py").write_text(LOST)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment.pop("PYTEST_XDIST_WORKER", None)  # of the process that runs this test
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-n", workers, "test_it.py"]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert run.returncode == 1 and said in run.stdout + run.stderr, run.stdout + run.stderr

@@ -52,7 +52,7 @@ def outcome(model, batch):
 @pytest.mark.parametrize("task", ["sequence", "token"])
 @pytest.mark.parametrize("family", STACKED)
 def test_replayed_equals_run_in_every_family(family, task):
-    if task == "token" and family in ("opt", "gemma3"):
+    if task == "token" and family in ("opt", "gemma3", "gptj"):
         pytest.skip("transformers has no token classification for it")
     model = upper(family, task=task).eval()  # transformers drops out before some heads, whatever the config says
     whole = models.batch(model, task=task)

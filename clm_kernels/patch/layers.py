@@ -56,7 +56,14 @@ class Compact:
                 self._parameters[name] = values.dense
 
     def _apply(self, fn, recurse=True):
+        before = dict(self._parameters)
         super()._apply(fn, recurse)
+        if any(type(self._parameters[name]) is not Values for name in self.compact.values()):
+            self._parameters.update(before)
+            raise RuntimeError(
+                f"{type(self).__name__}: a patched layer can be moved only where its parameters stay the same objects, which torch"
+                " does not do for the meta device; restore() the handle first"
+            )
         if "_entries" in self.__dict__:
             self._entries = self._parameters["values"].entries
         return self
