@@ -4,6 +4,7 @@ What a caller changes between two steps takes effect as in torch, or raises befo
 """
 
 import copy
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -234,7 +235,7 @@ def test_a_layout_is_a_known_kind_and_a_block_that_divides():
 def test_a_search_for_misuses_finds_none(interpret):
     """As `tests/misuse.py` says; thousands more by hand, and under the sanitizers."""
     script, count = Path(__file__).parent / "misuse.py", "300" if interpret == "0" else "40"
-    environment = {"PYTHONPATH": ":".join(sys.path), "TRITON_INTERPRET": interpret, "PATH": ""}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TRITON_INTERPRET": interpret}
     command = [sys.executable, str(script), "--count", count, "--seed", "0"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and f"{count} cases, no crash" in done.stdout, (done.stdout[-300:], done.stderr[-2000:])
