@@ -15,7 +15,6 @@ import benchmarks.gpu.sanitize
 from benchmarks.gpu import adamw, calls, launch, llama, prebuilt, products, reach, step
 from benchmarks.gpu.archive import pack
 from benchmarks.gpu.calls import CALLS, Call, Part
-from benchmarks.gpu.dealt import GROUPS, dealt
 from benchmarks.gpu.scale import Scale
 from clm_kernels import Entries
 
@@ -191,14 +190,6 @@ def test_every_number_has_its_target(part):
 )
 def test_bytes_of_whole_sectors(entries, sectors):
     assert adamw.dense_bytes(entries, 2) == 32 * sectors
-
-
-def test_dealt_groups_reach_every_row_and_column_alike():
-    entries = dealt((128, 256))
-    mask = torch.zeros(128, 256)
-    mask.view(-1)[entries.flat_index().flatten()] = 1
-    assert set(mask.sum(1).tolist()) == {256 / GROUPS} and set(mask.sum(0).tolist()) == {128 / GROUPS}
-    assert not torch.equal(entries.index, dealt((128, 256), seed=1).index)
 
 
 def test_the_sanitizer_is_skipped_where_it_is_missing(monkeypatch, tmp_path):

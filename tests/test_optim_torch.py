@@ -9,7 +9,7 @@ from torch import nn
 import clm_kernels as clm
 
 pytest.importorskip("expecttest", reason="torch's own inputs for optimizers need expecttest")
-from torch.testing._internal.common_optimizers import optim_db  # noqa: E402
+from torch.testing._internal.common_optimizers import optim_db
 
 INFO = next(info for info in optim_db if info.optim_cls is torch.optim.AdamW)
 DEVICES = [

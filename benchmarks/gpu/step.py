@@ -10,9 +10,9 @@ from transformers import BertForSequenceClassification
 
 import clm_kernels as clm
 from clm_kernels.bench.timing import Timer, rotated
+from clm_kernels.choose import dealt_groups
 
 from ..common import ratio
-from .dealt import dealt_selection
 from .reach import STEP
 from .scale import Scale, line, milliseconds, run_part
 
@@ -28,7 +28,7 @@ def trained(name: str, scale: Scale) -> tuple[nn.Module, torch.optim.Optimizer]:
     model = BertForSequenceClassification(scale.config).to(scale.device, torch.bfloat16).train()
     lr = torch.tensor(1e-5, device=scale.device)
     if name == "ours":
-        clm.patch(model, dealt_selection(model))
+        clm.patch(model, dealt_groups(model))
         return model, clm.SparseAdamW(model.parameters(), lr=lr, capturable=True)
     return model, torch.optim.AdamW(model.parameters(), lr=lr, fused=True, capturable=scale.on_gpu)
 
