@@ -273,7 +273,8 @@ class TestRegistry:
         for op in registry.OPS:
             with ops.backend(name):
                 if op in registry.HAS[name]:
-                    assert registry.implementation(op, torch.device("cpu")) is getattr(registry._load(name), op)
+                    own = registry.implementation(op, torch.device("cpu"))
+                    assert own is getattr(registry._load(name), op) or op in registry.NOT_FLOAT64.get(name, ())
                     continue
                 said = op.replace("AdamWPlan", "adamw_step_")
                 message = rf"^clm_kernels: the implementation '{name}' has no {said}: ask for '({name},\w+)', of which"
@@ -289,6 +290,21 @@ class TestRegistry:
             assert ops.chosen(torch.device("cuda"), "gather") == "reference"
         with pytest.raises(ValueError, match=r"got 'nope'$"), ops.backend("reference,nope"):
             pass
+
+    @pytest.mark.skipif(not ops.interpreted("triton"), reason="needs Triton, and its interpreter for tensors on the CPU")
+    @pytest.mark.parametrize("op", registry.NOT_FLOAT64["triton"])
+    def test_float64_is_refused_where_it_has_no_kernel(self, op):
+        dy, x = f(2, 5, 4, dtype=torch.float64), f(2, 5, 6, dtype=torch.float64)
+        call = {
+            "weight_grad": lambda: ops.weight_grad(dy[0], x[0], ROWS),
+            "embedding_grad": lambda: ops.embedding_grad(x[0], f(5, dtype=torch.int64), ROWS),
+            "sensitivity": lambda: ops.sensitivity(dy, x, "rows"),
+        }[op]
+        message = rf"^clm_kernels: the implementation 'triton' has no {op} of float64: ask for 'triton,\w+'"
+        with ops.backend("triton"), pytest.raises(RuntimeError, match=message):
+            call()
+        with ops.backend("triton,reference"):
+            assert call().dtype == torch.float64
 
     def test_cpu_does_not_lend_sensitivity(self, monkeypatch):
         monkeypatch.setattr(registry, "_wanted", "cpu")

@@ -31,6 +31,9 @@ HAS = {
     "triton": ("weight_grad", "embedding_grad", "sensitivity", "AdamWPlan"),
 }
 
+# Those of them that have no kernel for float64: accumulators of tensor cores are float32.
+NOT_FLOAT64 = {"triton": ("weight_grad", "embedding_grad", "sensitivity")}
+
 # What `auto` takes, in this order: of `weight_grad`, on devices where it was measured, what `UNITS` says for few rows or
 # columns, then what `TABLE` says by kind, dtype, size and density; for the other ops, and for what cannot run here or was not
 # measured, the first of `AUTO` that can run; the reference where nothing is listed. No GPU kernel of a product is listed
@@ -172,7 +175,7 @@ def _able(name: str, device: str) -> bool:
     return DEVICES[name] in (None, device) and why_not(name) is None
 
 
-def _choose(wanted: str, device: str, op: str) -> str:
+def _choose(wanted: str, device: str, op: str, float64: bool = False) -> str:
     if wanted == "auto":
         return next((name for name in AUTO.get(device, {}).get(op, ()) if _able(name, device)), "reference")
     names = [name for name in _names(wanted) if DEVICES[name] in (None, device)]
@@ -180,10 +183,11 @@ def _choose(wanted: str, device: str, op: str) -> str:
         places = " or ".join(dict.fromkeys(DEVICES[name] for name in _names(wanted)))
         raise RuntimeError(f"clm_kernels: the implementation {wanted!r} runs on {places} only, got tensors on {device}")
     for name in names:
-        if op in HAS.get(name, OPS):
+        if op in HAS.get(name, OPS) and not (float64 and op in NOT_FLOAT64.get(name, ())):
             return name
     raise RuntimeError(
-        f"clm_kernels: the implementation {wanted!r} has no {op.replace('AdamWPlan', 'adamw_step_')}: ask for "
+        f"clm_kernels: the implementation {wanted!r} has no {op.replace('AdamWPlan', 'adamw_step_')}"
+        f"{' of float64' * float64}: ask for "
         f"'{wanted},{_choose('auto', device, op)}', of which the first that has an op runs it, or for 'auto'"
     )
 
@@ -217,7 +221,10 @@ def implementation(op: str, device: torch.device) -> Callable:
 
 @functools.cache
 def _function(wanted: str, device: str, op: str) -> Callable:
-    otherwise = getattr(_load(_choose(wanted, device, op)), op)
+    name = _choose(wanted, device, op)
+    otherwise = getattr(_load(name), op)
+    if op in NOT_FLOAT64.get(name, ()):
+        return lambda dy, *rest: (_in_float64(wanted, device, op) if dy.dtype == torch.float64 else otherwise)(dy, *rest)
     if wanted != "auto" or op != "weight_grad":
         return otherwise
 
@@ -232,6 +239,11 @@ def _function(wanted: str, device: str, op: str) -> Callable:
     by_size, few = loaded(rule(device)), loaded(by_units(device))
     one = {key: bands[0][2] if len(bands) == 1 else None for key, bands in by_size.items()}
     return otherwise if not few and set(one.values()) <= {otherwise} else _by_call(by_size, one, few, otherwise)
+
+
+@functools.cache
+def _in_float64(wanted: str, device: str, op: str) -> Callable:
+    return getattr(_load(_choose(wanted, device, op, float64=True)), op)
 
 
 def _by_call(by_size: dict, one: dict[tuple[int, torch.dtype], Callable | None], few: dict, otherwise: Callable) -> Callable:

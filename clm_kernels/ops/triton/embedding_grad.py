@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import reference
 from ..layout import Layout
 from .narrow import narrow
 from .weight_grad import unit_columns
@@ -31,9 +30,7 @@ def sum_segments(dy, token, begins, ends, out, width, dy_stride, COLUMNS: tl.con
 
 
 def embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As `ops.embedding_grad`; float64 goes to torch."""
-    if dy.dtype == torch.float64:
-        return reference.embedding_grad(dy, ids, index, layout, dtype)
+    """As `ops.embedding_grad`, but for float64."""
     dy = unit_columns(dy)
     compact = dy.new_empty(Layout(*layout).compact_shape(index.numel()), dtype=dtype)
     if compact.numel() == 0 or ids.numel() == 0:

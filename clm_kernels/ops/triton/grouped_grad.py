@@ -68,7 +68,7 @@ def grouped_product(
 def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
     """As `ops.weight_grad`: of dealt groups by the kernel here, of all else as `weight_grad` beside it does."""
     layout = Layout(*layout)
-    groups = groups_of(index, layout) if dy.dtype != torch.float64 and dy.shape[0] else None
+    groups = groups_of(index, layout) if dy.shape[0] else None
     sizes = (layout.block_rows, layout.block_columns)
     if groups is None or any(size & (size - 1) or size > 128 for size in sizes):
         return any_weight_grad(dy, x, index, layout, dtype)

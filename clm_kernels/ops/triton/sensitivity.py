@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import vendor
 from ..padding import padded
 from ..registry import INTERPRETED
 from ..vendor.sensitivity import gram_matrices
@@ -59,10 +58,8 @@ def quadratic_forms(
 
 
 def sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
-    """As `ops.sensitivity`: the vendor's Gram matrices, then one kernel. float64 goes to the vendor's products."""
+    """As `ops.sensitivity`: the vendor's Gram matrices, then one kernel; not for float64."""
     units, others = (dy, x) if kind == "rows" else (x, dy)
-    if units.dtype == torch.float64:
-        return vendor.sensitivity(dy, x, kind, weights)
     examples, tokens, size = units.shape
     if units.numel() == 0:
         return units.new_zeros(size, dtype=torch.float32)

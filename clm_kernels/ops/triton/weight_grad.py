@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import vendor
 from ..layout import BLOCKS, COLUMNS, ELEMENTS, ROWS, Layout
 from ..padding import padded, picked
 from ..registry import INTERPRETED
@@ -62,12 +61,10 @@ def outer_product(
 
 
 def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As `ops.weight_grad`; float64 goes to the vendor's products."""
+    """As `ops.weight_grad`, but for float64."""
     layout = Layout(*layout)
     count, tokens = index.numel(), dy.shape[0]
     compact = dy.new_empty(layout.compact_shape(count), dtype=dtype)
-    if dy.dtype == torch.float64:
-        return vendor.weight_grad(dy, x, index, layout, dtype)
     if tokens == 0 or compact.numel() == 0:
         return compact.zero_()
     if layout.kind == ELEMENTS:
