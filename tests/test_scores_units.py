@@ -215,7 +215,7 @@ def test_train_by_them(tmp_path, kind, kinds):
     assert run("predict", "--model", tmp_path / "o", input="my refund\n").exit_code == 0
     for wrong, message in (
         ("columns+blocks", "must not share a weight"),
-        ("words", "kind must be 'auto', 'elements', 'rows', 'columns'"),
+        ("words", "kind must be 'auto', 'elements', 'groups', 'rows', 'columns'"),
     ):
         refused = run("train", "--model", model, *files, "--output", tmp_path / "p", "--kind", wrong, *options)
         assert refused.exit_code == 2 and message in refused.stderr and not (tmp_path / "p").exists()
