@@ -112,7 +112,8 @@ class Batch:
             parameter.copy_(value)
 
     def _update(self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        name, given = ops.chosen(self.device), form(grads)
+        scalars = [scalar for scalar in (grad_scale, found_inf) if scalar is not None]
+        name, given = ops.chosen(self.device), form(grads + scalars)
         if name in self.plans and given == self.checked:
             self.plans[name](grads, settings, grad_scale, found_inf)
             return
