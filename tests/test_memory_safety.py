@@ -6,6 +6,7 @@ What a caller changes between two steps takes effect as in torch, or raises befo
 import copy
 import subprocess
 import sys
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,39 @@ class TestBetweenSteps:
             assert "exp_avgs" in str(error) or "moments" in str(error)
         assert all(tensor.isfinite().all() for tensor in bits(model).values())
 
+    def test_maxima_of_another_type_than_the_moments(self, backend):
+        """Triton wrote float32 into them, whatever they were."""
+        model, _, optimizer = patched(amsgrad=True)
+        step(model, optimizer)
+        backward(model, 1)
+        for state in optimizer.state.values():
+            state["max_exp_avg_sq"].data = state["max_exp_avg_sq"].half()
+        if ops.chosen(model[0].weight.device) != "triton":
+            optimizer.step()
+            return
+        with pytest.raises(ValueError, match=r"moments must have one dtype, got torch\.float32 and torch\.float16"):
+            optimizer.step()
+
+    @pytest.mark.parametrize("wrong", [torch.empty(0), torch.ones(12)])
+    def test_a_loss_scale_of_another_size_is_refused_at_every_step(self, backend, wrong):
+        model, _, optimizer = patched()
+        for scale in (torch.ones(()), torch.ones(()), wrong):
+            optimizer.grad_scale, optimizer.found_inf = scale, torch.zeros(())
+            backward(model)
+            if scale is not wrong:
+                optimizer.step()
+        with pytest.raises(ValueError, match="grad_scale must be a tensor of one element"):
+            optimizer.step()
+
+    def test_a_learning_rate_is_one_number(self, backend):
+        """One for each parameter was taken for the rates of these."""
+        model, _, optimizer = patched()
+        backward(model)
+        optimizer.param_groups[0]["lr"] = torch.ones(4)
+        assert sum(p.grad is not None for p in optimizer.param_groups[0]["params"]) == 4
+        with pytest.raises(ValueError, match=r"lr must be a number or a tensor of one element, got shape \(4,\)"):
+            optimizer.step()
+
     def test_state_that_is_replaced_counts(self, backend):
         """As in torch's AdamW: the moments and the step counter are what the state holds."""
         weights = []
@@ -151,6 +185,55 @@ class TestBetweenSteps:
         assert all(parameter.is_meta for parameter in model.to("meta").parameters())
 
 
+class TestBetweenForwardAndBackward:
+    @every_kind
+    def test_no_hook_and_no_graph_shows_the_index(self, kind):
+        """A write by ``.data`` there would go unseen, and the next step write anywhere."""
+        model, _, _ = patched(kind)
+        shown = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: shown.append(tensor) or tensor, lambda tensor: tensor):
+            node = model[0](torch.randn(5, 12)).grad_fn.next_functions[0][0]
+        assert "LinearFunction" in node.name() and shown
+        assert all(tensor.is_floating_point() for tensor in (*shown, *node.saved_tensors) if tensor is not None)
+
+    @every_kind
+    def test_an_input_whose_storage_has_shrunk_is_refused(self, backend, kind):
+        model, _, _ = patched(kind)
+        inputs = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: inputs.append(tensor) or tensor, lambda tensor: tensor):
+            y = model[0](torch.randn(5, 12))
+        inputs[0].untyped_storage().resize_(0)
+        with pytest.raises(ValueError, match=r"weight_grad: x or ids must be within its storage, \d+ bytes, got a storage of 0"):
+            y.sum().backward()
+
+    @every_kind
+    @pytest.mark.parametrize("other", ["tokens", "width", "dtype"])
+    def test_a_hook_that_gives_back_another_input_is_refused(self, backend, kind, other):
+        model, _, _ = patched(kind)
+        change = {"tokens": lambda x: x[:1], "width": lambda x: x[:, :2], "dtype": lambda x: x.double()}[other]
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, change):
+            y = model[0](torch.randn(5, 12))
+        with pytest.raises(ValueError, match=r"weight_grad: x must be"):
+            y.sum().backward()
+
+    @pytest.mark.parametrize("kind", ["rows", "groups"])
+    def test_a_backward_under_autocast_rounds_no_sum(self, kind):
+        torch.manual_seed(0)
+        dealt = [4 * row + column for row in range(4) for column in range(4) if (row + column) % 2 == 0]
+        chosen = Entries.of("blocks", dealt, (64, 64), (16, 16)) if kind == "groups" else entries((64, 64), kind)
+        model = nn.Sequential(nn.Linear(64, 64))
+        values = clm.patch(model, Selection({"0.weight": chosen})).values["0.weight"]
+        x, grads = torch.randn(2048, 64), []
+        for inside in (False, True):
+            values.grad = None
+            with ops.backend("vendor,reference"):
+                y = model(x)
+                with torch.autocast("cpu", enabled=inside):
+                    y.backward(torch.ones_like(y))
+            grads.append(values.grad)
+        assert torch.equal(*grads)
+
+
 class TestIndices:
     @every_kind
     def test_entries_own_their_index(self, backend, kind):
@@ -166,6 +249,34 @@ class TestIndices:
         with pytest.raises(AttributeError, match=r"Entries: index cannot be changed"):
             made.index = given
         assert copy.deepcopy(made) == made
+
+    def test_entries_move_to_devices_and_to_no_other_type(self):
+        """By int8, row 200 became row -56, unchecked."""
+        with pytest.raises(TypeError):
+            Entries.of("rows", [200], (300, 4)).to(torch.int8)
+
+    def test_flat_index_is_a_copy_where_the_index_is_wide_already(self):
+        chosen = Entries.of("elements", [5, 7], (2**16, 2**15))
+        chosen.flat_index().data.fill_(-(2**40))
+        assert chosen.index.tolist() == [5, 7]
+
+    def test_to_send_entries_to_another_process_leaves_the_index_in_its_place(self, backend):
+        """torch would move its memory to where both can read it, and free what the optimizer's plan has the address of."""
+        model, handle, optimizer = patched("elements")
+        step(model, optimizer)
+        held = handle.values["0.weight"].entries._held
+        before = held.data_ptr()
+        ForkingPickler.dumps(handle.values["0.weight"].entries)
+        assert held.data_ptr() == before
+        step(model, optimizer, 1)
+
+    def test_entries_made_in_inference_mode_can_be_trained(self, backend):
+        with torch.inference_mode():
+            chosen = Selection({"weight": entries(SHAPE, "rows") & entries(SHAPE, "rows", 0.9)})
+        model = nn.Linear(12, 8)
+        handle = clm.patch(model, chosen)
+        model(torch.randn(5, 12)).sum().backward()
+        assert handle.values["weight"].grad.any()
 
     @every_kind
     @pytest.mark.parametrize("wrong", [-1, 2**30, "order", "twice"])
@@ -205,6 +316,20 @@ class TestIndices:
                 continue  # where it stands for a parameter that is trained whole
             with pytest.raises(ValueError, match=rf"{name}.*: (layout must be a kind|layouts must be 5 ints)"):
                 call(chosen.index, layout)
+
+    def test_values_that_lie_in_the_dense_weight(self, backend):
+        """Rows were copied over rows that were still to be read."""
+        dense, chosen = torch.arange(96.0).view(SHAPE), Entries.of("rows", [1, 2, 3], SHAPE).to(torch.get_default_device())
+        inside = dense.view(-1)[6:42].view(3, 12)
+        expected = dense.clone()
+        expected[1:4] = inside.clone()
+        ops.scatter_(dense, chosen, inside)
+        assert torch.equal(dense, expected)
+        moments, none = [torch.zeros(3, 12) for _ in range(3)], torch.empty(0)
+        settings = torch.ones(1, 6, dtype=torch.float64, device="cpu")
+        lists = [[t] for t in (inside, *moments, none, none, none, dense, chosen.index)]
+        with pytest.raises(ValueError, match=r"adamw_step_: values\[0\] must be in memory of their own"):
+            torch.ops.clm_kernels.adamw_step_(*lists, chosen.layout, settings, False, False)
 
     def _arguments(self, chosen):
         """Calls of the raw ops that would be right with the index and the layout of `chosen`."""
