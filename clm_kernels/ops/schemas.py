@@ -77,7 +77,8 @@ def _run_directly(op: str, first: Tensor, second: Tensor, *args) -> Tensor:
     CHECKS[op](first, second, *args)
     check_memory(op, "dy", first)
     check_memory(op, "x or ids", second)
-    return _run(op, first, second, *args)
+    # The imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve.
+    return _run(op, first.resolve_neg(), second.resolve_neg(), *args)
 
 
 def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
