@@ -57,6 +57,9 @@ class Entries:
         self._fill(kind, layout, held)
 
     def _fill(self, kind: str, layout: Layout, held: Tensor) -> None:
+        if held.is_inference():
+            with torch.inference_mode(False):  # such a tensor does not say that it has changed, nor serve a backward
+                held = held.clone()
         block = (layout.block_rows, layout.block_columns) if kind == "blocks" else None
         fields = {"kind": kind, "shape": (layout.rows, layout.columns), "block": block, "layout": layout, "_held": held}
         for name, value in fields.items():
@@ -69,7 +72,7 @@ class Entries:
     __delattr__ = __setattr__
 
     def __reduce__(self):
-        return Entries, (self.kind, self._held, self.shape, self.block)
+        return Entries, (self.kind, self.index, self.shape, self.block)  # to another process torch sends the memory itself
 
     @classmethod
     def of(
@@ -117,11 +120,12 @@ class Entries:
 
     def flat_index(self) -> Tensor:
         """Row-major int64 numbers of the selected entries in the weight, in compact order: `compact_shape`."""
-        return self.layout.flat_index(self._held)
+        flat = self.layout.flat_index(self._held)
+        return flat.clone() if flat is self._held else flat
 
     def to(self, device: torch.device | str) -> Entries:
         """The same entries with their index on `device`; itself if it is there already."""
-        held = self._held.to(device)
+        held = self._held.to(device=device)
         return self if held is self._held else _unchecked(self, held)
 
     def as_elements(self) -> Entries:

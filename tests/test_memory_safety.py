@@ -7,6 +7,8 @@ import copy
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import pytest
@@ -23,9 +25,9 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 SHAPE = (8, 12)
 
 
-def patched(kind="columns", **options):
+def patched(kind="columns", dtype=torch.float32, **options):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 12))
+    model = nn.Sequential(nn.Linear(12, 8), nn.Tanh(), nn.Linear(8, 12)).to(dtype)
     chosen = Selection({"0.weight": entries((8, 12), kind, 0.4), "2.weight": entries((12, 8), kind, 0.4)})
     handle = clm.patch(model, chosen, biases=True)
     return model, handle, clm.SparseAdamW(model.parameters(), lr=1e-2, **options)
@@ -33,7 +35,7 @@ def patched(kind="columns", **options):
 
 def backward(model, seed=0):
     model.zero_grad()
-    x = torch.randn(5, 12, generator=torch.Generator("cpu").manual_seed(seed)).to(next(model.parameters()).device)
+    x = torch.randn(5, 12, generator=torch.Generator("cpu").manual_seed(seed)).to(next(model.parameters()))
     model(x).square().sum().backward()
 
 
@@ -102,6 +104,65 @@ class TestBetweenSteps:
             assert "exp_avgs" in str(error) or "moments" in str(error)
         assert all(tensor.isfinite().all() for tensor in bits(model).values())
 
+    def test_maxima_of_another_type_than_the_moments(self, backend):
+        """Triton wrote float32 into them, whatever they were."""
+        model, _, optimizer = patched(amsgrad=True)
+        step(model, optimizer)
+        backward(model, 1)
+        for state in optimizer.state.values():
+            state["max_exp_avg_sq"].data = state["max_exp_avg_sq"].half()
+        if ops.chosen(model[0].weight.device) != "triton":
+            optimizer.step()
+            return
+        with pytest.raises(ValueError, match=r"moments must have one dtype, got torch\.float32 and torch\.float16"):
+            optimizer.step()
+
+    @pytest.mark.parametrize("wrong", [torch.empty(0), torch.ones(12)])
+    def test_a_loss_scale_of_another_size_is_refused_at_every_step(self, backend, wrong):
+        model, _, optimizer = patched()
+        for scale in (torch.ones(()), torch.ones(()), wrong):
+            optimizer.grad_scale, optimizer.found_inf = scale, torch.zeros(())
+            backward(model)
+            if scale is not wrong:
+                optimizer.step()
+        with pytest.raises(ValueError, match="grad_scale must be a tensor of one element"):
+            optimizer.step()
+
+    @pytest.mark.parametrize("name", ["master", "pretrained"])
+    def test_a_state_that_has_been_emptied_is_not_taken_for_none(self, backend, name):
+        model, handle, optimizer = patched(decay_to="pretrained", dtype=torch.bfloat16)
+        step(model, optimizer)
+        backward(model, 1)
+        optimizer.state[handle.values["0.weight"]][name] = torch.empty(0)
+        with pytest.raises(ValueError, match=rf"SparseAdamW: state '{name}' must be of the parameter's shape, got \(0,\)"):
+            optimizer.step()
+
+    def test_threads_that_step_at_once_read_gradients_of_their_own(self):
+        """The C++ plan kept one thread's addresses, which another overwrote, and freed; seen by the sanitizer alone."""
+        parameter = nn.Parameter(torch.randn(200_000))
+        optimizer = clm.SparseAdamW([parameter])
+
+        def train():
+            for _ in range(60):
+                parameter.grad = torch.randn_like(parameter)
+                optimizer.step()
+
+        parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        with ThreadPoolExecutor(4) as threads:
+            for done in [threads.submit(train) for _ in range(4)]:
+                done.result()
+        assert parameter.isfinite().all()
+
+    def test_a_learning_rate_is_one_number(self, backend):
+        """One for each parameter was taken for the rates of these."""
+        model, _, optimizer = patched()
+        backward(model)
+        optimizer.param_groups[0]["lr"] = torch.ones(4)
+        assert sum(p.grad is not None for p in optimizer.param_groups[0]["params"]) == 4
+        with pytest.raises(ValueError, match=r"lr must be a number or a tensor of one element, got shape \(4,\)"):
+            optimizer.step()
+
     def test_state_that_is_replaced_counts(self, backend):
         """As in torch's AdamW: the moments and the step counter are what the state holds."""
         weights = []
@@ -168,6 +229,34 @@ class TestIndices:
             made.index = given
         assert copy.deepcopy(made) == made
 
+    def test_entries_move_to_devices_and_to_no_other_type(self):
+        """By int8, row 200 became row -56, unchecked."""
+        with pytest.raises(TypeError):
+            Entries.of("rows", [200], (300, 4)).to(torch.int8)
+
+    def test_flat_index_is_a_copy_where_the_index_is_wide_already(self):
+        chosen = Entries.of("elements", [5, 7], (2**16, 2**15))
+        chosen.flat_index().data.fill_(-(2**40))
+        assert chosen.index.tolist() == [5, 7]
+
+    def test_to_send_entries_to_another_process_leaves_the_index_in_its_place(self, backend):
+        """torch would move its memory to where both can read it, and free what the optimizer's plan has the address of."""
+        model, handle, optimizer = patched("elements")
+        step(model, optimizer)
+        held = handle.values["0.weight"].entries._held
+        before = held.data_ptr()
+        ForkingPickler.dumps(handle.values["0.weight"].entries)
+        assert held.data_ptr() == before
+        step(model, optimizer, 1)
+
+    def test_entries_made_in_inference_mode_can_be_trained(self, backend):
+        with torch.inference_mode():
+            chosen = Selection({"weight": entries(SHAPE, "rows") & entries(SHAPE, "rows", 0.9)})
+        model = nn.Linear(12, 8)
+        handle = clm.patch(model, chosen)
+        model(torch.randn(5, 12)).sum().backward()
+        assert handle.values["weight"].grad.any()
+
     @every_kind
     @pytest.mark.parametrize("wrong", [-1, 2**30, "order", "twice"])
     def test_ops_by_torch_s_dispatcher_check_the_index(self, backend, kind, wrong):
@@ -206,6 +295,20 @@ class TestIndices:
                 continue  # where it stands for a parameter that is trained whole
             with pytest.raises(ValueError, match=rf"{name}.*: (layout must be a kind|layouts must be 5 ints)"):
                 call(chosen.index, layout)
+
+    def test_values_that_lie_in_the_dense_weight(self, backend):
+        """Rows were copied over rows that were still to be read."""
+        dense, chosen = torch.arange(96.0).view(SHAPE), Entries.of("rows", [1, 2, 3], SHAPE).to(torch.get_default_device())
+        inside = dense.view(-1)[6:42].view(3, 12)
+        expected = dense.clone()
+        expected[1:4] = inside.clone()
+        ops.scatter_(dense, chosen, inside)
+        assert torch.equal(dense, expected)
+        moments, none = [torch.zeros(3, 12) for _ in range(3)], torch.empty(0)
+        settings = torch.ones(1, 6, dtype=torch.float64, device="cpu")
+        lists = [[t] for t in (inside, *moments, none, none, none, dense, chosen.index)]
+        with pytest.raises(ValueError, match=r"adamw_step_: values\[0\] must be in memory of their own"):
+            torch.ops.clm_kernels.adamw_step_(*lists, chosen.layout, settings, False, False)
 
     def _arguments(self, chosen):
         """Calls of the raw ops that would be right with the index and the layout of `chosen`."""

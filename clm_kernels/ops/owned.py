@@ -47,7 +47,18 @@ def check_memory(op: str, argument: str, tensor: Tensor) -> None:
     """Raises ValueError for a tensor that reaches beyond its storage, which ``resize_`` of the storage has left too small."""
     if tensor.is_meta or not tensor.numel():
         return
-    last = tensor.storage_offset() + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride()))
-    needed, held = (last + 1) * tensor.itemsize, tensor.untyped_storage().nbytes()
+    needed, held = tensor.storage_offset() * tensor.itemsize + _reach(tensor), tensor.untyped_storage().nbytes()
     if needed > held:
         refuse(op, argument, f"within its storage, {needed} bytes", f"a storage of {held}")
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether they may have bytes in common: whether the memory from the first to the last entry of each does."""
+    if a.is_meta or b.is_meta or not (a.numel() and b.numel()):
+        return False
+    return a.data_ptr() < b.data_ptr() + _reach(b) and b.data_ptr() < a.data_ptr() + _reach(a)
+
+
+def _reach(tensor: Tensor) -> int:
+    """Bytes from the first entry to the end of the last one."""
+    return (1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride()))) * tensor.itemsize

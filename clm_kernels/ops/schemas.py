@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,7 +11,7 @@ from torch.autograd import profiler
 
 from . import checks
 from .layout import DENSE, Layout
-from .owned import check_memory, owned
+from .owned import check_memory, overlap, owned
 from .parameters import Parameters
 from .registry import implementation
 
@@ -54,20 +55,30 @@ def _checked(op: str, arguments: Sequence[str], args: tuple) -> tuple:
         layout = Layout.checked(op, args[at + 1])
         args = (*args[:at], owned(op, args[at], layout), layout, *args[at + 2 :])
     CHECKS[op](*args)
+    if op == "scatter_" and overlap(args[0], args[3]):
+        args = (*args[:3], args[3].clone())
     return args
 
 
 def _dispatch(op: str):
     arguments = [argument.name for argument in getattr(torch.ops.clm_kernels, op).default._schema.arguments]
+    return lambda *args: _run(op, *_checked(op, arguments, args))
 
-    def run(*args):
-        device, args = args[0].device, _checked(op, arguments, args)
-        if torch.is_autocast_enabled(device.type):  # it would round the operands of an implementation's products
-            with torch.autocast(device.type, enabled=False):
-                return implementation(op, device)(*args)
-        return implementation(op, device)(*args)
 
-    return run
+def _run(op: str, *args):
+    device = args[0].device
+    if torch.is_autocast_enabled(device.type):  # it would round the operands of an implementation's products
+        with torch.autocast(device.type, enabled=False):
+            return implementation(op, device)(*args)
+    return implementation(op, device)(*args)
+
+
+def _run_directly(op: str, first: Tensor, second: Tensor, *args) -> Tensor:
+    CHECKS[op](first, second, *args)
+    check_memory(op, "dy", first)
+    check_memory(op, "x or ids", second)
+    # The imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve.
+    return _run(op, first.resolve_neg(), second.resolve_neg(), *args)
 
 
 def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
@@ -78,9 +89,15 @@ def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters,
     )
     scalars = {"grad_scale": grad_scale, "found_inf": found_inf, "clip": clip}
     checks.check_adamw_step(values, lists, layouts, settings, amsgrad, **scalars)
-    for name, tensors in ({"values": values, "settings": [settings]} | lists).items():
+    if not values:
+        return
+    single = {name: [tensor] for name, tensor in scalars.items() if tensor is not None}
+    for name, tensors in ({"values": values, "settings": [settings]} | single | lists).items():
         for i, tensor in enumerate(tensors):
             check_memory(op, f"{name}[{i}]", tensor)
+    for i, (value, dense) in enumerate(zip(values, denses)):
+        if layouts[5 * i] != DENSE and overlap(value, dense):
+            checks.refuse(op, f"values[{i}]", "in memory of their own", "a part of the dense weight")
     every = [Layout(*layouts[5 * i : 5 * i + 5]) for i in range(len(values))]
     indices = [
         index if layout.kind == DENSE else owned(f"{op}[{i}]", index, layout)
@@ -100,11 +117,12 @@ def direct(op: str, like: Tensor) -> Callable:
     """The op without torch's dispatcher, which takes longer than a small op itself.
 
     It is the torch op where others may listen: under `torch.compile`, dispatch modes, and for tensor subclasses. torch's
-    profiler sees it by name.
+    profiler sees it by name. Operands are checked, as hooks and `resize_` reach what autograd has saved; an index must be one
+    that nobody else has.
     """
     if torch.compiler.is_compiling() or type(like) is not Tensor or torch._C._len_torch_dispatch_stack():
         return getattr(torch.ops.clm_kernels, op)
-    run = implementation(op, like.device)
+    run = functools.partial(_run_directly, op)
     return _named(op, run) if profiler._is_profiler_enabled else run
 
 

@@ -202,6 +202,8 @@ class SparseAdamW(Optimizer):
                 state[name] = torch.tensor(float(tensor))
                 continue
             check_memory("SparseAdamW", f"state {name!r}", tensor)
+            if parameter.numel() and not tensor.numel():  # which the op would take for a state that is not asked for
+                raise ValueError(f"SparseAdamW: state {name!r} must be of the parameter's shape, got {tuple(tensor.shape)}")
             if not tensor.is_contiguous():  # of torch's AdamW, which keeps a parameter's strides
                 state[name] = tensor.contiguous()
         if wide != parameter.dtype and "master" not in state:  # also after a state without one, of torch's AdamW, has been loaded

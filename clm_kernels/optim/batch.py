@@ -29,6 +29,7 @@ class Batch:
         self.places, self.parameters, self.groups, self.states, self.layouts = [], [], [], [], []
         self.values, self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], [], []
         self.masters, self.anchors, self.denses, self.indices = [], [], [], []
+        self.singles: list[int] = []  # of one entry: the only gradients that can be contiguous and negative by a mark alone
         self.settings: Settings | None = None
         self.plans: dict[str, Callable] = {}  # by the name of the implementation
         self.guard: Guard | None = None
@@ -36,6 +37,8 @@ class Batch:
 
     def add(self, place: int, parameter: nn.Parameter, state: dict, group: dict) -> None:
         """Adds the parameter whose gradient will be `run`'s of number `place`."""
+        if parameter.numel() == 1:
+            self.singles.append(len(self.places))
         self.places.append(place)
         self.parameters.append(parameter)
         self.groups.append(group)
@@ -99,6 +102,8 @@ class Batch:
     def run(self, grads: list[Tensor], grad_scale: Tensor | None = None, found_inf: Tensor | None = None) -> None:
         """One step with the `grads` of all batches' parameters; what a `GradScaler` hands over is read on the device, and so are the settings from then on."""
         grads = [grads[place] for place in self.places]
+        for i in self.singles:
+            grads[i] = grads[i].resolve_neg()
         if not all(map(Tensor.is_contiguous, grads)):
             grads = [grad.contiguous() for grad in map(strided, grads)]
         place = self.device if self.capturable or found_inf is not None else torch.device("cpu")
@@ -112,7 +117,8 @@ class Batch:
             parameter.copy_(value)
 
     def _update(self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        name, given = ops.chosen(self.device), form(grads)
+        scalars = [scalar for scalar in (grad_scale, found_inf) if scalar is not None]
+        name, given = ops.chosen(self.device), form(grads + scalars)
         if name in self.plans and given == self.checked:
             self.plans[name](grads, settings, grad_scale, found_inf)
             return

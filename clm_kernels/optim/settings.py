@@ -43,7 +43,7 @@ class Settings:
         for i, (group, columns) in enumerate(self.columns):
             values = group["lr"], *group["betas"], group["eps"], group["weight_decay"]
             for j, (column, value) in enumerate(zip(columns, values, strict=True)):
-                if isinstance(value, Tensor) and value.device.type == self.device.type:
+                if isinstance(value, Tensor) and value.device.type == self.device.type and value.numel() == 1:
                     column[:] = value.squeeze()
                 else:
                     self._write((i, j), column, number(SETTINGS[j], value))

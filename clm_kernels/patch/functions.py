@@ -2,6 +2,8 @@
 
 Outputs are ``(T, out)``, to be viewed by the caller: autograd lets nobody write in place into a view that was made
 inside a custom function, as ``nn.ReLU(inplace=True)`` after a linear layer does.
+
+The index is no saved tensor: those are handed to hooks, and to whoever asks the graph, and either might write there.
 """
 
 from __future__ import annotations
@@ -25,17 +27,17 @@ class LinearFunction(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, index: Tensor, layout: Layout):
         tokens = x.reshape(-1, x.shape[-1])  # (T, in)
         kept = tokens.index_select(1, index) if layout[0] == COLUMNS else tokens
-        ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None, index)
-        ctx.layout, ctx.dtype, ctx.x_shape = layout, values.dtype, x.shape
+        ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None)
+        ctx._index, ctx._layout, ctx.dtype, ctx.x_shape = index, layout, values.dtype, x.shape
         return F.linear(tokens, weight, bias)  # (T, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        kept, weight, index = ctx.saved_tensors
+        kept, weight = ctx.saved_tensors
         dx = (dy @ weight).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
         dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        dvalues = direct("weight_grad", dy)(dy, kept, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
+        dvalues = direct("weight_grad", dy)(dy, kept, ctx._index, ctx._layout, ctx.dtype) if ctx.needs_input_grad[3] else None
         return dx, None, dbias, dvalues, None, None
 
 
@@ -49,17 +51,17 @@ class Conv1DFunction(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, index: Tensor, layout: Layout):
         tokens = x.reshape(-1, x.shape[-1])  # (T, in)
         kept = tokens.index_select(1, index) if layout[0] == ROWS else tokens
-        ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None, index)
-        ctx.layout, ctx.dtype, ctx.x_shape = layout, values.dtype, x.shape
+        ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None)
+        ctx._index, ctx._layout, ctx.dtype, ctx.x_shape = index, layout, values.dtype, x.shape
         return torch.addmm(bias, tokens, weight)  # (T, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        kept, weight, index = ctx.saved_tensors
+        kept, weight = ctx.saved_tensors
         dx = (dy @ weight.T).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
         dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        dvalues = direct("weight_grad", dy)(kept, dy, index, ctx.layout, ctx.dtype) if ctx.needs_input_grad[3] else None
+        dvalues = direct("weight_grad", dy)(kept, dy, ctx._index, ctx._layout, ctx.dtype) if ctx.needs_input_grad[3] else None
         return dx, None, dbias, dvalues, None, None
 
 
@@ -69,12 +71,12 @@ class EmbeddingFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, ids: Tensor, weight: Tensor, values: Tensor, index: Tensor, layout: Layout, padding_idx: int | None):
         ids = ids.flatten()  # (T,)
-        ctx.save_for_backward(ids if padding_idx is None else ids.masked_fill(ids == padding_idx, -1), index)
-        ctx.layout, ctx.dtype = layout, values.dtype
+        ctx.save_for_backward(ids if padding_idx is None else ids.masked_fill(ids == padding_idx, -1))
+        ctx._index, ctx._layout, ctx.dtype = index, layout, values.dtype
         return F.embedding(ids, weight)  # (T, H)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
-        ids, index = ctx.saved_tensors
-        return None, None, direct("embedding_grad", dy)(dy, ids, index, ctx.layout, ctx.dtype), None, None, None
+        (ids,) = ctx.saved_tensors
+        return None, None, direct("embedding_grad", dy)(dy, ids, ctx._index, ctx._layout, ctx.dtype), None, None, None

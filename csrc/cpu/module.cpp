@@ -78,13 +78,14 @@ class AdamWPlan {
   void run(const std::vector<Array>& grads, Address settings, std::optional<double> grad_scale, std::optional<double> clip,
            int threads) {
     const double* s = pointer<const double>(settings);
-    for (size_t i = 0; i < parameters_.size(); ++i, s += 6) {
-      AdamWParameter& p = parameters_[i];
+    std::vector<AdamWParameter> parameters = parameters_;  // another thread may call while this one runs, with other gradients
+    for (size_t i = 0; i < parameters.size(); ++i, s += 6) {
+      AdamWParameter& p = parameters[i];
       p.grad = output(grads[i]);
       p.lr = s[0], p.beta1 = s[1], p.beta2 = s[2], p.eps = s[3], p.weight_decay = s[4], p.step = s[5];
     }
     py::gil_scoped_release release;
-    adamw_step(parameters_, {amsgrad_, maximize_, grad_scale.has_value(), grad_scale.value_or(1), clip.value_or(1)}, threads);
+    adamw_step(parameters, {amsgrad_, maximize_, grad_scale.has_value(), grad_scale.value_or(1), clip.value_or(1)}, threads);
   }
 
  private:

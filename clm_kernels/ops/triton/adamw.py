@@ -161,9 +161,10 @@ class AdamWPlan:
 
     def _types(self, i: int, kind: int) -> tuple:
         """What is compiled into the kernel for a parameter."""
-        value, exp_avg, exp_avg_sq, _, master, anchor, _, index = (tensors[i] for tensors in self.parameters.tensors)
-        if exp_avg.dtype != exp_avg_sq.dtype:
-            raise ValueError(f"adamw_step_: moments must have one dtype, got {exp_avg.dtype} and {exp_avg_sq.dtype}")
+        value, exp_avg, exp_avg_sq, largest, master, anchor, _, index = (tensors[i] for tensors in self.parameters.tensors)
+        for other in (exp_avg_sq, largest) if self.parameters.amsgrad else (exp_avg_sq,):
+            if exp_avg.dtype != other.dtype:
+                raise ValueError(f"adamw_step_: moments must have one dtype, got {exp_avg.dtype} and {other.dtype}")
         index_dtype = torch.int32 if kind == DENSE else index.dtype
         return (
             value.dtype,
