@@ -67,9 +67,8 @@ class Batch:
 
     def _guarded(self) -> Guard:
         """Of all that a plan holds but the indices, which nobody can change."""
-        steps = [state["step"] for state in self.states]
-        every = (tensor for tensors in (self.parameters, *self.tensors[:-1], steps) for tensor in tensors)
-        return Guard([tensor for tensor in every if tensor is not self.none])
+        every = (tensor for tensors in (self.parameters, *self.tensors[:-1]) for tensor in tensors)
+        return Guard([tensor for tensor in every if tensor is not self.none], [state["step"] for state in self.states])
 
     @cached_property
     def mastered(self) -> list[tuple[nn.Parameter, Tensor]]:
