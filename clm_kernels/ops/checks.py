@@ -145,6 +145,11 @@ def check_sensitivity(dy: Tensor, x: Tensor, kind: str, weights: Tensor | None =
         require(not weights.dtype.is_complex, op, "weights", "real", weights.dtype)
 
 
+def check_scalar(op: str, argument: str, tensor: Tensor | None) -> None:
+    if tensor is not None and tensor.numel() != 1:
+        refuse(op, argument, "a tensor of one element", f"shape {tuple(tensor.shape)}")
+
+
 def check_adamw_step(
     values: list[Tensor],
     lists: dict[str, list[Tensor]],
@@ -166,8 +171,7 @@ def check_adamw_step(
         expected = f"float64 of shape ({len(values)}, {len(SETTINGS)}) on {' or '.join(dict.fromkeys(map(str, places)))}"
         refuse(op, "settings", expected, f"{settings.dtype} of shape {tuple(settings.shape)} on {settings.device}")
     for name, tensor in (("grad_scale", grad_scale), ("found_inf", found_inf), ("clip", clip)):
-        if tensor is not None and tensor.numel() != 1:
-            refuse(op, name, "a tensor of one element", f"shape {tuple(tensor.shape)}")
+        check_scalar(op, name, tensor)
     optional = {"max_exp_avg_sqs": not amsgrad, "masters": True, "anchors": True}
     for i, value in enumerate(values):
         check_float(op, f"values[{i}]", value)

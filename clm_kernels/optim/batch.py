@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..ops.checks import check_scalar
 from ..ops.layout import DENSE
 from ..ops.owned import check_memory
 from ..ops.parameters import Parameters
@@ -116,9 +117,12 @@ class Batch:
             parameter.copy_(value)
 
     def _update(self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        scalars = [scalar for scalar in (grad_scale, found_inf) if scalar is not None]
-        name, given = ops.chosen(self.device), form(grads + scalars)
+        name, given = ops.chosen(self.device), form(grads)
         if name in self.plans and given == self.checked:
+            for scalar, tensor in (("grad_scale", grad_scale), ("found_inf", found_inf)):
+                if tensor is not None:
+                    check_scalar("SparseAdamW", scalar, tensor)
+                    check_memory("SparseAdamW", scalar, tensor)
             self.plans[name](grads, settings, grad_scale, found_inf)
             return
         options = {"amsgrad": self.amsgrad, "maximize": self.maximize}
