@@ -9,6 +9,6 @@ pip install --quiet --upgrade pip
 pins() { # newest or oldest
   local file=constraints/$1.txt comments
   comments=$(grep '^#' "$file")
-  { echo "$comments"; pip list --format=freeze --exclude clm-kernels --exclude pip --exclude setuptools | sed 's/+cpu$//'; } > "$file.new"
+  { echo "$comments"; pip list --format=freeze --exclude clm-kernels --exclude pip | sed 's/+cpu$//'; } > "$file.new"
   mv "$file.new" "$file"
 }
