@@ -17,7 +17,8 @@ class TestBetweenForwardAndBackward:
         model, _, _ = patched(kind)
         shown = []
         with torch.autograd.graph.saved_tensors_hooks(lambda tensor: shown.append(tensor) or tensor, lambda tensor: tensor):
-            node = model[0](torch.randn(5, 12)).grad_fn.next_functions[0][0]
+            y = model[0](torch.randn(5, 12))
+        node = y.grad_fn.next_functions[0][0]
         assert "LinearFunction" in type(node).__name__ and shown
         assert all(tensor.is_floating_point() for tensor in (*shown, *node.saved_tensors) if tensor is not None)
 
