@@ -6,11 +6,12 @@ from dataclasses import replace
 import needs_datasets  # noqa: F401
 import pytest
 import torch
+from dealt_groups import GROUPS, SHAPES, deal_out, grid_of
 from models import build
 
 import clm_kernels as clm
 from clm_kernels.choose import best_units, check_units, dealt_groups, eligible_weights, random_selection
-from clm_kernels.choose.dealing import deal, dealt, strip
+from clm_kernels.choose.dealing import deal, strip
 from clm_kernels.estimate import Work
 from clm_kernels.estimate import build as build_work
 from clm_kernels.estimate.training import spread
@@ -18,26 +19,11 @@ from clm_kernels.finetune import TrainConfig
 from clm_kernels.finetune.recipe import choose_selection, train
 from clm_kernels.selection import Selection
 
-SHAPES = ((64, 96), (48, 80), (30, 14), (7, 13), (16, 16), (1, 5), (129, 64))  # of weights
-GROUPS = (1, 2, 3, 8, 100)
-
-
-def _dealt(shape, groups, seed=0):
-    return dealt(shape, groups, torch.Generator().manual_seed(seed))
-
-
-def _grid(entries):
-    """Which blocks are selected, ``(grid rows, grid columns)``."""
-    (rows, columns), (bm, bn) = entries.shape, entries.block
-    selected = torch.zeros(rows // bm * (columns // bn), dtype=torch.bool)
-    selected[entries.index.long()] = True
-    return selected.view(rows // bm, columns // bn)
-
 
 @pytest.mark.parametrize("groups", GROUPS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_row_and_column_gives_as_much_as_any_other(shape, groups):
-    grid = _grid(_dealt(shape, groups))
+    grid = grid_of(deal_out(shape, groups))
     groups = min(groups, *shape)
     for strips, across in ((grid, 1), (grid.T, 0)):
         counts = strips.sum(1)
@@ -45,14 +31,14 @@ def test_every_row_and_column_gives_as_much_as_any_other(shape, groups):
 
 
 def test_the_density_is_one_in_so_many():
-    entries = _dealt((384, 1536), 8)
+    entries = deal_out((384, 1536), 8)
     assert entries.block == (16, 16) and entries.density == 1 / 8
-    mean = sum(_dealt((384, 384), 10, seed).density for seed in range(200)) / 200
+    mean = sum(deal_out((384, 384), 10, seed).density for seed in range(200)) / 200
     assert abs(mean - 0.1) < 0.002  # where 10 does not divide the strips, by chance a little more or less
 
 
 def test_the_seed_deals():
-    assert _dealt((64, 96), 4) == _dealt((64, 96), 4) != _dealt((64, 96), 4, seed=1)
+    assert deal_out((64, 96), 4) == deal_out((64, 96), 4) != deal_out((64, 96), 4, seed=1)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +72,7 @@ def test_they_are_saved_and_trained_as_blocks(tmp_path):
     selection.save(tmp_path / "s.safetensors")
     assert Selection.load(tmp_path / "s.safetensors") == selection
     name, entries = next(iter(selection.items()))
-    before, grid = model.get_parameter(name).clone(), _grid(entries)
+    before, grid = model.get_parameter(name).clone(), grid_of(entries)
     handle = clm.patch(model, selection)
     optimizer = clm.SparseAdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
     model(input_ids=torch.arange(8).view(2, 4), labels=torch.tensor([0, 1])).loss.backward()

@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 import torch
+from dealt_groups import GROUPS, SHAPES, deal_out, grid_of
 from oracles import DTYPES, assert_same_bits, pick
 from tolerances import assert_close
 
@@ -12,27 +13,12 @@ from clm_kernels.choose.dealing import dealt
 from clm_kernels.ops import grouped
 from clm_kernels.ops.grouped import Shape, find_groups, groups_of
 
-SHAPES = ((64, 96), (48, 80), (30, 14), (7, 13), (16, 16), (1, 5), (129, 64))  # of weights
-GROUPS = (1, 2, 3, 8, 100)
-
-
-def _dealt(shape, groups, seed=0):
-    return dealt(shape, groups, torch.Generator().manual_seed(seed))
-
-
-def _grid(entries):
-    """Which blocks are selected, ``(grid rows, grid columns)``."""
-    (rows, columns), (bm, bn) = entries.shape, entries.block
-    selected = torch.zeros(rows // bm * (columns // bn), dtype=torch.bool)
-    selected[entries.index.long()] = True
-    return selected.view(rows // bm, columns // bn)
-
 
 @pytest.mark.parametrize("groups", GROUPS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_groups_are_recognised_from_the_index(shape, groups):
-    entries = _dealt(shape, groups)
-    grid, found = _grid(entries), find_groups(entries.index, entries.layout)
+    entries = deal_out(shape, groups)
+    grid, found = grid_of(entries), find_groups(entries.index, entries.layout)
     assert sum(count for count, *_ in found.shapes) == min(groups, *shape)
     assert found.rows.unique().tolist() == list(range(grid.shape[0])) and len(found.rows) == grid.shape[0]
     row, column, rectangles = 0, 0, torch.zeros_like(grid)
@@ -60,8 +46,11 @@ def test_what_is_no_set_of_rectangles_is_not_taken_for_one(blocks):
 
 
 def test_one_block_more_or_less_is_noticed():
-    entries = _dealt((128, 192), 2)
-    for changed in (entries.index[1:], torch.cat([entries.index, (~_grid(entries)).flatten().nonzero()[0].int()]).sort().values):
+    entries = deal_out((128, 192), 2)
+    for changed in (
+        entries.index[1:],
+        torch.cat([entries.index, (~grid_of(entries)).flatten().nonzero()[0].int()]).sort().values,
+    ):
         assert find_groups(changed, entries.layout) is None
     for kind in ("rows", "columns", "elements"):
         assert groups_of(entries.index, Entries.everything(kind, (64, 96)).layout) is None
@@ -70,7 +59,7 @@ def test_one_block_more_or_less_is_noticed():
 def test_an_index_is_looked_at_once_and_anew_when_it_has_changed(monkeypatch):
     looked, find = [], grouped.find_groups
     monkeypatch.setattr(grouped, "find_groups", lambda *args: looked.append(1) or find(*args))
-    index, layout = _dealt((64, 96), 3).index.clone(), _dealt((64, 96), 3).layout
+    index, layout = deal_out((64, 96), 3).index.clone(), deal_out((64, 96), 3).layout
     assert groups_of(index, layout) is groups_of(index, list(layout)) is not None and len(looked) == 1
     index[0] = 1 - index[0]
     assert groups_of(index, layout) is None and len(looked) == 2
@@ -158,7 +147,7 @@ class TestTritonKernel:
             dy, x, entries = (
                 torch.randn(tokens, shape[0]).to(dtype) / 8,
                 torch.randn(tokens, shape[1]).to(dtype),
-                _dealt(shape, groups),
+                deal_out(shape, groups),
             )
             monkeypatch.setattr(module, "any_weight_grad", None)  # what is not grouped would go there
             grad = ops.weight_grad(dy, x, entries, torch.float32)

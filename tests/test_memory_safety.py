@@ -1,6 +1,6 @@
 """No caller can make a kernel read or write where it must not; `tests/sanitized.sh` runs this under AddressSanitizer.
 
-What a caller changes between two steps takes effect as in torch, or raises before anything is written.
+What a caller changes between two steps takes effect as in torch, or raises before a weight or a moment is written.
 """
 
 import copy
