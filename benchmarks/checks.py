@@ -14,9 +14,9 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 import clm_kernels as clm
-from clm_kernels.choose import random_selection
 from clm_kernels.ops import schemas
 from clm_kernels.optim import batch
+from clm_kernels.selecting.units.control import random_selection
 
 from .common import interleaved, keep, medians, row
 from .step import step

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from clm_kernels.bench.provenance import provenance
+from clm_kernels.measure.bench.machine import provenance
 
 RESULTS = Path(__file__).parent / "results"
 ROOT = Path(__file__).parent.parent

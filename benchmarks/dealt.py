@@ -17,10 +17,10 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import clm_kernels as clm
 from clm_kernels import ops
-from clm_kernels.bench.cases import close
-from clm_kernels.choose import random_selection
-from clm_kernels.choose.dealing import dealt
+from clm_kernels.measure.bench.cases import close
 from clm_kernels.ops.registry import implementation
+from clm_kernels.selecting.units.control import random_selection
+from clm_kernels.selecting.units.dealing import dealt
 from clm_kernels.selection import Entries
 
 from .common import interleaved, keep, medians, ratio, row
@@ -65,12 +65,12 @@ def _gradients(size: tuple[int, int], tokens: int, dtype: torch.dtype) -> dict[s
     small = Entries.of("blocks", [], size, BLOCK)
     chance = Entries.of("blocks", torch.randperm(small.units, generator=generator)[: round(DENSITY * small.units)], size, BLOCK)
     run = {}
-    for name in ("vendor", "cpu"):
+    for name in ("matmul", "cpu"):
         with ops.backend(name):
             run[name] = implementation("weight_grad", dy.device)
     calls = {
         PLAIN: (groups, lambda: ops.gather(dy.T @ x, groups)),
-        OURS: (groups, lambda: run["vendor"](dy, x, groups.index, groups.layout, dtype)),
+        OURS: (groups, lambda: run["matmul"](dy, x, groups.index, groups.layout, dtype)),
         OTHER: (groups, lambda: run["cpu"](dy, x, groups.index, groups.layout, dtype)),
         SMALL: (chance, lambda: run["cpu"](dy, x, chance.index, chance.layout, dtype)),
     }

@@ -17,8 +17,8 @@ from rich.progress import track
 from rich.table import Table
 from transformers import BertConfig, LlamaConfig, PretrainedConfig
 
-from clm_kernels.estimate import Work, batch, build, estimate, prepare
-from clm_kernels.profile import profiling
+from clm_kernels.measure.estimate import Work, batch, build, estimate, prepare
+from clm_kernels.measure.profiling import session as profiling
 
 from .common import folder, machine, write
 

@@ -6,10 +6,10 @@ import json
 import time
 from pathlib import Path
 
-from clm_kernels.choose.token_groups import token_groups
 from clm_kernels.demo import model_directory
 from clm_kernels.finetune.models import load_tokenizer
-from clm_kernels.tokenizer import merge_groups
+from clm_kernels.token_groups import token_groups
+from clm_kernels.token_groups.merging import merge_groups
 
 from .accuracy import DATA
 from .common import keep, row

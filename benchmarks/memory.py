@@ -7,7 +7,7 @@ import gc
 import torch
 
 import clm_kernels as clm
-from clm_kernels.choose import random_selection
+from clm_kernels.selecting.units.control import random_selection
 
 from .common import keep, row
 from .step import minilm

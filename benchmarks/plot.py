@@ -26,7 +26,7 @@ from .common import RESULTS
 from .sweep import PLAIN
 
 KIND_COLORS = {"rows": "#2a7f62", "columns": "#c9822b", "blocks": "#5b6fb5", "elements": "#b5485d"}
-COLORS = {"cpu": "#2a7f62", "triton": "#2a7f62", "cuda": "#5b6fb5", "vendor": "#c9822b", "reference": "#9aa5b1", PLAIN: "#222222"}
+COLORS = {"cpu": "#2a7f62", "triton": "#2a7f62", "cuda": "#5b6fb5", "matmul": "#c9822b", "reference": "#9aa5b1", PLAIN: "#222222"}
 MARKERS = "osD^vP*X"  # one an op
 INK = "#444444"
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from clm_kernels import bench
+from clm_kernels.measure import bench
 from clm_kernels.ops.registry import AUTO
 
 from .common import RESULTS, ROOT
@@ -27,7 +27,7 @@ HEADER = '''"""Which `weight_grad` was fastest, measured. Written by ``python -m
 
 Work is tokens x rows x columns of the weight, density the selected part of it. The first band that a call's work and
 density do not exceed names the implementation. A device, kind or dtype (of dy and x) that is not here is not measured:
-there the registry's `AUTO` says what runs. The plain way is not among them, as it builds the dense gradient: ``vendor`` is
+there the registry's `AUTO` says what runs. The plain way is not among them, as it builds the dense gradient: ``matmul`` is
 the same library's product of the selected parts, for elements strip by strip of the dense one.
 """
 

@@ -8,8 +8,8 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import clm_kernels as clm
-from clm_kernels.choose import random_selection
-from clm_kernels.structure import depths
+from clm_kernels.models.structure import depths
+from clm_kernels.selecting.units.control import random_selection
 
 from .common import interleaved, keep, medians, ratio, row
 

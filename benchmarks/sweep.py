@@ -17,8 +17,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from clm_kernels import bench, ops
-from clm_kernels.bench.cases import close, some_entries
+from clm_kernels import ops
+from clm_kernels.measure import bench
+from clm_kernels.measure.bench.cases import close, some_entries
 from clm_kernels.ops.registry import DEVICES, HAS, MODULES, implementation
 from clm_kernels.selection import Entries
 

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from clm_kernels import bench
+from clm_kernels.measure import bench
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COMPILED = os.environ.get("CLM_KERNELS_COMPILE", "1" if DEVICE.type == "cuda" else "0") == "1"

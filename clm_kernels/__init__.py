@@ -1,36 +1,74 @@
 """Fine-tune small language models into classifiers by training a small selection of their weights in place."""
 
-from ._version import __version__
-from .choose import budget, choose, sensitivity, warm_up_head
-from .decoder import bidirectional, bidirectional_layers, causal, restore_attention
-from .delta import Delta
-from .optim import SparseAdamW
-from .patch import Handle, patch
-from .pooling import set_pooling
-from .profile import profiling
-from .replay import Replay, replay
-from .selection import Entries, Selection
-from .values import Values
+from __future__ import annotations
 
-__all__ = [
-    "Delta",
-    "Entries",
-    "Handle",
-    "Replay",
-    "Selection",
-    "SparseAdamW",
-    "Values",
-    "__version__",
-    "bidirectional",
-    "bidirectional_layers",
-    "budget",
-    "causal",
-    "choose",
-    "patch",
-    "profiling",
-    "replay",
-    "restore_attention",
-    "sensitivity",
-    "set_pooling",
-    "warm_up_head",
-]  # fmt: skip
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .delta import Delta as Delta
+    from .finetune.classifier import Classifier as Classifier
+    from .finetune.config import TrainConfig as TrainConfig
+    from .finetune.recipe import train as train
+    from .measure.profiling.session import profiling as profiling
+    from .models.attention import bidirectional as bidirectional
+    from .models.attention import bidirectional_layers as bidirectional_layers
+    from .models.attention import causal as causal
+    from .models.attention import restore_attention as restore_attention
+    from .models.pooling import set_pooling as set_pooling
+    from .models.replay import Replay as Replay
+    from .models.replay import replay as replay
+    from .optim import SparseAdamW as SparseAdamW
+    from .patching import Handle as Handle
+    from .patching import patch as patch
+    from .selecting.budget.spending import budget as budget
+    from .selecting.pipeline import choose as choose
+    from .selecting.scores.sensitivity import sensitivity as sensitivity
+    from .selecting.scores.warm_up import warm_up_head as warm_up_head
+    from .selection import Entries as Entries
+    from .selection import Selection as Selection
+    from .values import Values as Values
+
+_HOMES = {  # public name -> the module that it is imported from when it is first asked for
+    "Classifier": "finetune.classifier",
+    "Delta": "delta",
+    "Entries": "selection",
+    "Handle": "patching",
+    "Replay": "models.replay",
+    "Selection": "selection",
+    "SparseAdamW": "optim",
+    "TrainConfig": "finetune.config",
+    "Values": "values",
+    "bidirectional": "models.attention",
+    "bidirectional_layers": "models.attention",
+    "budget": "selecting.budget.spending",
+    "causal": "models.attention",
+    "choose": "selecting.pipeline",
+    "patch": "patching",
+    "profiling": "measure.profiling.session",
+    "replay": "models.replay",
+    "restore_attention": "models.attention",
+    "sensitivity": "selecting.scores.sensitivity",
+    "set_pooling": "models.pooling",
+    "train": "finetune.recipe",
+    "warm_up_head": "selecting.scores.warm_up",
+}
+_PACKAGES = ("ops",)  # that are reached as attributes without being imported by name
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

@@ -16,17 +16,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import ops
-from .decoder import bidirectional, bidirectional_layers, causal
 from .extension import Extension, resize_embedding
 from .files import write_atomically
 from .fingerprint import checksum, fingerprint
-from .patch.layers import Compact
-from .pooling import current_pooling, set_pooling
+from .models.attention import bidirectional, bidirectional_layers, causal
+from .models.pooling import current_pooling, set_pooling
+from .models.structure import weights
+from .patching.layers import Compact
 from .selection import Selection
-from .structure import weights
 
 if TYPE_CHECKING:
-    from .patch import Handle
+    from .patching import Handle
 
 FORMAT = "clm_kernels.delta/1"
 

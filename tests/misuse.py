@@ -24,7 +24,7 @@ from clm_kernels.ops.registry import INTERPRETED
 from clm_kernels.values import Values
 
 DTYPES = (torch.float32, torch.float32, torch.bfloat16, torch.float64, torch.float16)
-BACKENDS = ("auto", "auto", "cpu,reference", "reference", "vendor,reference") + ("triton,reference",) * INTERPRETED
+BACKENDS = ("auto", "auto", "cpu,reference", "reference", "matmul,reference") + ("triton,reference",) * INTERPRETED
 KINDS = ("rows", "columns", "blocks", "elements")
 Misuse = Callable[[random.Random, Tensor], None]
 

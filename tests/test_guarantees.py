@@ -3,9 +3,9 @@
 import pytest
 import torch
 from models import batch, bits, build, everything, frozen, same, select, train
-from test_ddp import STEPS, two_ranks
 from torch import nn
 from transformers import AutoModelForSequenceClassification
+from two_ranks import STEPS, two_ranks
 
 import clm_kernels as clm
 from clm_kernels import ops

@@ -9,27 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from clm_kernels.ops.registry import MODULES
+from clm_kernels.ops.registry import MODULES, why_not
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "clm_kernels"
 LAYERS = (  # a part imports from the layers below its own
+    {"__main__"},
     {"cli"},
-    {"demo", "bench", "profile", "estimate"},
+    {"demo"},
+    {"measure"},
     {"finetune"},
-    {"portable"},
-    {"choose", "patch", "replay", "optim", "delta", "pooling", "tokenizer", "decoder"},
-    {"values", "structure", "extension", "compat"},
+    {"selecting"},
+    {"token_groups"},
+    {"patching", "optim"},
+    {"delta"},
+    {"models"},
+    {"values", "extension"},
     {"selection"},
     {"ops"},
-    {"files", "fingerprint", "pooled_head", "_version"},
+    {"errors", "files", "fingerprint", "_version"},
 )
 SIDEWAYS = {
-    ("delta", "patch"),  # a Delta refuses a model that is patched
-    ("delta", "decoder"),  # a Delta brings along which layers attend to both sides
-    ("delta", "pooling"),  # and what the head reads
-    ("patch", "delta"),  # inside Handle.delta and for types: what training leaves behind
+    ("delta", "patching"),  # a Delta refuses a model that is patched
 }
+
+
 IMPLEMENTATIONS = set(MODULES) | {"cuda", "triton"}
 
 
@@ -85,14 +89,13 @@ def test_the_checker_sees_the_imports_that_there_are():
     """Else the test above would pass on nothing."""
     seen = {name: _parts(name, path) for name, path in _modules()}
     assert {"files", "fingerprint", "ops"} <= seen["clm_kernels.selection"]
-    assert "delta" in seen["clm_kernels.patch"]  # inside a function
+    assert "delta" in seen["clm_kernels.patching"]  # inside a function
     assert "selection" not in seen["clm_kernels.ops"]  # for types only
-    assert {"choose", "delta", "optim", "patch", "selection", "values"} <= seen["clm_kernels"]
 
 
 LENDING = {  # implementations that use parts of another one inside an op; which ops each has: test_ops_errors.py
-    "vendor": {"vendor", "reference"},
-    "triton": {"triton", "vendor", "reference"},
+    "matmul": {"matmul", "reference"},
+    "triton": {"triton", "matmul", "reference"},
 }
 
 
@@ -108,6 +111,29 @@ def test_implementations_are_reached_through_the_registry_alone(name, path):
         if own in IMPLEMENTATIONS and pieces[:2] == ["clm_kernels", "ops"]:
             known = LENDING.get(own, {own}) | {"grouped", "layout", "padding", "parameters", "registry", "upload"}
             assert pieces[2] in known, f"{name} imports {imported}: an implementation knows layouts, groups and itself"
+
+
+def test_no_module_is_shadowed():
+    """`import clm_kernels.<anything> as m` gives that module, whatever has been imported before, all public names included."""
+    absent = tuple(f"clm_kernels.ops.{name}" for name in MODULES if why_not(name))
+    names = [name for name, _ in _modules() if name != "clm_kernels.__main__" and not name.startswith(absent)]
+    script = f"""
+import importlib, types
+import clm_kernels
+[getattr(clm_kernels, name) for name in clm_kernels.__all__]
+for again in range(2):
+    for name in {names!r}:
+        importlib.import_module(name)
+for name in {names!r}:
+    found = clm_kernels
+    for piece in name.split(".")[1:]:
+        found = getattr(found, piece)
+    assert isinstance(found, types.ModuleType) and found.__name__ == name, (name, found)
+print(len({names!r}))
+"""
+    run = _python(script, TRITON_INTERPRET="1")
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) == len(names) > 120
 
 
 SOURCES = [

@@ -12,8 +12,8 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 import clm_kernels as clm
-from clm_kernels.bench.cases import some_entries
-from clm_kernels.bench.timing import Machine, Timer, rotated
+from clm_kernels.measure.bench.cases import some_entries
+from clm_kernels.measure.bench.timing import Machine, Timer, rotated
 
 from ..common import ratio
 from .reach import BLOCKS, COLUMNS, ROWS

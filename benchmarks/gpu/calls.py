@@ -57,13 +57,13 @@ def ours(name: str, seconds: int) -> Part:
     return Part(name, (f"benchmarks.gpu.{name}",), seconds)
 
 
-OPS = ("ops", "ops_adamw", "ops_errors", "ops_sensitivity", "grouped", "memory_safety", "memory_safety_backward")
+OPS = ("ops", "adamw_step", "op_errors", "fisher", "grouped", "memory_safety", "memory_safety_backward")
 CALLS = {
     "contact": Call(300, (
         ours("machine", 100),
-        tests("kernels", ("tests/test_cuda.py",), 70),
-        tests("ops", tuple(f"tests/test_{name}.py" for name in OPS), 130),
-        tests("models", ("tests/test_patch.py",), 40),
+        tests("kernels", ("tests/ops/test_cuda.py",), 70),
+        tests("ops", tuple(f"tests/ops/test_{name}.py" for name in OPS), 130),
+        tests("models", ("tests/patching/test_patch.py",), 40),
         ours("sanitize", 90),
     )),
     "numbers": Call(170, (

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 import clm_kernels as clm
-from clm_kernels.bench.timing import Timer, rotated
+from clm_kernels.measure.bench.timing import Timer, rotated
 
 from .adamw import compact, tenth_in_blocks, weights
 from .reach import BERT

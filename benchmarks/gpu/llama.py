@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import torch
 from transformers import LlamaConfig
 
-from clm_kernels.bench.timing import Timer, rotated
-from clm_kernels.estimate import Work, batch, build, estimate, prepare
+from clm_kernels.measure.bench.timing import Timer, rotated
+from clm_kernels.measure.estimate import Work, batch, build, estimate, prepare
 
 from ..common import ratio
 from ..estimate import LLAMA_7B, METHODS

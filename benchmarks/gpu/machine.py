@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from clm_kernels.bench.provenance import provenance
-from clm_kernels.bench.timing import Machine
+from clm_kernels.measure.bench.machine import provenance
+from clm_kernels.measure.bench.timing import Machine
 
 from ..common import write
 from . import prebuilt

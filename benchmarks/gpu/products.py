@@ -12,9 +12,9 @@ from torch import Tensor
 
 import clm_kernels as clm
 from clm_kernels import ops
-from clm_kernels.bench.cases import some_entries
-from clm_kernels.bench.timing import Timer, rotated
-from clm_kernels.choose.dealing import dealt
+from clm_kernels.measure.bench.cases import some_entries
+from clm_kernels.measure.bench.timing import Timer, rotated
+from clm_kernels.selecting.units.dealing import dealt
 
 from ..common import ratio
 from ..sweep import implementations

@@ -26,7 +26,7 @@ def main() -> int:
         print("skipped: needs a GPU and compute-sanitizer")
         return SKIPPED
     sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--target-processes", "all"]
-    command = [*sanitizer, sys.executable, "-m", *PYTEST, "-x", "tests/test_cuda.py", "-k", SMALL]
+    command = [*sanitizer, sys.executable, "-m", *PYTEST, "-x", "tests/ops/test_cuda.py", "-k", SMALL]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(run.stdout)
     errors = [int(count) for count in re.findall(r"ERROR SUMMARY: (\d+) error", run.stdout)]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification
 
 import clm_kernels as clm
-from clm_kernels.bench.timing import Timer, rotated
-from clm_kernels.choose import dealt_groups
+from clm_kernels.measure.bench.timing import Timer, rotated
+from clm_kernels.selecting.units.dealing import dealt_groups
 
 from ..common import ratio
 from .reach import STEP

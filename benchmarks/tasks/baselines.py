@@ -11,14 +11,15 @@ from dataclasses import replace
 
 import torch
 
-from clm_kernels.choose import random_selection, sensitivity
-from clm_kernels.choose.batches import batches_of
-from clm_kernels.choose.token_groups import token_groups
 from clm_kernels.finetune.lora import adapt, targets
 from clm_kernels.finetune.methods import Method, count_trained, find_groups, optimizer_for, select
 from clm_kernels.finetune.recipe import Run
+from clm_kernels.models.structure import bias_names, depths, norm_names, weights
+from clm_kernels.selecting.batches import batches_of
+from clm_kernels.selecting.scores import sensitivity
+from clm_kernels.selecting.units.control import random_selection
 from clm_kernels.selection import Selection
-from clm_kernels.structure import bias_names, depths, norm_names, weights
+from clm_kernels.token_groups import token_groups
 
 RANK = 8  # r (m + n) entries of each m x n weight: 3.1 % of all-MiniLM-L6-v2's linear entries, as many as ours
 VIRTUAL_TOKENS = 20

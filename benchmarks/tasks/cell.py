@@ -22,7 +22,7 @@ from clm_kernels.finetune import TrainConfig
 from clm_kernels.finetune.encode import collator
 from clm_kernels.finetune.methods import Method
 from clm_kernels.finetune.recipe import Run, begin, begin_report, fit
-from clm_kernels.replay import replay
+from clm_kernels.models.replay import replay
 
 from . import cost
 from .baselines import trained_head

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from clm_kernels.estimate.operations import flops
 from clm_kernels.finetune.trainer import EpochSampler
+from clm_kernels.measure.estimate.operations import flops
 
 
 def flops_per_token(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:

@@ -26,7 +26,7 @@ def bench(
     """Time every op beside what torch has for it: checked first, caches flushed, in rotation, medians."""
     import torch
 
-    from .. import bench
+    from ..measure import bench
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if place.type == "cuda" and not torch.cuda.is_available():

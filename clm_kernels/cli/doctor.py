@@ -118,7 +118,7 @@ def _rule(device: str) -> Iterator[str]:
 
 
 def _words(bands: tuple[tuple[float, float, str], ...]) -> str:
-    """ "cpu up to 30 %, vendor above", for each size if it depends on that."""
+    """ "cpu up to 30 %, matmul above", for each size if it depends on that."""
     said = []
     for work, of_work in groupby(bands, key=lambda band: band[0]):
         *below, (_, _, last) = of_work

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..ops.checks import require
+from ..errors import require
 from .quiet import quiet
 
 SIZES = (8, 16, 24, 48, 80, 141)  # gigabytes of common GPUs
@@ -43,10 +43,10 @@ def estimate(
     training, keeps all layers' inputs and no optimizer state: a forward and backward pass without checkpointing.
     """
     quiet()
-    from ..estimate import Work
-    from ..estimate import estimate as predict
     from ..finetune.models import check_directory
-    from ..portable import read_config
+    from ..measure.estimate import Work
+    from ..measure.estimate import estimate as predict
+    from ..models.portable import read_config
 
     require(device in ("cpu", "cuda"), "estimate", "device", "cpu or cuda", repr(device))
     check_directory("estimate", model)

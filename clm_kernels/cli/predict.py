@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import require
 from ..finetune.config import TrainConfig
-from ..ops.checks import require
 from .errors import stderr
 from .quiet import quiet
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..ops.checks import require
+from ..errors import require
 from .quiet import quiet
 
 
@@ -32,8 +32,8 @@ def profile(
     quiet()
     import torch
 
-    from ..bench import provenance
-    from ..profile import methods, picture
+    from ..measure.bench import machine as provenance
+    from ..measure.profiling import methods, picture
 
     require(method in methods.METHODS, "profile", "method", f"one of {', '.join(methods.METHODS)}", repr(method))
     require(dtype in ("float32", "bfloat16"), "profile", "dtype", "float32 or bfloat16", repr(dtype))

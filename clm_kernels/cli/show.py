@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from ..choose.overview import Line, Overview
+from ..selecting.overview import Line, Overview
 
 
 def selection(lines: Iterable[dict[str, Any]]) -> Table:

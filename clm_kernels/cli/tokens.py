@@ -29,10 +29,10 @@ def tokens(
     """Print the runs of words that say most about each label; --model is needed for its tokenizer alone."""
     config.check(("model", "train"))
     quiet()
-    from ..choose.token_groups import picture as drawing
-    from ..choose.token_groups import token_groups
     from ..finetune.data import find_task, read_split
     from ..finetune.models import check_directory, load_tokenizer
+    from ..token_groups import picture as drawing
+    from ..token_groups import token_groups
 
     if picture is not None:
         drawing.require_matplotlib()

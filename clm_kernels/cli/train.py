@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from ..errors import require
 from ..finetune.config import TrainConfig
-from ..ops.checks import require
 from .errors import INTERRUPTED, fail
 from .options import config_options
 from .quiet import quiet

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save
 
-from ..choose import Choice
-from ..choose.overview import Overview, draw
 from ..files import write_atomically
+from ..selecting.overview import Overview, draw
+from ..selecting.pipeline import Choice
 from ..selection import Selection
 from .outputs import PICTURE, SCORES, SELECTION
 

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..decoder import bidirectional_layers
 from ..delta import Delta
-from ..pooling import pooling_of
-from ..portable import read_config, save_portable
-from ..tokenizer import add_tokens
+from ..errors import listed, require
+from ..models.attention import bidirectional_layers
+from ..models.pooling import pooling_of
+from ..models.portable import read_config, save_portable
+from ..token_groups.merging import add_tokens
 from .data import TASKS, Split
 from .encode import Encoded, collator, encode, spread
-from .errors import listed, require
 from .lora import Adapter, fold
 from .models import check_directory, load, longest
 from .outputs import ADAPTER, DELTA, write_folder

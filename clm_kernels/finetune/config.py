@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from ..choose.dealing import DENSITY as DENSITY_GROUPS
-from ..choose.units import KINDS
-from ..pooling import POOLINGS
-from ..tokenizer.merging import BY as MERGE_BY
-from .errors import listed, require
+from ..errors import listed, require
+from ..models.pooling import POOLINGS
+from ..selecting.units.dealing import DENSITY as DENSITY_GROUPS
+from ..selecting.units.finding import KINDS
+from ..token_groups.merging import BY as MERGE_BY
 from .sides import check_sides
 from .templates import TEXT, check_template
 

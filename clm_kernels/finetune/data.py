@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..errors import listed, require
 from .config import TrainConfig
-from .errors import listed, require
 from .files import read_rows
 from .templates import TEXT
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, EvalPrediction, PreTrainedTokenizerBase
 
+from ..errors import listed, require
 from .data import Split
-from .errors import listed, require
 from .metrics import accuracy, are_spans, macro_f1, span_scores
 from .templates import TEXT, fill
 

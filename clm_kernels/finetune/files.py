@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import listed, require
+from ..errors import listed, require
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 Row = tuple[str, dict[str, Any]]  # where it stands, e.g. "line 3", and what it holds

@@ -18,12 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..choose import eligible_weights
-from ..decoder import bidirectional, bidirectional_layers
+from ..errors import listed, require
 from ..fingerprint import checksum, fingerprint
-from ..structure import weights
+from ..models.attention import bidirectional, bidirectional_layers
+from ..models.structure import weights
+from ..selecting.scores.sensitivity import eligible_weights
 from .config import TrainConfig
-from .errors import listed, require
 from .models import Loaded
 from .outputs import ADAPTER, ADAPTER_CONFIG
 

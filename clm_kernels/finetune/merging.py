@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..choose.token_groups import token_groups
-from ..tokenizer import check_reload, extend_embeddings, merge_groups
+from ..errors import require
+from ..token_groups import token_groups
+from ..token_groups.embeddings import extend_embeddings
+from ..token_groups.merging import merge_groups
+from ..token_groups.saving import check_reload
 from .config import TrainConfig
 from .data import Data
-from .errors import require
 from .models import Loaded
 
 

@@ -8,19 +8,21 @@ from typing import Any
 
 import torch
 
-from ..choose import Choice, CostModel, best_units, check_units, warm_up_head
-from ..choose.batches import batches_of, mean_size
-from ..choose.positions import at_groups
-from ..choose.rules import RULES
-from ..choose.token_groups import TokenGroups, token_groups
+from ..errors import require
+from ..models.structure import weights
 from ..optim import SparseAdamW
-from ..patch import Handle, patch
+from ..patching import Handle, patch
+from ..selecting.batches import batches_of, mean_size
+from ..selecting.budget.cost import CostModel
+from ..selecting.pipeline import Choice, best_units, check_units
+from ..selecting.scores.positions import at_groups
+from ..selecting.scores.rules import RULES
+from ..selecting.scores.warm_up import warm_up_head
 from ..selection import Selection
-from ..structure import weights
+from ..token_groups import TokenGroups, token_groups
 from .config import TrainConfig
 from .data import Split
 from .encode import Encoded
-from .errors import require
 from .lora import add_lora
 from .models import Loaded
 

@@ -21,12 +21,12 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto as auto
 
+from ..errors import listed, require
 from ..extension import Extension
-from ..pooling import pooling_of, set_pooling
-from ..portable import PREFIX, read_config
-from ..structure import depths, head_names
+from ..models.pooling import pooling_of, set_pooling
+from ..models.portable import PREFIX, read_config
+from ..models.structure import depths, head_names
 from .config import TrainConfig
-from .errors import listed, require
 from .sides import set_sides
 from .templates import CONFIG_KEY, TEXT
 

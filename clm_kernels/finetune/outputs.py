@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from ..errors import require
 from ..files import write_atomically
 from .config import TrainConfig
-from .errors import require
 from .trainer import drop_broken_checkpoints, last_checkpoint
 
 RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"

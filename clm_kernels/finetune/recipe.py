@@ -14,15 +14,15 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
-from ..choose.overview import Overview, overview
-from ..portable import save_portable
+from ..errors import require
+from ..models.portable import save_portable
+from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
+from ..selecting.overview import Overview, overview
 from ..selection import Selection
-from .checkpointing import check_checkpointing, checkpoint_layers, recompute_norms
 from .chosen import draw_choice, load_choice, save_choice
 from .config import TrainConfig
 from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
-from .errors import require
 from .lora import Adapter, fold, require_peft
 from .merging import merge_tokens
 from .methods import Method, choose_units, find_groups, prepare, spent

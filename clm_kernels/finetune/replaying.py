@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from ..replay import INPUTS, replay
-from ..structure import number_of_layers
+from ..models.replay import INPUTS, replay
+from ..models.structure import number_of_layers
 from .config import TrainConfig
 from .encode import Encoded
 from .report import Report

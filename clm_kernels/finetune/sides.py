@@ -6,8 +6,8 @@ import re
 
 from torch import nn
 
-from ..decoder import bidirectional, causal, restore_attention
-from .errors import require
+from ..errors import require
+from ..models.attention import bidirectional, causal, restore_attention
 
 SIDES = ("auto", "none", "all", "upper half")
 _SPAN = re.compile(r"(\d+)-(\d+)")

@@ -7,25 +7,16 @@ size that it traces as a symbol.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
+from ..errors import refuse, require
 from .layout import COLUMNS, DENSE, KINDS, ROWS, Layout
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTS = (torch.int32, torch.int64)
 SETTINGS = ("lr", "beta1", "beta2", "eps", "weight_decay", "step")
-
-
-def refuse(op: str, argument: str, expected: str, actual: object) -> NoReturn:
-    raise ValueError(f"{op}: {argument} must be {expected}, got {actual}")
-
-
-def require(condition: bool, op: str, argument: str, expected: str, actual: object) -> None:
-    if not condition:
-        refuse(op, argument, expected, actual)
 
 
 def check_float(op: str, argument: str, tensor: Tensor) -> None:

@@ -17,15 +17,15 @@ from .layout import BLOCKS, KINDS, Layout
 from .rule import TABLE
 
 OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity", "AdamWPlan")
-MODULES = {name: f"clm_kernels.ops.{name}" for name in ("reference", "vendor", "cpu", "cuda", "triton")}
+MODULES = {name: f"clm_kernels.ops.{name}" for name in ("reference", "matmul", "cpu", "cuda", "triton")}
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICES = {"reference": None, "vendor": None, "cpu": "cpu", "cuda": "cuda"}  # None: any
+DEVICES = {"reference": None, "matmul": None, "cpu": "cpu", "cuda": "cuda"}  # None: any
 DEVICES["triton"] = "cpu" if INTERPRETED else "cuda"
 
 # The ops that each implementation has. None runs another one's in its place.
 HAS = {
     "reference": OPS,
-    "vendor": ("weight_grad", "sensitivity"),
+    "matmul": ("weight_grad", "sensitivity"),
     "cpu": ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "AdamWPlan"),
     "cuda": ("gather", "scatter_", "masked_grad_", "AdamWPlan"),
     "triton": ("weight_grad", "embedding_grad", "sensitivity", "AdamWPlan"),
@@ -39,10 +39,10 @@ NOT_FLOAT64 = {"triton": ("weight_grad", "embedding_grad", "sensitivity")}
 # measured, the first of `AUTO` that can run; the reference where nothing is listed. No GPU kernel of a product is listed
 # before one is measured to beat the vendor's; the others do in one pass what torch does in several.
 AUTO = {
-    "cpu": dict.fromkeys(HAS["cpu"], ("cpu",)) | {"weight_grad": ("cpu", "vendor"), "sensitivity": ("vendor",)},
+    "cpu": dict.fromkeys(HAS["cpu"], ("cpu",)) | {"weight_grad": ("cpu", "matmul"), "sensitivity": ("matmul",)},
     "cuda": {
-        "weight_grad": ("vendor",),
-        "sensitivity": ("vendor",),
+        "weight_grad": ("matmul",),
+        "sensitivity": ("matmul",),
         "AdamWPlan": ("cuda", "triton"),
         "gather": ("cuda",),
         "scatter_": ("cuda",),
@@ -59,9 +59,9 @@ UNITS = {
         (kind, dtype): bands
         for kind in ("rows", "columns")
         for dtype, bands in {
-            "float32": ((1, "vendor"),),
-            "float64": ((1, "vendor"),),
-            "bfloat16": ((4, "cpu"), (inf, "vendor")),
+            "float32": ((1, "matmul"),),
+            "float64": ((1, "matmul"),),
+            "bfloat16": ((4, "cpu"), (inf, "matmul")),
         }.items()
     }
 }
@@ -73,7 +73,7 @@ UNITS = {
 GROUPS = len(KINDS)  # their number beside the kinds of a layout
 GROUPED = {
     "cpu": dict.fromkeys(
-        (("groups", "float32"), ("groups", "bfloat16")), ((1.1e8, inf, "cpu"), (inf, 0.11, "cpu"), (inf, inf, "vendor"))
+        (("groups", "float32"), ("groups", "bfloat16")), ((1.1e8, inf, "cpu"), (inf, 0.11, "cpu"), (inf, inf, "matmul"))
     )
 }
 
@@ -117,7 +117,7 @@ def chosen(
     """The implementation of `op` that `auto`, or whoever asked for one by name, takes on this device.
 
     `weight_grad` may depend on the call: `kind`, `dtype` of dy, x and the result, `work` (tokens x rows x columns of the
-    weight), `density` and `units` (selected rows or columns). Without a kind, all that it can be there: ``"cpu or vendor"``.
+    weight), `density` and `units` (selected rows or columns). Without a kind, all that it can be there: ``"cpu or matmul"``.
 
     Raises:
         RuntimeError: if one was asked for by name that does not have the op, or not on this device.

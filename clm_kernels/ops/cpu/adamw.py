@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from clm_kernels import _cpu
-
+from ... import _cpu
 from ..parameters import Parameters
 from .arguments import DTYPES, array
 

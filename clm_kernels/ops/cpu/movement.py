@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from clm_kernels import _cpu
-
+from ... import _cpu
 from ..layout import Layout
 from .arguments import entries
 

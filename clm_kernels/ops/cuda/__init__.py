@@ -4,7 +4,7 @@ They run asynchronously on the current stream of the tensors' device, and wait f
 """
 
 try:
-    from clm_kernels import _cuda  # noqa: F401
+    from ... import _cuda  # noqa: F401
 except ImportError as error:
     raise ImportError(
         "the CUDA kernels are not built: install the CUDA toolkit (nvcc) and run "

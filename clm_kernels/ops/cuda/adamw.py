@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from clm_kernels import _cuda
-
+from ... import _cuda
 from ..parameters import Parameters
 from ..upload import upload
 from .arguments import DTYPES, NO_ARRAY, GradTable, array, stream, table

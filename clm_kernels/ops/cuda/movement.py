@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from clm_kernels import _cuda
-
+from ... import _cuda
 from ..layout import Layout
 from .arguments import entries, stream
 

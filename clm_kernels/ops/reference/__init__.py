@@ -4,8 +4,8 @@ Every other implementation is tested against these functions, and they run on an
 """
 
 from .adamw import AdamWPlan
+from .fisher import sensitivity
 from .gradients import embedding_grad, masked_grad_, weight_grad
 from .movement import gather, scatter_
-from .sensitivity import sensitivity
 
 __all__ = ["AdamWPlan", "embedding_grad", "gather", "masked_grad_", "scatter_", "sensitivity", "weight_grad"]

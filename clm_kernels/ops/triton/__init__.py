@@ -6,8 +6,8 @@ except ImportError as error:
     raise ImportError(f"the Triton kernels need the package triton: `pip install triton` ({error})") from error
 
 from .adamw import AdamWPlan
-from .embedding_grad import embedding_grad
+from .embedding import embedding_grad
+from .fisher import sensitivity
 from .grouped_grad import weight_grad
-from .sensitivity import sensitivity
 
 __all__ = ["AdamWPlan", "embedding_grad", "sensitivity", "weight_grad"]

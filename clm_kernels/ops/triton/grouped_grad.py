@@ -16,9 +16,9 @@ from torch import Tensor
 from ..grouped import Shape, groups_of
 from ..layout import Layout
 from ..registry import INTERPRETED
+from .gradients import precision, processors, share_of_tokens, unit_columns
+from .gradients import weight_grad as any_weight_grad
 from .narrow import narrow
-from .weight_grad import precision, processors, share_of_tokens, unit_columns
-from .weight_grad import weight_grad as any_weight_grad
 
 
 @triton.jit

@@ -1,0 +1,112 @@
+"""What a training step will take, before any weight is read: the step itself, run on tensors without data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
+from torch.optim import Optimizer
+from transformers import PretrainedConfig
+
+from ...values import Values
+from .kernels import KernelsOf
+from .ledger import Ledger, size_of
+from .operations import flops
+from .training import METHODS, PRECISIONS, Work, batch, build, prepare
+
+__all__ = ["METHODS", "PRECISIONS", "Estimate", "Work", "batch", "build", "estimate", "prepare"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes at the moment of a step when it takes the most, by purpose, and its operations.
+
+    Attributes:
+        weights: parameters, buffers and the selected entries' indices.
+        optimizer_state: of AdamW, without the masters.
+        masters: float32 values of what is trained in bf16.
+        gradients: those that are there at that moment.
+        activations: what the forward pass leaves for the backward pass, and is not freed yet at that moment.
+        workspace: all else: what operations pass on to each other, and layers that are computed again.
+        trained: how many numbers are trained.
+        flops: of the products in a forward and a backward pass, recomputation included.
+    """
+
+    weights: int
+    optimizer_state: int
+    masters: int
+    gradients: int
+    activations: int
+    workspace: int
+    trained: int
+    flops: int
+
+    @property
+    def peak(self) -> int:
+        """The most bytes that there are at a time."""
+        return self.weights + self.optimizer_state + self.masters + self.gradients + self.activations + self.workspace
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self) | {"peak": self.peak}
+
+
+def estimate(config: PretrainedConfig, work: Work, device: str = "cpu") -> Estimate:
+    """Runs two training steps on the meta device and counts what there is in the second one.
+
+    Seen are all tensors of the model, autograd and the optimizer, as torch's allocator would see them; not what a kernel
+    takes for itself, a CUDA context, or memory that an allocator keeps in reserve.
+
+    Args:
+        config: of the model; its weights are not read.
+        device: whose kernels for attention and dropout are assumed: ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        ValueError: for arguments out of range, or a model that does not run on such batches.
+        ImportError: for LoRA without peft.
+    """
+    model = build(config, work, "meta")
+    called, optimizer = prepare(model, work)
+    inputs = batch(model, work, "meta")
+    owned = [*called.parameters(), *called.buffers(), *(p.entries._held for p in called.parameters() if isinstance(p, Values))]
+    weights = size_of(owned)
+
+    def step() -> None:
+        _backward(called(**inputs).loss)
+
+    with KernelsOf(device), Ledger([*owned, *inputs.values()]) as ledger:
+        try:
+            operations = flops(step)  # makes the gradients that the optimizer makes its state for
+        except (RuntimeError, NotImplementedError, IndexError, TypeError) as error:
+            size = f"{work.batch} texts of {work.length} tokens"
+            raise ValueError(f"estimate: the model must run without data on {size}, got: {error}") from error
+        optimizer.step()
+        optimizer.zero_grad()
+        start = len(ledger.entries)
+        loss = called(**inputs).loss
+        between = len(ledger.entries)
+        _backward(loss)
+        at_peak = ledger.alive(ledger.fullest(start), start)
+        gradients = {ledger.number(p.grad) for p in _trained(optimizer) if p.grad is not None}
+    kept = ledger.alive(between, start).keys() - gradients
+    parts = {"gradients": 0, "activations": 0, "workspace": size_of(inputs.values())}
+    for number, size in at_peak.items():
+        parts["gradients" if number in gradients else "activations" if number in kept else "workspace"] += size
+    return Estimate(weights, *_state(optimizer), **parts, trained=sum(p.numel() for p in _trained(optimizer)), flops=operations)
+
+
+def _backward(loss: Tensor) -> None:
+    """`loss.backward()`, which would leave `KernelsOf`, also for layers that are computed again."""
+    torch.autograd.backward(get_gradient_edge(loss), torch.ones_like(loss))
+
+
+def _trained(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _state(optimizer: Optimizer) -> tuple[int, int]:
+    """Bytes of the optimizer's state without masters, and of these."""
+    tensors = [(name, value) for state in optimizer.state.values() for name, value in state.items() if isinstance(value, Tensor)]
+    masters = size_of(value for name, value in tensors if name == "master")
+    return size_of(value for _, value in tensors) - masters, masters

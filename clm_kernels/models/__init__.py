@@ -1,0 +1,1 @@
+"""All that is known of the models of transformers: structure, attention, pooling, heads, replay, recomputing."""

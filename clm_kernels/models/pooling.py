@@ -1,0 +1,93 @@
+"""Which token vectors a classification head reads: the family's own choice, or one vector pooled over the real tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from torch import nn
+
+from ..errors import require
+from .pooled_head import POOLED, pool_head
+from .structure import base_model
+
+POOLINGS = ("native", *POOLED)
+KNOWN = f"one of {', '.join(POOLINGS)}"
+CONFIG_KEY = "clm_pooling"
+SENTENCE_TRANSFORMERS = {
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "last",
+    "pooling_mode_max_tokens": "max",
+}
+
+
+def pooling_of(checkpoint: str | os.PathLike) -> str:
+    """How a checkpoint was trained to pool: as its config records it, or its sentence-transformers files say.
+
+    Raises:
+        ValueError: if the config records a pooling that is not known here.
+    """
+    recorded = _described(checkpoint, "config.json").get(CONFIG_KEY, "native")
+    require(recorded in POOLINGS, "pooling_of", f"{CONFIG_KEY} of {str(checkpoint)!r}", KNOWN, repr(recorded))
+    if recorded != "native":
+        return recorded
+    found = _described(checkpoint, "1_Pooling/config.json")
+    return next((pooling for key, pooling in SENTENCE_TRANSFORMERS.items() if found.get(key) is True), "native")
+
+
+def _described(checkpoint: str | os.PathLike, file: str) -> dict:
+    path = Path(checkpoint) / file
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
+    """Makes the head of a sequence classifier, encoder or decoder, read `pooling`; recorded in the model's config, keys unchanged.
+
+    ``"native"`` is what transformers does: mostly the first position in encoders, and in decoders the rightmost token
+    that is not ``config.pad_token_id``, whatever the attention mask says. ``"last"``, ``"mean"``, ``"max"`` and
+    ``"cls"`` go by the attention mask alone (`pooled_head.pool`): padding may stand on either side and be any token, the
+    end-of-text token as well, texts may come as ``inputs_embeds``, and the config needs no padding id. A mask with
+    holes is taken at its word. BERT's pooler layer is left out. In a causal decoder, ``"cls"`` reads a token that has
+    seen nothing but itself.
+
+    Positions are the model's own affair: GPT-2 and BERT count them from the left edge, padding included, so they need
+    padding on the right, or ``position_ids``.
+
+    Where transformers knows the mean itself (``classifier_pooling``), it is set there; elsewhere hooks put the pooled
+    vector where the head looks.
+
+    Raises:
+        ValueError: for another pooling, or a model that is no text classifier of that kind; it is left as it was.
+    """
+    require(pooling in POOLINGS, "set_pooling", "pooling", KNOWN, repr(pooling))
+    expected = f"a sequence classifier of texts, an encoder or a decoder, for pooling {pooling!r}"
+    require(pooling == "native" or _has_text_head(model), "set_pooling", "model", expected, type(model).__name__)
+    for handle in model.__dict__.pop("_clm_pooling_hooks", ()):
+        handle.remove()
+    knows_mean = hasattr(model.config, "classifier_pooling")
+    if knows_mean:
+        native = model.__dict__.setdefault("_clm_native_pooling", model.config.classifier_pooling)
+        model.config.classifier_pooling = "mean" if pooling == "mean" else native
+        if hasattr(model, "classifier_pooling"):  # EuroBERT's copy, which it reads instead
+            model.classifier_pooling = model.config.classifier_pooling
+    by_hook = pooling != "native" and not (knows_mean and pooling == "mean")
+    setattr(model.config, CONFIG_KEY, pooling if by_hook else "native")
+    if by_hook:
+        model._clm_pooling_hooks = pool_head(model, base_model(model), pooling)
+    return model
+
+
+def current_pooling(model: nn.Module) -> str | None:
+    """What the head of this model reads, as `set_pooling` takes it; None of a model that has no such head."""
+    if not _has_text_head(model):
+        return None
+    set_there = "_clm_native_pooling" in model.__dict__ and model.config.classifier_pooling == "mean"
+    return "mean" if set_there else getattr(model.config, CONFIG_KEY, "native")
+
+
+def _has_text_head(model: nn.Module) -> bool:
+    """Whether this classifies a text by what its base model makes of each token."""
+    classifies = base_model(model) is not model and type(model).__name__.endswith("ForSequenceClassification")
+    takes_ids = getattr(model, "main_input_name", "") == "input_ids"
+    return classifies and takes_ids and not getattr(model.config, "is_encoder_decoder", False)

@@ -1,0 +1,1 @@
+"""From a labelled dataset and a model to a Selection: scores of units, then a budget that is spent on the best."""

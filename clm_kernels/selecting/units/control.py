@@ -1,0 +1,45 @@
+"""Selections that know nothing of the data: controls to hold a choice against, and enough to measure time and memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ...selection import Entries, Selection
+from ..scores.sensitivity import eligible_weights
+from .dealing import dealt_groups
+
+
+def random_selection(
+    model: nn.Module,
+    *,
+    density: float = 0.02,
+    kind: str = "columns",
+    layers: str = "all",
+    block: tuple[int, int] = (32, 32),
+    seed: int = 0,
+) -> Selection:
+    """The same share of each eligible weight's units, at least one, drawn with `seed`.
+
+    Args:
+        model: a transformers classifier.
+        density: share of the units, in (0, 1].
+        kind: ``"rows"``, ``"columns"``, ``"blocks"``, ``"elements"``, or ``"groups"``, see `dealt_groups`.
+        layers: ``"all"``, ``"upper half"`` or ``"upper third"``.
+        block: height and width, for blocks.
+
+    Raises:
+        ValueError: for arguments out of range, or weights that the blocks do not divide.
+    """
+    if not 0.0 < density <= 1.0:
+        raise ValueError(f"random_selection: density must lie in (0, 1], got {density}")
+    if kind == "groups":
+        return dealt_groups(model, density=density, layers=layers, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    selection = {}
+    for name, module in eligible_weights(model, layers).items():
+        shape, size = tuple(module.weight.shape), block if kind == "blocks" else None
+        units = Entries.of(kind, [], shape, size).units
+        chosen = torch.randperm(units, generator=generator)[: max(1, round(density * units))]
+        selection[name] = Entries.of(kind, chosen, shape, size)
+    return Selection(selection)
