@@ -5,21 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from ..finetune.config import TrainConfig
+from ..finetune.config import PARTS, TrainConfig
 
 
 def config_options(names: Iterable[str] | None = None) -> Callable:
-    """Gives a command the fields of `TrainConfig` (or some of them) as options, beside its own parameters.
+    """Gives a command the fields of the parts of `TrainConfig` (or some of them) as options, beside its own parameters.
 
     The command takes the config that they make as its first argument.
     """
-    hints, wanted = get_type_hints(TrainConfig), None if names is None else set(names)
-    specs = [spec for spec in fields(TrainConfig) if wanted is None or spec.name in wanted]
+    hints = {name: hint for part in PARTS.values() for name, hint in get_type_hints(part).items()}
+    known = {spec.name: spec for part in PARTS.values() for spec in fields(part)}
+    specs: list[Field] = [known[name] for name in (known if names is None else names)]
 
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)

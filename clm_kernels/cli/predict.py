@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import require
-from ..finetune.config import TrainConfig
+from ..finetune.config import Data
+from ..finetune.tasks import Task
+from ..finetune.tasks.base import Prediction
 from .errors import stderr
 from .quiet import quiet
 
@@ -44,9 +46,9 @@ def predict(
     texts = _texts(file, classifier.task, text_column, tokens_column)
     while chunk := list(islice(texts, CHUNK)):
         for prediction in classifier.predict(chunk, batch_size):
-            print(_as_json(prediction, classifier.task) if jsonl else _as_text(prediction, classifier.task))
+            print(_as_json(prediction, classifier.task) if jsonl else classifier.task.write(prediction))
     if cut := classifier.cut:
-        what = "words were cut off and have no tag" if classifier.task == "token" else "texts were cut off"
+        what = f"{classifier.task.unit} were cut off{' and have no tag' * classifier.task.per_token}"
         stderr.print(f"{cut} {what}: more than {classifier.max_length} tokens", markup=False)
 
 
@@ -63,29 +65,20 @@ def export(
     print(f"saved: {output}")
 
 
-def _texts(file: str, task: str, text_column: str, tokens_column: str) -> Iterator[Any]:
+def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Iterator[Any]:
     from ..finetune.data import read_split
     from ..finetune.files import read_lines
 
-    split = str.split if task == "token" else str
     if file == "-":
-        yield from map(split, read_lines(sys.stdin.buffer, "standard input"))
+        yield from map(task.read_line, read_lines(sys.stdin.buffer, "standard input"))
     elif Path(file).suffix == ".txt":
         require(Path(file).is_file(), "predict", "file", "an existing file", repr(file))
         with open(file, "rb") as source:
-            yield from map(split, read_lines(source, file))
+            yield from map(task.read_line, read_lines(source, file))
     else:
-        config = TrainConfig(text_column=text_column, tokens_column=tokens_column)
-        yield from read_split(file, task, config, labelled=False).texts
+        data = Data(text_column=text_column, tokens_column=tokens_column)
+        yield from read_split(file, task, data, labelled=False).texts
 
 
-def _as_json(prediction, task: str) -> str:
-    names = ("tokens", "tags", "probabilities") if task == "token" else ("text", "label", "probability")
-    return json.dumps(dict(zip(names, prediction, strict=True)), ensure_ascii=False)
-
-
-def _as_text(prediction, task: str) -> str:
-    if task == "sequence":
-        return f"{prediction.label}\t{prediction.probability:.4f}\t{' '.join(prediction.text.split())}"
-    rows = zip(*prediction, strict=True)
-    return "".join(f"{word}\t-\t-\n" if tag is None else f"{word}\t{tag}\t{probability:.4f}\n" for word, tag, probability in rows)
+def _as_json(prediction: Prediction, task: Task) -> str:
+    return json.dumps(dict(zip(task.fields, prediction, strict=True)), ensure_ascii=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,53 +13,56 @@ from rich.progress import track
 from rich.table import Table
 
 from ..errors import require
+from ..finetune.config import TrainConfig
+from .estimate import PREPARING
+from .options import config_options
 from .quiet import quiet
 
 
+@config_options(PREPARING)
 def profile(
-    model: Annotated[str, typer.Option(help="Directory with a config.json; weights are not read: they are drawn at random.")],
-    method: Annotated[str, typer.Option(help="sparse, full or lora; full is measured beside the others.")] = "sparse",
-    density: Annotated[float, typer.Option(help="Part of the eligible weights' units that sparse trains.")] = 0.02,
-    kind: Annotated[str, typer.Option(help="What sparse selects: rows, columns, blocks, elements or groups.")] = "columns",
-    layers: Annotated[str, typer.Option(help="Layers that sparse selects from: all, upper half, upper third.")] = "all",
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples in a batch.")] = 32,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of an example.")] = 128,
-    dtype: Annotated[str, typer.Option(help="Type of the weights: float32 or bfloat16.")] = "float32",
+    config: TrainConfig,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 128,
     device: Annotated[str, typer.Option(help="cpu or cuda; by default the GPU if there is one.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Steps to profile.")] = 5,
     output: Annotated[Path | None, typer.Option(help="Folder for profile.json, profile.png and Chrome traces.")] = None,
 ) -> None:
-    """Measure where the time and the memory of a training step go, on random tokens, beside full fine-tuning."""
+    """Measure where the time and the memory of a training step go, on random tokens, beside full fine-tuning.
+
+    Of --model, config.json alone is read; weights are drawn at random.
+    """
     quiet()
     import torch
 
-    from ..measure.bench import machine as provenance
-    from ..measure.profiling import methods, picture
+    from ..measure.bench.machine import provenance
+    from ..measure.profiling import picture
+    from ..measure.profiling.steps import measure
+    from ..measure.subject import resolved
 
-    require(method in methods.METHODS, "profile", "method", f"one of {', '.join(methods.METHODS)}", repr(method))
-    require(dtype in ("float32", "bfloat16"), "profile", "dtype", "float32 or bfloat16", repr(dtype))
+    config.check(("model",))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    require(
-        device.startswith("cpu") or torch.cuda.is_available(), "profile", "device", "cpu where there is no CUDA GPU", repr(device)
-    )
+    here = device.startswith("cpu") or torch.cuda.is_available()
+    require(here, "profile", "device", "cpu where there is no CUDA GPU", repr(device))
+    config = resolved(config, "profile")
     if output is not None:
         picture.require_matplotlib()
         output.mkdir(parents=True, exist_ok=True)
-    work = methods.Work(model, density, kind, layers, batch_size, length, dtype, device)
     reports = {}
-    for name in track(dict.fromkeys(("full", method)), "profiling", transient=True):
-        reports[name] = methods.measure(name, work, steps, trace=output and output / f"trace-{name}.json.gz")
+    for name in track(dict.fromkeys(("full", config.training.method)), "profiling", transient=True):
+        trace = output and output / f"trace-{name}.json.gz"
+        reports[name] = measure(replace(config, method=name), length, device, steps, trace=trace)
 
-    title = f"{Path(model).name}, {batch_size} x {length} tokens, {dtype}, {device}"
+    model, size = Path(config.data.model).name, config.training.batch_size
+    title = f"{model}, {size} x {length} tokens, {config.data.dtype}, {device}"
     console = Console(soft_wrap=True)
     console.print(_table(reports, title))
     if output is not None:
-        costs = {name: report.as_dict() for name, report in reports.items()}
+        work = {name: value for name, value in config.options().items() if name in PREPARING}
         content = {
             "title": title,
             "machine": provenance(device),
-            "work": vars(work) | {"model": Path(model).name},
-            "reports": costs,
+            "work": work | {"model": model, "length": length, "device": device},
+            "reports": {name: report.as_dict() for name, report in reports.items()},
         }
         (output / "profile.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         picture.draw(reports, output / "profile.png", title)

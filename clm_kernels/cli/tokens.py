@@ -36,13 +36,13 @@ def tokens(
 
     if picture is not None:
         drawing.require_matplotlib()
-    check_directory("tokens", config.model)
-    task = find_task(config)
-    split = read_split(config.train, task, config)
-    tokenizer = load_tokenizer(config.model, task)
+    check_directory("tokens", config.data.model)
+    task = find_task(config.data)
+    split = read_split(config.data.train, task, config.data)
+    tokenizer = load_tokenizer(config.data.model, task)
     found = token_groups(zip(split.texts, split.labels), tokenizer, measure=measure, minimum=minimum, longest=longest, top=top)
 
-    of = "words" if task == "token" else "texts"
+    of = task.unit
     table = Table("label", of, f"groups by {measure}: z-score, {of} with it of the label and of all", show_lines=True)
     for label, groups in found.by_class.items():
         said = ", ".join(f"[bold]{_escaped(g.text)}[/] {g.z:.1f} ({g.count}/{g.total})" for g in groups) or "-"

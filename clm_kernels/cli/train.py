@@ -44,17 +44,17 @@ def train(config: TrainConfig) -> None:
         console.print(show.selection(report.selection))
     console.print(show.scores(report))
     console.print(show.summary(report))
-    console.print(f"try it: clm-kernels predict --model {shlex.quote(config.output)} FILE", markup=False, soft_wrap=True)
+    console.print(f"try it: clm-kernels predict --model {shlex.quote(config.run.output)} FILE", markup=False, soft_wrap=True)
 
 
 def _after_interruption(config: TrainConfig) -> str:
     from ..finetune.outputs import CHECKPOINTS
     from ..finetune.trainer import last_checkpoint
 
-    checkpoint = last_checkpoint(Path(config.output) / CHECKPOINTS)
+    checkpoint = last_checkpoint(Path(config.run.output) / CHECKPOINTS)
     if checkpoint is None:
         return "stopped before the first checkpoint; nothing is kept"
-    return f"stopped; {checkpoint.name} is kept; to go on: clm-kernels train --resume --output {shlex.quote(config.output)}"
+    return f"stopped; {checkpoint.name} is kept; to go on: clm-kernels train --resume --output {shlex.quote(config.run.output)}"
 
 
 @config_options(SELECTING)

@@ -63,6 +63,7 @@ def run(output: str, say: Callable[[str], None]) -> Outcome:
     """
     from ..finetune import Classifier, train
     from ..finetune.data import read_split
+    from ..finetune.tasks import TASKS
 
     config = demo_config(output)
     say("training a selection of the weights")
@@ -72,7 +73,7 @@ def run(output: str, say: Callable[[str], None]) -> Outcome:
     say("full fine-tuning, to compare")
     with tempfile.TemporaryDirectory() as folder:
         full = train(replace(config, output=folder, method="full"), say)
-    test = read_split(config.test, "sequence", config)
+    test = read_split(config.data.test, TASKS["sequence"], config.data)
     predictions = Classifier.load(output).predict(test.texts[:6])
     return Outcome(sparse, full, *seconds, list(zip(predictions, test.labels, strict=False)))
 
@@ -81,26 +82,28 @@ def epoch_seconds(config: TrainConfig) -> tuple[float, float]:
     """Seconds of one epoch's training steps, sparse and full; both models take every batch, one right after the other."""
     import torch
 
+    from ..finetune.artifacts import SELECTION
     from ..finetune.data import load_data
-    from ..finetune.encode import collator, encode
-    from ..finetune.methods import prepare
-    from ..finetune.models import load, pooling_for
-    from ..finetune.outputs import SELECTION
+    from ..finetune.methods import METHODS
+    from ..finetune.models import load_base
     from ..selection import Selection
 
-    data = load_data(config)
+    corpus = load_data(config.data, config.run.seed)
+    selection = Selection.load(Path(config.run.output) / SELECTION)
     models, optimizers, taken = [], [], [0.0, 0.0]
-    for method in ("sparse", "full"):
-        loaded = load(config.model, data.task, data.label_names, pooling_for(config, data.task))
+    for name in ("sparse", "full"):
+        method = METHODS[name]
+        loaded = load_base(config.data, corpus.task, corpus.label_names)
         loaded.model.train().to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        selection = Selection.load(Path(config.output) / SELECTION)
-        made = prepare(replace(config, method=method), loaded, selection)
-        models.append(loaded.model)
-        optimizers.append(made.optimizer or torch.optim.AdamW(loaded.model.parameters(), lr=1e-4, fused=True))
-    encoded = encode(data.train, data.task, data.label_names, loaded.tokenizer, config.max_length, sort=True)
+        resolved = method.resolved(config, corpus.task)
+        prepared = method.prepare(loaded.model, resolved, selection, head=loaded.head)
+        models.append(prepared.model)
+        optimizers.append(prepared.optimizer)
+    limit, size = config.data.max_length, config.training.batch_size
+    encoded = corpus.task.encode(corpus.train, corpus.label_names, loaded.tokenizer, limit, True, config.data.template)
     rows = encoded.dataset.remove_columns("length").to_list()
-    collate = collator(data.task, loaded.tokenizer)
-    batches = [collate(rows[i : i + config.batch_size]).to(models[0].device) for i in range(0, len(rows), config.batch_size)]
+    collate = corpus.task.collate(loaded.tokenizer)
+    batches = [collate(rows[i : i + size]).to(models[0].device) for i in range(0, len(rows), size)]
     for number, batch in enumerate([batches[0], *batches]):  # the first one twice: once to warm up
         for turn in (0, 1):
             started = time.perf_counter()
@@ -109,4 +112,4 @@ def epoch_seconds(config: TrainConfig) -> tuple[float, float]:
             optimizers[turn].step()
             optimizers[turn].zero_grad()
             taken[turn] += (time.perf_counter() - started) if number else 0.0
-    return tuple(taken)
+    return taken[0], taken[1]

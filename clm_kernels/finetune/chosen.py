@@ -11,7 +11,7 @@ from ..files import write_atomically
 from ..selecting.overview import Overview, draw
 from ..selecting.pipeline import Choice
 from ..selection import Selection
-from .outputs import PICTURE, SCORES, SELECTION
+from .artifacts import PICTURE, SCORES, SELECTION
 
 
 def save_choice(output: Path, choice: Choice) -> None:

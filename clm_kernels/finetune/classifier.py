@@ -5,10 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..delta import Delta
 from ..errors import listed, require
@@ -16,35 +16,28 @@ from ..models.attention import bidirectional_layers
 from ..models.pooling import pooling_of
 from ..models.portable import read_config, save_portable
 from ..token_groups.merging import add_tokens
-from .data import TASKS, Split
-from .encode import Encoded, collator, encode, spread
+from .artifacts import ADAPTER, DELTA
+from .data import Split
 from .lora import Adapter, fold
 from .models import check_directory, load, longest
-from .outputs import ADAPTER, DELTA, write_folder
+from .outputs import write_folder
+from .tasks import TASKS, Task
+from .tasks.base import Prediction
 from .templates import TEXT, template_of
-
-
-class Prediction(NamedTuple):
-    """Sequence: a text, its label, the label's probability. Token: words, their tags, the tags' probabilities;
-    tag and probability are None for a word that was cut off."""
-
-    text: Any
-    label: Any
-    probability: Any
 
 
 class Classifier:
     """A fine-tuned model that predicts.
 
     Attributes:
-        task: ``"sequence"`` or ``"token"``.
+        task: what it does.
         label_names: in the order of the model's outputs.
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
         cut: how many texts (sequence) or words (token) have been cut off so far.
     """
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: str, max_length: int):
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int):
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         self.model, self.tokenizer, self.task, self.max_length = model.eval().to(device), tokenizer, task, max_length
         self.template, self.cut = template_of(model.config), 0
@@ -76,28 +69,28 @@ class Classifier:
     @classmethod
     def _from_delta(cls, delta: Delta | Adapter, base: str | Path, tokenizer: str | Path = "") -> Classifier:
         made = delta.made
-        ours = made.get("task") in TASKS and len(delta.labels) > 1
+        ours = made.get("task") in list(TASKS) and len(delta.labels) > 1
         require(ours, "Classifier.load", "delta", "one that `train` made", repr(delta))
-        template = made.get("template", TEXT)
-        loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer, template, "none")
+        template, task = made.get("template", TEXT), TASKS[made["task"]]
+        loaded = load(base, task, delta.labels, made["pooling"], made["dtype"], tokenizer, template, "none")
         if isinstance(delta, Adapter):
             delta.apply(loaded)
         else:
             if delta.extension is not None:
                 add_tokens(loaded.tokenizer, delta.extension.tokens)
             delta.merge(loaded.model)
-        return cls(loaded.model, loaded.tokenizer, made["task"], made["max_length"])
+        return cls(loaded.model, loaded.tokenizer, task, made["max_length"])
 
     @classmethod
     def _from_checkpoint(cls, folder: str | Path) -> Classifier:
         check_directory("Classifier.load", folder)
         config = read_config(folder)
         name = (config.architectures or [""])[0]
-        task = next((task for task in TASKS if name.endswith(f"For{task.title()}Classification")), None)
+        task = next((task for task in TASKS.values() if name.endswith(task.architecture)), None)
         found = f"{name or 'a model'} in {str(folder)!r}"
         require(task is not None, "Classifier.load", "model", "a fine-tuned classifier", found)
         labels = [config.id2label[i] for i in range(config.num_labels)]
-        pooling = pooling_of(folder) if task == "sequence" else "native"
+        pooling = "native" if task.per_token else pooling_of(folder)
         loaded = load(folder, task, labels, pooling, template=template_of(config))
         missing = listed(loaded.missing, 3)
         require(not missing, "Classifier.load", "model", "a whole checkpoint", f"{str(folder)!r} without {missing}")
@@ -109,26 +102,18 @@ class Classifier:
         if not texts:
             return
         split = Split("", list(texts), [None] * len(texts), list(range(len(texts))))
-        encoded = encode(split, self.task, None, self.tokenizer, self.max_length, True, self.template)
+        encoded = self.task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
         self.cut += encoded.cut
-        collate, found = collator("sequence", self.tokenizer), {}
+        collate, found = DataCollatorWithPadding(self.tokenizer), {}
         rows = encoded.dataset.remove_columns("length").to_list()
         for start in range(0, len(rows), batch_size):
             batch = collate(rows[start : start + batch_size])
             probabilities = self.model(**batch.to(self.model.device)).logits.float().softmax(-1)
             best = [values.cpu() for values in probabilities.max(-1)]
             for i, (probability, number) in enumerate(zip(*best, strict=True), start):
-                found[encoded.split.where[i]] = self._prediction(encoded, i, probability, number)
+                found[encoded.split.where[i]] = self.task.decode(encoded, i, number, probability, self.label_names)
         for i in range(len(texts)):
             yield found.pop(i)
-
-    def _prediction(self, encoded: Encoded, i: int, probability: torch.Tensor, number: torch.Tensor) -> Prediction:
-        text = encoded.split.texts[i]
-        if self.task == "sequence":
-            return Prediction(text, self.label_names[int(number)], float(probability))
-        first = encoded.first_tokens[i]
-        tags = spread(number[list(first.values())].tolist(), first, len(text), self.label_names)
-        return Prediction(text, tags, [float(probability[first[word]]) if word in first else None for word in range(len(text))])
 
     def export(self, folder: str | Path) -> None:
         """Writes a checkpoint that plain transformers loads, with the same predictions for the same tokens.

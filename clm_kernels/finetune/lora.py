@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,14 +22,13 @@ from torch import Tensor, nn
 from ..errors import listed, require
 from ..fingerprint import checksum, fingerprint
 from ..models.attention import bidirectional, bidirectional_layers
-from ..models.structure import weights
+from ..models.structure import head_names, weights
 from ..selecting.scores.sensitivity import eligible_weights
-from .config import TrainConfig
+from .artifacts import ADAPTER, ADAPTER_CONFIG
 from .models import Loaded
-from .outputs import ADAPTER, ADAPTER_CONFIG
+from .tasks import TASKS
 
 PREFIX = "base_model.model."  # of every tensor's name in PEFT's files
-TASK_TYPES = {"sequence": "SEQ_CLS", "token": "TOKEN_CLS"}
 
 _ROLES = {role: re.compile(rf"^(?:{role[0]}|{role}|w{role[0]})(?:_lin|_proj)?$", re.I) for role in ("query", "key", "value")}
 _FUSED = ("Wqkv", "qkv_proj", "query_key_value", "c_attn", "in_proj", "qkv")  # the three in one weight
@@ -78,7 +78,7 @@ def _of_role(names: list[str], role: str) -> list[str]:
     return own or [name for name, last in attention if last in _FUSED]
 
 
-def adapt(loaded: Loaded, peft_config: Any) -> None:
+def adapt(model: nn.Module, head: bool | Iterable[str], peft_config: Any) -> None:
     """Puts PEFT's layers for this config into the model, in place; they and the head train, nothing else does.
 
     The adapter has the model's dtype. Modules get inner names, ``x.base_layer`` and ``x.lora_A.default``; class, config and
@@ -86,24 +86,11 @@ def adapt(loaded: Loaded, peft_config: Any) -> None:
     """
     from peft import inject_adapter_in_model
 
-    named = weights(loaded.model)
-    head = [named[name] for name in loaded.head]
-    inject_adapter_in_model(peft_config, loaded.model)
-    for parameter in head:
+    named = weights(model)
+    trained = [named[name] for name in (head_names(model) if head is True else head or ())]
+    inject_adapter_in_model(peft_config, model)
+    for parameter in trained:
         parameter.requires_grad_(True)
-
-
-def add_lora(config: TrainConfig, loaded: Loaded) -> None:
-    """Adapts a model that is on its device as the config's ``lora_`` fields say; the draw is torch's own."""
-    from peft import LoraConfig
-
-    names = targets(loaded.model, config.lora_targets, config.layers)
-    modules = dict(loaded.model.named_modules())
-    adapt(loaded, LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=names,
-        fan_in_fan_out=not isinstance(modules[names[0]], nn.Linear),  # transformers' Conv1D
-        base_model_name_or_path=config.model,
-    ))  # fmt: skip
 
 
 def fold(model: nn.Module) -> None:
@@ -139,9 +126,9 @@ class Adapter:
 
     @classmethod
     def of(cls, loaded: Loaded, labels: list[str], made: dict[str, Any]) -> Adapter:
-        """What a model adapted by `add_lora` holds now."""
+        """What a model adapted by `adapt` holds now."""
         config = copy.copy(loaded.model.peft_config["default"])
-        config.task_type, config.inference_mode = TASK_TYPES[made["task"]], True
+        config.task_type, config.inference_mode = TASKS[made["task"]].peft, True
         config.modules_to_save = _modules_of(loaded.model, loaded.head)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(loaded.model, loaded.head).items()}
         layers = _lora_layers(loaded.model)
@@ -197,7 +184,7 @@ class Adapter:
             bidirectional(loaded.model, tuple(both))
         config = copy.copy(self.config)
         config.modules_to_save, config.inference_mode = None, False  # the head stands in the model as it is
-        adapt(loaded, config)
+        adapt(loaded.model, loaded.head, config)
         shapes = {name: tensor.shape for name, tensor in _tensors(loaded.model, loaded.head).items()}
         stored = {name: tensor.shape for name, tensor in self.tensors.items()}
         differing = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))

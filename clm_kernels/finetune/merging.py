@@ -6,36 +6,32 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from ..errors import require
 from ..token_groups import token_groups
 from ..token_groups.embeddings import extend_embeddings
 from ..token_groups.merging import merge_groups
 from ..token_groups.saving import check_reload
-from .config import TrainConfig
-from .data import Data
+from .config import Data
+from .data import Corpus
 from .models import Loaded
 
 
-def merge_tokens(config: TrainConfig, loaded: Loaded, data: Data, say: Callable[[str], None]) -> tuple[Loaded, dict[str, Any]]:
+def merge_tokens(data: Data, loaded: Loaded, corpus: Corpus, say: Callable[[str], None]) -> tuple[Loaded, dict[str, Any]]:
     """The model and tokenizer with the training data's best token groups as single tokens, and what to report of it.
 
     Raises:
         ValueError: if nothing can be merged, or the tokenizer would not survive being saved.
     """
-    if not config.merge_tokens:
+    if not data.merge_tokens:
         return loaded, {}
-    expected = "0 for token classification, whose words are tokenised one by one: nothing merges across words"
-    require(data.task == "sequence", "train", "merge_tokens", expected, config.merge_tokens)
-    texts = data.train.texts
-    pairs = zip(texts, data.train.labels, strict=True)
-    groups = token_groups(pairs, loaded.tokenizer, top=config.merge_tokens)
-    merged = merge_groups(loaded.tokenizer, groups, texts, top=config.merge_tokens, by=config.merge_by)
+    texts = corpus.train.texts
+    pairs = zip(texts, corpus.train.labels, strict=True)
+    groups = token_groups(pairs, loaded.tokenizer, top=data.merge_tokens)
+    merged = merge_groups(loaded.tokenizer, groups, texts, top=data.merge_tokens, by=data.merge_by)
     check_reload(merged.tokenizer, texts)
     extension, _ = extend_embeddings(loaded.model, merged)
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    report = merged.report({name: split.texts for name, split in splits.items() if split is not None})
+    report = merged.report({name: split.texts for name, split in corpus.splits.items()})
     lengths = report["tokens_per_text"]
     means = ", ".join(f"{name} {found['before']:.1f} -> {found['after']:.1f}" for name, found in lengths.items())
     fewer = f", {len(merged.left_out)} groups left out" if merged.left_out else ""
-    say(f"merged {len(merged.tokens)} of {config.merge_tokens} token groups{fewer}; tokens a text: {means}")
+    say(f"merged {len(merged.tokens)} of {data.merge_tokens} token groups{fewer}; tokens a text: {means}")
     return replace(loaded, tokenizer=merged.tokenizer, extension=extension), report

@@ -9,11 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import (
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -26,11 +23,10 @@ from ..extension import Extension
 from ..models.pooling import pooling_of, set_pooling
 from ..models.portable import PREFIX, read_config
 from ..models.structure import depths, head_names
-from .config import TrainConfig
+from .config import Data
 from .sides import set_sides
+from .tasks import Task
 from .templates import CONFIG_KEY, TEXT
-
-AUTO_CLASSES = {"sequence": AutoModelForSequenceClassification, "token": AutoModelForTokenClassification}
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Loaded:
 
 def load(
     path: str | Path,
-    task: str,
+    task: Task,
     label_names: Sequence[str],
     pooling: str = "native",
     dtype: str = "auto",
@@ -65,12 +61,11 @@ def load(
 
     Args:
         path: directory with config.json, weights and tokenizer.
-        task: ``"sequence"`` or ``"token"``.
         pooling: what the head reads, as `set_pooling` takes it.
         dtype: of the weights: ``"auto"`` as they are stored, or a torch dtype's name.
         tokenizer: directory of the tokenizer, if it is another one.
         template: words around every text; recorded in the model's config.
-        bidirectional: which layers attend to both sides, as `TrainConfig` has it.
+        bidirectional: which layers attend to both sides, as `Data` has it.
 
     Raises:
         ValueError: if the directory is missing or holds no such model.
@@ -79,14 +74,14 @@ def load(
     ids = dict(enumerate(label_names))
     try:
         config = read_config(path, id2label=ids, label2id={name: i for i, name in ids.items()})
-        config.problem_type = "single_label_classification" if task == "sequence" else None
-        model, info = AUTO_CLASSES[task].from_pretrained(
+        config.problem_type = task.problem
+        model, info = task.auto_class.from_pretrained(
             path, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
         )
         tokenizer = load_tokenizer(tokenizer or path, task, config)
     except (OSError, ValueError, SafetensorError) as error:
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"load: {str(path)!r} must be a model for {task} classification, got: {message}") from error
+        raise ValueError(f"load: {str(path)!r} must be a model for {task.name} classification, got: {message}") from error
     rows = model.get_input_embeddings().weight.shape[0]
     within = f"the tokenizer's pad token {tokenizer.pad_token!r}", f"one of the model's {rows} embedding rows"
     require(tokenizer.pad_token_id < rows, "load", *within, tokenizer.pad_token_id)
@@ -102,14 +97,11 @@ def load(
     return Loaded(model, tokenizer, [name for name in depth if name in {*head_names(model), *missing}], missing)
 
 
-def load_tokenizer(path: str | Path, task: str, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, task: Task, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer in a directory, with a token to pad with, on the right.
 
     With padding on the right, positions count from the first token in every model, and predictions do not depend on
     what else is in the batch. What the padding token is has no influence (`set_pooling`): end-of-text will do.
-
-    Byte-level tokenizers know a word by the space before it. Where they can add it to the words of a list by
-    themselves, they are set to; for the others `encode` puts it there.
 
     Raises:
         ValueError: if there is none, or it has no token to pad with.
@@ -120,26 +112,31 @@ def load_tokenizer(path: str | Path, task: str, config: PretrainedConfig | None 
         tokenizer.pad_token = tokenizer.eos_token
     require(tokenizer.pad_token is not None, "load", "the tokenizer", "one with a pad_token or an eos_token", "neither")
     tokenizer.padding_side = "right"
-    splitter = tokenizer.backend_tokenizer.pre_tokenizer
-    if task == "token" and isinstance(splitter, pre_tokenizers.ByteLevel):
-        splitter.add_prefix_space = tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
-        tokenizer.backend_tokenizer.pre_tokenizer = splitter
+    task.prepare_tokenizer(tokenizer)
     return tokenizer
 
 
-def pooling_for(config: TrainConfig, task: str) -> str:
+def load_base(data: Data, task: Task, label_names: Sequence[str]) -> Loaded:
+    """`load` as the config says it; the head is torch's own draw."""
+    return load(
+        data.model, task, label_names, pooling_for(data, task), data.dtype, template=data.template,
+        bidirectional=data.bidirectional,
+    )  # fmt: skip
+
+
+def pooling_for(data: Data, task: Task) -> str:
     """What ``pooling="auto"`` means for this base model; nothing is pooled where every token has a label.
 
     It is what the checkpoint's files record, else ``"last"`` for decoders (models that continue texts and fill no
     masks), whose last token alone has read the whole text, and ``"native"`` for encoders.
     """
-    if task == "token":
+    if task.per_token:
         return "native"
-    check_directory("load", config.model)
-    if config.pooling != "auto":
-        return config.pooling
-    recorded = pooling_of(config.model)
-    return "last" if recorded == "native" and _is_decoder(config.model) else recorded
+    check_directory("load", data.model)
+    if data.pooling != "auto":
+        return data.pooling
+    recorded = pooling_of(data.model)
+    return "last" if recorded == "native" and _is_decoder(data.model) else recorded
 
 
 def _is_decoder(path: str | Path) -> bool:

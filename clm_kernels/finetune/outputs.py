@@ -8,19 +8,16 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import require
 from ..files import write_atomically
+from .artifacts import ADAPTER, ADAPTER_CONFIG, CHECKPOINTS, DELTA, GROUPS, PICTURE, REPORT, RUN, SCORES, SELECTION
 from .config import TrainConfig
 from .trainer import drop_broken_checkpoints, last_checkpoint
 
-RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
-DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
-SCORES, PICTURE = "sensitivity.safetensors", "selection.png"
 OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "clm_pooled.py")
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
 RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, SCORES, PICTURE)
 OURS = (RUN, REPORT, CHECKPOINTS, *RESULTS, ".writing-*", *OF_TRANSFORMERS)
 
@@ -31,16 +28,16 @@ def check_output(config: TrainConfig) -> TrainConfig:
     Raises:
         ValueError: if the folder holds something that would be lost, or nothing to resume from, or another run.
     """
-    output = Path(config.output)
-    if not is_main() and not config.resume:  # process 0 looks, and may have made the folder by now
+    output = Path(config.run.output)
+    if not is_main() and not config.run.resume:  # process 0 looks, and may have made the folder by now
         return config.absolute()
     require(not output.exists() or output.is_dir(), "train", "output", "a folder", f"the file {str(output)!r}")
-    if config.resume:
+    if config.run.resume:
         return _recorded(config, output)
     if output.is_dir() and any(output.iterdir()):
         a_run = (output / RUN).is_file()
         advice = "resume goes on with the run there, overwrite replaces it" if a_run else "it is no run's"
-        require(a_run and config.overwrite, "train", "output", "a new or empty folder", f"{str(output)!r} ({advice})")
+        require(a_run and config.run.overwrite, "train", "output", "a new or empty folder", f"{str(output)!r} ({advice})")
     return config.absolute()
 
 
@@ -50,12 +47,13 @@ def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
     finished = (output / REPORT).is_file()
     require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
     require(checkpoint is not None, "train", "output", "a run with a checkpoint", f"{str(output)!r} without one")
-    recorded, given, default = TrainConfig(**read_json(output / RUN)["config"]), config.absolute(), TrainConfig()
-    for name, value in vars(recorded).items():
+    recorded, given = TrainConfig(**read_json(output / RUN)["config"]), config.absolute().options()
+    default = TrainConfig().options()
+    for name, value in recorded.options().items():
         if name not in ("resume", "overwrite", "output"):
-            same = getattr(given, name) in (value, getattr(default, name))
-            require(same, "train", name, f"{value!r} as in the run to resume", repr(getattr(given, name)))
-    return replace(recorded, output=given.output, resume=True)
+            same = given[name] in (value, default[name])
+            require(same, "train", name, f"{value!r} as in the run to resume", repr(given[name]))
+    return replace(recorded, output=given["output"], resume=True)
 
 
 @contextmanager
@@ -65,17 +63,17 @@ def run_folder(config: TrainConfig, data: dict) -> Iterator[Path]:
     After an error before the first checkpoint, everything is taken away again; after a later one, everything that
     `resume` needs stays.
     """
-    output = Path(config.output)
+    output = Path(config.run.output)
     if not is_main():
         yield output
         return
     existed = output.is_dir()
-    if config.resume:
+    if config.run.resume:
         require(read_json(output / RUN)["data"] == data, "train", "the data", "as it was when the run began", "changed files")
         drop_broken_checkpoints(output / CHECKPOINTS)
     else:
         clear(output)
-        write_atomically(output / RUN, json.dumps({"config": asdict(config), "data": data}, indent=2).encode())
+        write_atomically(output / RUN, json.dumps({"config": config.options(), "data": data}, indent=2).encode())
     try:
         yield output
     except BaseException:

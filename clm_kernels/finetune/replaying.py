@@ -12,21 +12,20 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 
 from ..models.replay import INPUTS, replay
 from ..models.structure import number_of_layers
-from .config import TrainConfig
 from .encode import Encoded
 from .report import Report
 
 
 @contextmanager
 def replaying(
-    config: TrainConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Encoded, args: TrainingArguments,
+    wanted: bool, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Encoded, args: TrainingArguments,
     report: Report, say: Callable[[str], None],
 ) -> Iterator[None]:  # fmt: skip
-    """A context in which a model that is ready for training replays its lower layers; any other config changes nothing.
+    """A context in which a model that is ready for training replays its lower layers; nothing changes unless that is wanted.
 
     The texts run by length, and not as training draws them, so that a resumed run replays the same numbers.
     """
-    if not config.replay:
+    if not wanted:
         yield
         return
     started = time.perf_counter()

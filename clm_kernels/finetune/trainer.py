@@ -15,25 +15,26 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .config import TrainConfig
+from .artifacts import CHECKPOINTS
+from .config import Run, Training
 
 
-def arguments(config: TrainConfig, folder: Path, best: str) -> TrainingArguments:
-    """What the Trainer is told; checkpoints go to `folder`."""
+def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
+    """What the Trainer is told; `best` is the score that picks the best checkpoint."""
     every = {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_strategy": "epoch"}
-    if config.eval_steps:
+    if training.eval_steps:
         every = {f"{what}_strategy": "steps" for what in ("eval", "save", "logging")}
-        every |= {f"{what}_steps": config.eval_steps for what in ("eval", "save", "logging")}
+        every |= {f"{what}_steps": training.eval_steps for what in ("eval", "save", "logging")}
     return TrainingArguments(
-        output_dir=str(folder), **every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model=best,
-        per_device_train_batch_size=config.batch_size, per_device_eval_batch_size=2 * config.batch_size,
-        num_train_epochs=config.epochs, max_grad_norm=config.max_grad_norm,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        learning_rate=config.peak_learning_rate, weight_decay=config.decay,
-        warmup_steps=config.warmup, lr_scheduler_type=config.scheduler,
-        seed=config.seed, bf16=config.precision == "bf16", fp16=config.precision == "fp16",
+        output_dir=str(Path(run.output) / CHECKPOINTS), **every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model=best,
+        per_device_train_batch_size=training.batch_size, per_device_eval_batch_size=2 * training.batch_size,
+        num_train_epochs=training.epochs, max_grad_norm=training.max_grad_norm,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        learning_rate=training.learning_rate, weight_decay=training.weight_decay,
+        warmup_steps=training.warmup, lr_scheduler_type=training.scheduler,
+        seed=run.seed, bf16=training.precision == "bf16", fp16=training.precision == "fp16",
         restore_callback_states_from_checkpoint=True,
-        report_to=config.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
+        report_to=run.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
     )  # fmt: skip
 
@@ -124,8 +125,8 @@ class Interruption(TrainerCallback):
             raise KeyboardInterrupt
 
 
-def early_stopping(config: TrainConfig) -> list[TrainerCallback]:
-    return [EarlyStoppingCallback(config.patience)] if config.patience else []
+def early_stopping(patience: int | None) -> list[TrainerCallback]:
+    return [EarlyStoppingCallback(patience)] if patience else []
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from torch import nn
 
+from ..defaults import POOLINGS
 from ..errors import require
-from .pooled_head import POOLED, pool_head
+from .pooled_head import pool_head
 from .structure import base_model
 
-POOLINGS = ("native", *POOLED)
 KNOWN = f"one of {', '.join(POOLINGS)}"
 CONFIG_KEY = "clm_pooling"
 SENTENCE_TRANSFORMERS = {

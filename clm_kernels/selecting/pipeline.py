@@ -9,27 +9,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..defaults import BATCH_SIZE, BLOCK, DENSITY, EXAMPLES, MAX_LENGTH, SEED
 from ..models.structure import head_names, weights
 from ..selection import Selection
 from ..token_groups import TokenGroups, token_groups
 from .batches import batches_of, mean_size
-from .budget.cost import CostModel, step_cost
 from .budget.spending import affordable, budget, check_budget
-from .overview import overview
+from .config import Select
 from .scores.positions import Positions, at_groups
 from .scores.sensitivity import eligible_weights, sensitivity
 from .scores.warm_up import warm_up_head
 from .units.control import random_selection
-from .units.dealing import DENSITY as GROUPS_DENSITY
 from .units.dealing import dealt_groups
 from .units.elements import top_entries
-from .units.embedding import group_rows
-from .units.finding import Units, find_units
-
-__all__ = [
-    "Choice", "CostModel", "Units", "best_units", "budget", "check_units", "choose", "dealt_groups", "eligible_weights",
-    "find_units", "group_rows", "overview", "random_selection", "sensitivity", "step_cost", "token_groups", "top_entries", "warm_up_head",
-]  # fmt: skip
+from .units.finding import find_units
 
 
 class Choice(NamedTuple):
@@ -41,7 +34,6 @@ class Choice(NamedTuple):
 
 LINES = ("rows", "columns")
 CHANCE = {"elements": ("fisher", "random"), "groups": ("random",)}  # kinds that can be drawn unscored -> their rules
-DENSITY = 0.02  # of all kinds but groups
 
 
 def choose(
@@ -50,17 +42,17 @@ def choose(
     dataset: Iterable[Mapping],
     *,
     density: float | None = None,
-    kind: str = "columns",
+    kind: str = "auto",
     layers: str = "all",
     per: str = "auto",
     cost: float | None = None,
     rule: str = "auto",
     tokens: bool | TokenGroups = False,
-    examples: int = 512,
-    batch_size: int = 32,
-    max_length: int = 128,
-    seed: int = 0,
-    block: tuple[int, int] = (32, 32),
+    examples: int = EXAMPLES,
+    batch_size: int = BATCH_SIZE,
+    max_length: int = MAX_LENGTH,
+    seed: int = SEED,
+    block: tuple[int, int] = (BLOCK, BLOCK),
 ) -> Selection:
     """The rows, columns or other units on which the loss of this model depends most on this dataset.
 
@@ -73,7 +65,7 @@ def choose(
         dataset: rows with ``text`` and ``label`` (an id, or a name in the model's config), or tokenised rows with
             ``input_ids`` and ``labels``.
         density: share of the units' entries to select, in (0, 1]; by default 1/8 of groups, else 0.02.
-        kind: ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
+        kind: ``"auto"``: groups, or columns where `rule`, `tokens`, `cost` or `per` asks for a score, as `train` has it. Else ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
             share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`. Or single
             ``"elements"``, by `top_entries` or at random: with the rule fisher or random, no `cost`, and `per` model. Or whole
             ``"layers"``. Or ``"groups"`` of strips, dealt by `seed` alone, see `dealt_groups`: nothing is scored.
@@ -93,7 +85,10 @@ def choose(
     Raises:
         ValueError: for arguments out of range or rows that lack what is needed.
     """
-    density = density if density is not None else GROUPS_DENSITY if kind == "groups" else DENSITY
+    asked = Select(
+        "tokens" if tokens else rule, density, cost, kind, BLOCK if block == (BLOCK, BLOCK) else 1, layers, per
+    ).resolved()
+    density, kind = asked.density, asked.kind
     check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
     if kind == "groups":
         if tokens is not False:
@@ -123,7 +118,7 @@ def best_units(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
     *,
-    density: float = 0.02,
+    density: float = DENSITY,
     cost: float | None = None,
     kind: str = "columns",
     layers: str = "all",
@@ -133,7 +128,7 @@ def best_units(
     seed: int = 0,
     biases: bool = False,
     norms: bool = False,
-    block: tuple[int, int] = (32, 32),
+    block: tuple[int, int] = (BLOCK, BLOCK),
 ) -> Choice:
     """Scores the units of a model whose head is warmed up, and spends a budget on the best: `sensitivity`, then `budget`.
 
@@ -158,6 +153,26 @@ def best_units(
         options = {"kind": kind, "entries": max(1, math.floor(round(density * total, 6)))}
     scores = sensitivity(model, batches, kind=kinds, layers=layers, rule=rule, positions=positions, seed=seed, block=block)
     return Choice(budget(scores, model, cost=cost, per=per, **whole, **options), scores)
+
+
+def drawn_selection(model: nn.Module, select: Select, seed: int = SEED) -> Selection:
+    """A Selection as large, as scattered and as deep as `best_units` makes for these options, without any data.
+
+    Every eligible weight gives the same share of its units, every layer for coupled ones: the most that it takes to train it.
+
+    Args:
+        select: resolved.
+
+    Raises:
+        ValueError: for options that do not fit the model.
+    """
+    density = select.density if select.density is not None else DENSITY
+    if select.kind in (*LINES, "blocks", "elements", "groups"):
+        return random_selection(model, density=density, kind=select.kind, layers=select.layers, block=select.blocks, seed=seed)
+    units = find_units(model, select.kind, layers=select.layers)
+    generator = torch.Generator().manual_seed(seed)
+    scores = {name: torch.rand(part.layout.units, generator=generator) for name, part in units.items()}
+    return budget(scores, model, density=density, per="layer", units=units)
 
 
 def check_units(

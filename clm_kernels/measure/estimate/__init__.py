@@ -10,13 +10,16 @@ from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
+from ...finetune.config import TrainConfig
 from ...values import Values
+from ..subject import batch, build, prepare, resolved
 from .kernels import KernelsOf
 from .ledger import Ledger, size_of
 from .operations import flops
-from .training import METHODS, PRECISIONS, Work, batch, build, prepare
 
-__all__ = ["METHODS", "PRECISIONS", "Estimate", "Work", "batch", "build", "estimate", "prepare"]
+__all__ = ["LENGTH", "Estimate", "estimate"]
+
+LENGTH = 128  # tokens a text, padding included
 
 
 @dataclass(frozen=True)
@@ -52,23 +55,28 @@ class Estimate:
         return asdict(self) | {"peak": self.peak}
 
 
-def estimate(config: PretrainedConfig, work: Work, device: str = "cpu") -> Estimate:
+def estimate(model: PretrainedConfig, config: TrainConfig | None = None, length: int = LENGTH, device: str = "cpu") -> Estimate:
     """Runs two training steps on the meta device and counts what there is in the second one.
 
     Seen are all tensors of the model, autograd and the optimizer, as torch's allocator would see them; not what a kernel
     takes for itself, a CUDA context, or memory that an allocator keeps in reserve.
 
     Args:
-        config: of the model; its weights are not read.
+        model: config of the model; its weights are not read.
+        config: method, selection, batch size and all else by which `train` makes a model ready, with its defaults; the task
+            ``"auto"`` is sequence classification. Of the dtype ``"bfloat16"`` are weights and arithmetic.
+        length: tokens a text, padding included.
         device: whose kernels for attention and dropout are assumed: ``"cpu"`` or ``"cuda"``.
 
     Raises:
         ValueError: for arguments out of range, or a model that does not run on such batches.
-        ImportError: for LoRA without peft.
+        RuntimeError: for LoRA without peft.
     """
-    model = build(config, work, "meta")
-    called, optimizer = prepare(model, work)
-    inputs = batch(model, work, "meta")
+    config = resolved(config or TrainConfig(), "estimate")
+    made = build(model, config, length, "meta")
+    prepared = prepare(made, config)
+    called, optimizer = prepared.model, prepared.optimizer
+    inputs = batch(config, length, "meta")
     owned = [*called.parameters(), *called.buffers(), *(p.entries._held for p in called.parameters() if isinstance(p, Values))]
     weights = size_of(owned)
 
@@ -79,7 +87,7 @@ def estimate(config: PretrainedConfig, work: Work, device: str = "cpu") -> Estim
         try:
             operations = flops(step)  # makes the gradients that the optimizer makes its state for
         except (RuntimeError, NotImplementedError, IndexError, TypeError) as error:
-            size = f"{work.batch} texts of {work.length} tokens"
+            size = f"{config.training.batch_size} texts of {length} tokens"
             raise ValueError(f"estimate: the model must run without data on {size}, got: {error}") from error
         optimizer.step()
         optimizer.zero_grad()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from ...defaults import BLOCK
 from ...models.structure import depths, head_names, input_embedding, number_of_layers
 from ...selection import Entries
 from .frozen import frozen
@@ -51,7 +52,7 @@ def sensitivity(
     rule: str = "fisher",
     positions: Positions | None = None,
     seed: int = 0,
-    block: tuple[int, int] = (32, 32),
+    block: tuple[int, int] = (BLOCK, BLOCK),
 ) -> dict[str, Tensor]:
     """Scores of the rows, columns or blocks (of the stored tensor) of every eligible weight, summed over all examples.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ...defaults import BLOCK, DENSITY
 from ...selection import Entries, Selection
 from ..scores.sensitivity import eligible_weights
 from .dealing import dealt_groups
@@ -13,10 +14,10 @@ from .dealing import dealt_groups
 def random_selection(
     model: nn.Module,
     *,
-    density: float = 0.02,
+    density: float = DENSITY,
     kind: str = "columns",
     layers: str = "all",
-    block: tuple[int, int] = (32, 32),
+    block: tuple[int, int] = (BLOCK, BLOCK),
     seed: int = 0,
 ) -> Selection:
     """The same share of each eligible weight's units, at least one, drawn with `seed`.

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...defaults import DENSITY_GROUPS
 from ...selection import Entries, Selection
 from ..scores.sensitivity import eligible_weights
 
-DENSITY = 1 / 8
 STRIPS = (16, 8, 4, 2, 1)  # 16 values in bfloat16 fill a sector of 32 bytes, the least that a GPU reads
 
 
-def dealt_groups(model: nn.Module, *, density: float = DENSITY, layers: str = "all", seed: int = 0) -> Selection:
+def dealt_groups(model: nn.Module, *, density: float = DENSITY_GROUPS, layers: str = "all", seed: int = 0) -> Selection:
     """Of each eligible weight the blocks in which the groups of a row strip and of a column strip match.
 
     Row strips and column strips are dealt at random into ``round(1 / density)`` groups, each gets as many as any other up

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from ...defaults import BLOCK, DENSITY
 from ...selection import Entries, Selection
 from ..scores.positions import Positions
 from ..scores.rules import squared_gradient
@@ -19,9 +20,9 @@ def top_entries(
     model: nn.Module,
     batches: Sequence[Mapping[str, Tensor]],
     *,
-    density: float = 0.02,
+    density: float = DENSITY,
     kind: str = "elements",
-    block: tuple[int, int] = (32, 32),
+    block: tuple[int, int] = (BLOCK, BLOCK),
     layers: str = "all",
     positions: Positions | None = None,
     memory: int = MEMORY,

@@ -9,13 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...defaults import BLOCK, UNITS
 from ...models.structure import depths, input_embedding
 from ...ops.layout import Layout
 from ...selection import Entries, Selection
 from ..scores.sensitivity import eligible_weights
 from .coupling import Coupled, heads, neurons, transposed
-
-KINDS = ("rows", "columns", "blocks", "heads", "neurons", "layers", "embeddings")
 
 
 class Part(NamedTuple):
@@ -129,7 +128,7 @@ class Units(Mapping[str, Part]):
         return f"Units({self.count} units of {len(self)} weights)"
 
 
-def find_units(model: nn.Module, kind: str, *, layers: str = "all", block: tuple[int, int] = (32, 32)) -> Units:
+def find_units(model: nn.Module, kind: str, *, layers: str = "all", block: tuple[int, int] = (BLOCK, BLOCK)) -> Units:
     """The units of a transformers model.
 
     Args:
@@ -144,8 +143,8 @@ def find_units(model: nn.Module, kind: str, *, layers: str = "all", block: tuple
             are not found, naming what is missing.
     """
     wanted = kind.split("+")
-    if unknown := [one for one in wanted if one not in KINDS]:
-        raise ValueError(f"units: kind must be one of {', '.join(KINDS)}, or several joined by +, got {unknown[0]!r}")
+    if unknown := [one for one in wanted if one not in UNITS]:
+        raise ValueError(f"units: kind must be one of {', '.join(UNITS)}, or several joined by +, got {unknown[0]!r}")
     found = Units({})
     for one in wanted:
         found = found + _find(model, one, layers, block)

@@ -1,0 +1,143 @@
+"""`Method`: what every method can do, from its options to the files that it leaves.
+
+`train`, `estimate`, `profile`, the demo and the comparison of methods make a model ready by the same `prepare`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import require
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from ...extension import Extension
+    from ...selecting.pipeline import Choice
+    from ...selection import Selection
+    from ...token_groups import TokenGroups
+    from ..config import TrainConfig
+    from ..data import Split
+    from ..encode import Encoded
+    from ..models import Loaded
+    from ..tasks import Task
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model that is ready for training.
+
+    Attributes:
+        model: what training calls.
+        optimizer: over everything that is trained.
+        handle: what undoes it by ``restore()``, or None where nothing but ``requires_grad`` was changed.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    handle: Any = None
+
+    @property
+    def trained(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
+
+
+class Method(ABC):
+    """One method.
+
+    Attributes:
+        name: as the command line has it.
+        leaves: the file that tells its result, beside config and tokenizer.
+        called: what that file is called in reports.
+        weight_decay: AdamW's, if nobody asks for another.
+    """
+
+    leaves: str
+    called: str
+    weight_decay: float = 0.0
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def check(self, config: TrainConfig) -> None:
+        """Raises ValueError for options that this method cannot have."""
+        possible = "left out unless layers, cost or a selection leave lower layers frozen"
+        require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
+
+    def check_packages(self) -> None:
+        """Raises RuntimeError if a package that it needs is not installed."""
+
+    def can_replay(self, config: TrainConfig) -> bool:
+        """Whether lower layers may stay frozen."""
+        return config.selecting.bounded
+
+    @abstractmethod
+    def learning_rate(self, task: Task) -> float:
+        """Peak learning rate, if nobody asks for another."""
+
+    def resolved(self, config: TrainConfig, task: Task) -> TrainConfig:
+        """The same config with what ``auto`` and the defaults stand for in a task."""
+        training = config.training
+        rate = self.learning_rate(task) if training.learning_rate is None else training.learning_rate
+        decay = self.weight_decay if training.weight_decay is None else training.weight_decay
+        return replace(config, learning_rate=rate, weight_decay=decay)
+
+    def find_groups(self, config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
+        """The token groups of the training data by which it would choose; None where there are none to be looked for."""
+        return None
+
+    def choose(self, config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Choice:
+        """Warms up the head, for every method alike, and chooses what to select: here nothing."""
+        from ...selecting.pipeline import Choice
+        from ...selection import Selection
+        from .warming import warm_up
+
+        warm_up(config, loaded, train)
+        return Choice(Selection(), {})
+
+    def draw(self, model: nn.Module, config: TrainConfig) -> Selection:
+        """A selection as large and as scattered as `choose` would make, without any data: enough for time and memory."""
+        from ...selection import Selection
+
+        return Selection()
+
+    @abstractmethod
+    def prepare(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        selection: Selection,
+        *,
+        head: bool | Iterable[str] = True,
+        extension: Extension | None = None,
+    ) -> Prepared:
+        """Makes a model that is on its device ready for training.
+
+        Args:
+            config: resolved.
+            selection: what `choose` or `draw` gave.
+            head: names of the parameters that are trained whole; True for those above the base model.
+            extension: the new tokens of the model, if there are any.
+        """
+
+    def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
+        """FLOPs of a step's backward beside full fine-tuning's, as `Report.cost` has them; nothing where they cannot be told.
+
+        Raises:
+            ValueError: for a model whose cost cannot be told, see `CostModel`.
+        """
+        return {}
+
+    @abstractmethod
+    def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], made: dict[str, Any]) -> None:
+        """Leaves the result in an existing folder: `leaves`, config and tokenizer. The model is then as it was, but trained."""
+
+    def load(self, path: Path) -> Any:
+        """What `save` left, to be put into a base model."""
+        raise ValueError(f"load: {str(path)!r} must be a delta or an adapter, got a whole checkpoint")

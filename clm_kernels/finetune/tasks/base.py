@@ -1,0 +1,145 @@
+"""`Task`: what every task can do, from the rows of a file to predictions that are written down."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...errors import listed, require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import EvalPrediction, PreTrainedTokenizerBase
+
+    from ..config import Data
+    from ..data import Split
+    from ..encode import Encoded
+
+Score = Callable[["EvalPrediction"], dict[str, float]]
+
+
+class Prediction(NamedTuple):
+    """Sequence: a text, its label, the label's probability. Token: words, their tags, the tags' probabilities;
+    tag and probability are None for a word that was cut off."""
+
+    text: Any
+    label: Any
+    probability: Any
+
+
+class Task(ABC):
+    """One task.
+
+    Attributes:
+        name: as the command line has it.
+        auto: name of the class of transformers that puts a head on a base model.
+        architecture: how the names of its models' classes end.
+        peft: PEFT's name for it.
+        problem: transformers' ``problem_type``, or None.
+        per_token: whether every word has a label, and not the text as a whole.
+        unit: what is counted where something is cut off.
+        fields: what `write` calls text, label and probability.
+    """
+
+    auto: str
+    architecture: str
+    peft: str
+    problem: str | None = None
+    per_token: bool = False
+    unit: str = "texts"
+    fields: tuple[str, str, str] = ("text", "label", "probability")
+
+    def __init__(self, name: str):
+        self.name = name
+
+    @property
+    def auto_class(self) -> Any:
+        import transformers
+
+        return getattr(transformers, self.auto)
+
+    @abstractmethod
+    def columns(self, data: Data) -> tuple[str, str]:
+        """Columns of the text and of what is to be learnt of it."""
+
+    @abstractmethod
+    def read(self, row: dict[str, Any], columns: tuple[str, str], place: str, labelled: bool) -> tuple[Any, Any]:
+        """A checked text and its label of a row of a file; `place` tells where that stands.
+
+        Raises:
+            ValueError: for a value that cannot be right; names the place.
+        """
+
+    @abstractmethod
+    def read_line(self, line: str) -> Any:
+        """A text, of a line of plain text."""
+
+    @abstractmethod
+    def label(self, label: Any) -> list[str]:
+        """Every label name in the label of one text."""
+
+    def stratum(self, label: Any) -> str:
+        """What `carve` draws equal parts of."""
+        return ""
+
+    def check(self, data: Data) -> None:
+        """Raises ValueError for options that this task cannot have."""
+
+    @abstractmethod
+    def encode(
+        self, split: Split, label_names: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int, sort: bool,
+        template: str,
+    ) -> Encoded:  # fmt: skip
+        """Token ids of the texts, cut off at `max_length`; with labels if there are `label_names`."""
+
+    def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Sets up a tokenizer that was just loaded."""
+
+    @abstractmethod
+    def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
+        """What makes a padded batch of encoded texts."""
+
+    @abstractmethod
+    def scores(self, label_names: Sequence[str]) -> tuple[str, ...]:
+        """Names of its scores; the first one picks the best checkpoint if nobody asks for another."""
+
+    @abstractmethod
+    def score(self, encoded: Encoded, label_names: Sequence[str]) -> Score:
+        """The Trainer's `compute_metrics` for this split; predictions are label numbers, in the split's order."""
+
+    @abstractmethod
+    def decode(self, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str]) -> Prediction:
+        """What is predicted of text i of a split, by the numbers of the best labels and their probabilities."""
+
+    @abstractmethod
+    def write(self, prediction: Prediction) -> str:
+        """A prediction as lines of text."""
+
+    def best_by(self, label_names: Sequence[str], asked: str = "auto") -> str:
+        """The score that picks the best checkpoint.
+
+        Raises:
+            ValueError: for a score that this task has not.
+        """
+        scores = self.scores(label_names)
+        require(asked in ("auto", *scores), "train", "best_by", f"auto or a score of this task: {listed(scores)}", repr(asked))
+        return scores[0] if asked == "auto" else asked
+
+    def names(self, labels: Iterable[Any]) -> set[str]:
+        """Every label name in the labels of some texts."""
+        return {name for label in labels for name in self.label(label)}
+
+
+def read_text(value: Any, place: str) -> str:
+    """A text that is not empty."""
+    require(isinstance(value, str) and bool(value.strip()), "read_split", place, "a text that is not empty", repr(value))
+    return value
+
+
+def read_label(value: Any, place: str) -> str:
+    """A text or a whole number, as a text."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    text = str(value) if whole or isinstance(value, str) else ""
+    require(bool(text.strip()), "read_split", place, "a text or a whole number", repr(value))
+    return text

@@ -1,0 +1,115 @@
+"""Token classification: a tag for every word of a text that comes as words."""
+
+from __future__ import annotations
+
+from ...errors import require
+from ..encode import IGNORED, Encoded, first_tokens, longest_first, needs_space, spread, with_lengths
+from ..metrics import accuracy, are_spans, macro_f1, span_scores
+from ..templates import TEXT
+from .base import Prediction, Task, read_label, read_text
+
+
+class TokenClassification(Task):
+    auto = "AutoModelForTokenClassification"
+    architecture = "ForTokenClassification"
+    peft = "TOKEN_CLS"
+    per_token = True
+    unit = "words"
+    fields = ("tokens", "tags", "probabilities")
+
+    def columns(self, data):
+        return data.tokens_column, data.tags_column
+
+    def check(self, data):
+        without = f"{TEXT!r} for token classification, whose words stand alone"
+        require(data.template == TEXT, "load_data", "template", without, repr(data.template))
+        expected = "0 for token classification, whose words are tokenised one by one: nothing merges across words"
+        require(data.merge_tokens == 0, "train", "merge_tokens", expected, data.merge_tokens)
+
+    def read(self, row, columns, place, labelled):
+        tokens, tags = (place + column for column in columns)
+        words = [read_text(word, tokens) for word in _list(row[columns[0]], tokens)]
+        if not labelled:
+            return words, None
+        named = [read_label(tag, tags) for tag in _list(row[columns[1]], tags)]
+        require(len(named) == len(words), "read_split", tags, f"{len(words)} tags, one for each word", len(named))
+        return words, named
+
+    def read_line(self, line):
+        return line.split()
+
+    def label(self, label):
+        return label
+
+    def prepare_tokenizer(self, tokenizer):
+        """Byte-level tokenizers know a word by the space before it. Where they can add it to the words of a list by
+        themselves, they are set to; for the others `encode` puts it there."""
+        from tokenizers import pre_tokenizers
+
+        splitter = tokenizer.backend_tokenizer.pre_tokenizer
+        if isinstance(splitter, pre_tokenizers.ByteLevel):
+            splitter.add_prefix_space = tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
+            tokenizer.backend_tokenizer.pre_tokenizer = splitter
+
+    def encode(self, split, label_names, tokenizer, max_length, sort, template):
+        if sort:
+            split = longest_first(split, lambda words: sum(map(len, words)))
+        texts = split.texts
+        if needs_space(tokenizer):
+            texts = [[f" {word}" for word in words] for words in texts]
+        batch = tokenizer(texts, is_split_into_words=True, truncation=True, max_length=max_length)
+        columns = with_lengths(batch)
+        firsts = [first_tokens(encoding.word_ids) for encoding in batch.encodings]
+        if label_names is not None:
+            number = {name: i for i, name in enumerate(label_names)}
+            columns["labels"] = []
+            for ids, tags, first in zip(batch["input_ids"], split.labels, firsts, strict=True):
+                labels = [IGNORED] * len(ids)
+                for word, position in first.items():
+                    labels[position] = number[tags[word]]
+                columns["labels"].append(labels)
+        cut = sum(len(text) - len(first) for text, first in zip(split.texts, firsts, strict=True))
+        return Encoded.of(columns, split, firsts, cut)
+
+    def collate(self, tokenizer):
+        from transformers import DataCollatorForTokenClassification
+
+        return DataCollatorForTokenClassification(tokenizer)
+
+    def scores(self, label_names):
+        return ("f1", "accuracy") if are_spans(label_names) else ("accuracy", "macro_f1")
+
+    def score(self, encoded, label_names):
+        split, marks_spans = encoded.split, are_spans(label_names)
+
+        def compute(result):
+            predicted = [
+                spread(row[labels != IGNORED], first, len(tags), label_names)
+                for row, labels, first, tags in zip(result.predictions, result.label_ids, encoded.first_tokens, split.labels)
+            ]
+            gold, flat = ([tag for tags in column for tag in tags] for column in (split.labels, predicted))
+            scores = {"accuracy": accuracy(gold, flat)}
+            if marks_spans:
+                return scores | span_scores(split.labels, [[tag or "O" for tag in tags] for tags in predicted])
+            return scores | {"macro_f1": macro_f1(gold, flat)}
+
+        return compute
+
+    def decode(self, encoded, i, numbers, probabilities, label_names):
+        words, first = encoded.split.texts[i], encoded.first_tokens[i]
+        tags = spread(numbers[list(first.values())].tolist(), first, len(words), label_names)
+        return Prediction(
+            words, tags, [float(probabilities[first[word]]) if word in first else None for word in range(len(words))]
+        )
+
+    def write(self, prediction):
+        rows = zip(*prediction, strict=True)
+        return "".join(
+            f"{word}\t-\t-\n" if tag is None else f"{word}\t{tag}\t{probability:.4f}\n" for word, tag, probability in rows
+        )
+
+
+def _list(value, place):
+    value = value.split() if isinstance(value, str) else value
+    require(isinstance(value, list) and len(value) > 0, "read_split", place, "a list with something in it", repr(value))
+    return value

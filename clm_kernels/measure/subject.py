@@ -1,0 +1,78 @@
+"""What is measured or predicted: a model made from its config, and a batch, as `finetune` would train them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from ..errors import require
+from ..finetune.config import TrainConfig
+from ..finetune.methods import METHODS, Prepared
+from ..finetune.tasks import TASKS, Task
+from ..models.recomputing import checkpoint_layers, recompute_norms
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def task_of(config: TrainConfig) -> Task:
+    """The task; ``"auto"``, where there is no data, is sequence classification."""
+    return TASKS["sequence" if config.data.task == "auto" else config.data.task]
+
+
+def resolved(config: TrainConfig, function: str) -> TrainConfig:
+    """The config as `train` would resolve it, checked.
+
+    Raises:
+        ValueError: for options that cannot be right.
+    """
+    config.check(())
+    if config.data.dtype == "auto":
+        config = replace(config, dtype="float32")
+    require(config.selecting.kind != "elements" or function != "estimate", function, "kind", "another than elements", "elements")
+    return METHODS[config.training.method].resolved(config, task_of(config))
+
+
+def build(model: PretrainedConfig, config: TrainConfig, length: int, device: torch.device | str) -> nn.Module:
+    """The model in training mode: random weights, on the meta device none.
+
+    Args:
+        length: tokens a text.
+
+    Raises:
+        ValueError: if the model has no positions for that many.
+    """
+    require(length >= 1, "build", "length", "at least 1", length)
+    positions = getattr(model, "max_position_embeddings", None) or length
+    require(length <= positions, "build", "length", f"at most the model's {positions} positions", length)
+    model = copy.deepcopy(model)
+    if model.pad_token_id is None:
+        model.pad_token_id = 0  # decoders ask for one, though no batch here is padded
+    with torch.device(device):
+        return task_of(config).auto_class.from_config(model, dtype=DTYPES[config.data.dtype]).train()
+
+
+def prepare(model: nn.Module, config: TrainConfig) -> Prepared:
+    """Made ready as `train` does it, with a selection that is drawn as large and as deep as a real one."""
+    method = METHODS[config.training.method]
+    method.check_packages()
+    prepared = method.prepare(model, config, method.draw(model, config))
+    if config.training.gradient_checkpointing:
+        checkpoint_layers(model)
+    if config.training.recompute_norms:
+        recompute_norms(model)
+    return prepared
+
+
+def batch(config: TrainConfig, length: int, device: torch.device | str) -> dict[str, Tensor]:
+    """A batch of full length, without padding."""
+    ids = torch.ones(config.training.batch_size, length, dtype=torch.long, device=device)
+    shape = ids.shape if task_of(config).per_token else ids.shape[:1]
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": torch.zeros(shape, dtype=torch.long, device=device),
+    }
