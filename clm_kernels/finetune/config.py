@@ -16,7 +16,7 @@ from ..errors import require
 from ..options import check_choices, check_counts, option
 from ..selecting.config import Select
 from .methods import METHODS
-from .tasks import TASKS
+from .tasks import TASKS, Task
 from .templates import TEXT, check_template
 
 PATHS = ("model", "train", "validation", "test", "output", "selection")
@@ -187,6 +187,10 @@ class TrainConfig:
         for part in PARTS:
             getattr(self, part).check()
         METHODS[self.training.method].check(self)
+
+    def resolved(self, task: Task) -> TrainConfig:
+        """The same with what ``auto`` and the defaults stand for in a task; their evidence is in benchmarks/tasks/NOTES.md."""
+        return METHODS[self.training.method].resolved(self, task)
 
     def options(self) -> dict[str, Any]:
         """All fields of all parts by name, as they are recorded."""

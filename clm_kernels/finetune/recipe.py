@@ -148,7 +148,7 @@ def begin(config: TrainConfig, say: Say) -> Begun:
 def _read(config: TrainConfig, say: Say) -> tuple[Corpus, TrainConfig, Loaded, dict[str, Any]]:
     """The data, the config with what ``auto`` stands for there, the model, and what to report of merged tokens."""
     corpus = load_data(config.data, config.run.seed)
-    config = METHODS[config.training.method].resolved(config, corpus.task)
+    config = config.resolved(corpus.task)
     set_seed(config.run.seed)  # the head is made at random
     loaded = load_base(config.data, corpus.task, corpus.label_names)
     return corpus, config, *merge_tokens(config.data, loaded, corpus, say)

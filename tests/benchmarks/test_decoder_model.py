@@ -79,7 +79,7 @@ def test_the_recipe_reads_the_same_ids(made, task):
     assert [read(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
     words = read([text.split(" ") for text in TEXTS], is_split_into_words=True)["input_ids"]
     assert words == [tokenizer(text)["input_ids"] for text in TEXTS]
-    loaded = load(made, task, ["a", "b", "c"])
+    loaded = load(made, TASKS[task], ["a", "b", "c"])
     assert {name.split(".")[0] for name in loaded.missing} == {"score"}
     assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id != loaded.tokenizer.eos_token_id
 
@@ -100,7 +100,7 @@ def test_every_method_trains_it(made, tmp_path, method):
     config = TrainConfig(model=str(made), output=str(tmp_path / "o"), method=method, **write_data(tmp_path, sentences))
     report = train(replace(config, **FAST | {"epochs": 2, "max_length": 32}), silent)
     assert report.test["accuracy"] > 0.6
-    (prediction,) = Classifier.load(config.output).predict([["Anna", "Smith", "lives", "in", "Rome"]])
+    (prediction,) = Classifier.load(config.run.output).predict([["Anna", "Smith", "lives", "in", "Rome"]])
     assert len(prediction.label) == 5
 
 

@@ -363,11 +363,11 @@ def test_the_demo(tmp_path, monkeypatch):
                 "".join(sorted(lines, key=lambda line: (len(line), line))[: 96 if part == "train" else 8]), encoding="utf-8"
             )
             setattr(config, part, str(path))
-        labels = {json.loads(line)["label"] for line in Path(config.train).read_text().splitlines()}
+        labels = {json.loads(line)["label"] for line in Path(config.data.train).read_text().splitlines()}
         for part in ("validation", "test"):
             kept = [line for line in Path(getattr(config, part)).read_text().splitlines() if json.loads(line)["label"] in labels]
             Path(getattr(config, part)).write_text("\n".join(kept))
-        config.epochs, config.sensitivity_examples = 1, 32
+        config.training.epochs, config.sensitivity_examples = 1, 32
         return config
 
     monkeypatch.setattr(demo, "demo_config", short)
@@ -381,10 +381,11 @@ def test_the_demo(tmp_path, monkeypatch):
 
 def test_the_shipped_data_is_whole():
     from clm_kernels.demo import INTENTS
+    from clm_kernels.finetune.config import Data
     from clm_kernels.finetune.data import load_data
 
     files = {part: str(INTENTS / f"{part}.jsonl") for part in ("train", "validation", "test")}
-    data = load_data(TrainConfig(model="m", output="o", **files))
+    data = load_data(Data(model="m", **files), 0)
     assert 18 <= len(data.label_names) <= 25
     assert all(data.train.labels.count(name) >= 25 for name in data.label_names)
     everything = [text.lower() for split in (data.train, data.validation, data.test) for text in split.texts]

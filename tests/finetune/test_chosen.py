@@ -18,8 +18,9 @@ from transformers import AutoModelForSequenceClassification
 from clm_kernels import Selection
 from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
-from clm_kernels.finetune.outputs import GROUPS, PICTURE, SCORES
+from clm_kernels.finetune.artifacts import GROUPS, PICTURE, SCORES
 from clm_kernels.finetune.recipe import choose_selection
+from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.trainer import RunTrainer
 from clm_kernels.ops.grouped import groups_of
 from clm_kernels.selecting.budget.cost import step_cost
@@ -30,7 +31,7 @@ FILES = ("model", "train", "validation")
 
 def test_the_report_says_what_of_the_sensitivity_was_chosen_and_left(finished):
     config, report = finished
-    output = Path(config.output)
+    output = Path(config.run.output)
     selection, scores = Selection.load(output / "selection.safetensors"), load_file(output / SCORES)
     everything = sum(score.double().sum().item() for score in scores.values())
     assert everything > 0 and {line["name"] for line in report.selection} == set(scores) >= set(selection)
@@ -69,7 +70,7 @@ def test_by_default_an_eighth_is_trained_in_dealt_groups(data, rate, base, tmp_p
     told = {name: report.config[name] for name in ("kind", "select", "density", "learning_rate")}
     assert told == {"kind": "groups", "select": "random", "density": 1 / 8, "learning_rate": rate}
     assert not (tmp_path / "o" / GROUPS).exists()
-    assert choose_selection(replace(config, seed=config.seed + 1))[0] != selection == choose_selection(config)[0]
+    assert choose_selection(replace(config, seed=config.run.seed + 1))[0] != selection == choose_selection(config)[0]
 
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
@@ -77,21 +78,24 @@ def test_by_default_an_eighth_is_trained_in_dealt_groups(data, rate, base, tmp_p
     "changes", [{"select": "fisher"}, {"cost": 0.5}, {"per": "weight"}, {"selection": "s"}, {"kind": "columns"}], ids=str
 )
 def test_what_shapes_the_units_leaves_columns(task, changes):
-    resolved = TrainConfig(**changes).resolved(task)
-    assert (resolved.kind, resolved.density, resolved.select) == ("columns", 0.02, changes.get("select", "auto"))
-    assert resolved.learning_rate == {"sequence": 1e-3, "token": 3e-3}[task] and resolved.resolved(task) == resolved
+    resolved = TrainConfig(**changes).resolved(TASKS[task])
+    chosen = resolved.selecting
+    assert (chosen.kind, chosen.density, chosen.select) == ("columns", 0.02, changes.get("select", "auto"))
+    assert (
+        resolved.training.learning_rate == {"sequence": 1e-3, "token": 3e-3}[task] and resolved.resolved(TASKS[task]) == resolved
+    )
 
 
 def test_another_size_of_block_asks_for_blocks():
-    resolved = TrainConfig(block=16).resolved("sequence")
-    assert (resolved.kind, resolved.block, resolved.density, resolved.select) == ("blocks", 16, 0.1, "random")
+    chosen = TrainConfig(block=16).resolved(TASKS["sequence"]).selecting
+    assert (chosen.kind, chosen.block, chosen.density, chosen.select) == ("blocks", 16, 0.1, "random")
 
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
 @pytest.mark.parametrize("given", [{"density": 0.3}, {"learning_rate": 0.5}, {"layers": "upper half"}], ids=str)
 def test_what_is_given_stays(task, given):
-    assert TrainConfig(**given).resolved(task) == replace(TrainConfig().resolved(task), **given)
-    assert TrainConfig(**given, method="lora").resolved(task).learning_rate == given.get("learning_rate")
+    assert TrainConfig(**given).resolved(TASKS[task]) == replace(TrainConfig().resolved(TASKS[task]), **given)
+    assert TrainConfig(**given, method="lora").resolved(TASKS[task]).training.learning_rate == given.get("learning_rate", 1e-3)
 
 
 def test_weights_of_which_nothing_was_chosen_have_a_line(base, tmp_path):
@@ -102,7 +106,7 @@ def test_weights_of_which_nothing_was_chosen_have_a_line(base, tmp_path):
 
 def test_the_picture_is_drawn_where_matplotlib_is(base, finished, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    assert (Path(finished[0].output) / PICTURE).read_bytes().startswith(b"\x89PNG")
+    assert (Path(finished[0].run.output) / PICTURE).read_bytes().startswith(b"\x89PNG")
     lines = []
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     config = replace(base, output=str(tmp_path / "o"), epochs=1)
@@ -123,7 +127,11 @@ def test_single_elements_are_trained(base, tmp_path):
 
 
 def test_chance_and_selections_from_files_are_no_sensitivity(base, finished, tmp_path):
-    for changes in ({"select": "random"}, {"select": "magnitude"}, {"selection": f"{finished[0].output}/selection.safetensors"}):
+    for changes in (
+        {"select": "random"},
+        {"select": "magnitude"},
+        {"selection": f"{finished[0].run.output}/selection.safetensors"},
+    ):
         report = train(replace(base, output=str(tmp_path / "o"), epochs=1, overwrite=True, **changes), silent)
         assert report.selection and {(line["sensitivity"], line["chosen"]) for line in report.selection} == {(None, None)}
         assert not (tmp_path / "o" / SCORES).exists() and not (tmp_path / "o" / PICTURE).exists()
@@ -147,7 +155,7 @@ def test_a_resumed_run_reports_the_same(finished, tmp_path, monkeypatch):
 
 
 def test_the_command_line_says_what_the_selected_entries_hold(base, tmp_path):
-    options = [part for name in FILES for part in (f"--{name}", getattr(base, name))]
+    options = [part for name in FILES for part in (f"--{name}", base.options()[name])]
     options += ["--batch-size", 8, "--density", "0.1", "--sensitivity-examples", 24, "--select", "tokens"]
     result = run("train", *options, "--output", tmp_path / "o", "--epochs", 1)
     assert result.exit_code == 0, result.stderr
@@ -166,8 +174,8 @@ def test_the_command_line_says_what_the_selected_entries_hold(base, tmp_path):
 
 def counted(config, report):
     """What `step_cost` says of the run's selection, for batches of the size that the report names."""
-    base = AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=3)
-    selection = Selection.load(Path(config.output) / "selection.safetensors")
+    base = AutoModelForSequenceClassification.from_pretrained(config.data.model, num_labels=3)
+    selection = Selection.load(Path(config.run.output) / "selection.safetensors")
     return step_cost(base, selection, **{name: report.cost[name] for name in ("batch", "length")}, biases=True, norms=True)
 
 
@@ -202,7 +210,7 @@ def test_a_model_whose_cost_cannot_be_told_trains_all_the_same(base, tmp_path, m
     def unknown(*args):
         raise ValueError("cost: the layers' weights must have two dims")
 
-    monkeypatch.setattr("clm_kernels.finetune.methods.CostModel", unknown)
+    monkeypatch.setattr("clm_kernels.finetune.methods.patched.CostModel", unknown)
     lines = []
     report = train(replace(base, output=str(tmp_path / "o"), epochs=1), lines.append)
     assert report.cost == {} and report.best

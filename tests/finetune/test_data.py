@@ -3,15 +3,17 @@
 import csv
 import json
 import re
+from dataclasses import replace
 
 import needs_datasets  # noqa: F401
 import pytest
 from datasets import Dataset
 from tiny_task import sentences, texts, write_jsonl
 
-from clm_kernels.finetune.config import TrainConfig
+from clm_kernels.finetune.config import Data, TrainConfig
 from clm_kernels.finetune.data import carve, load_data, read_split
 from clm_kernels.finetune.files import read_rows
+from clm_kernels.finetune.tasks import TASKS
 
 TEXTS = [{"text": 'He said "no", twice', "label": "a"}, {"text": "näive\tcafé", "label": "b"}, {"text": "a\nb", "label": "a"}]
 
@@ -32,14 +34,14 @@ def write(path, rows):
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet", ".CSV"])
 def test_every_format_reads_the_same(tmp_path, suffix):
-    split = read_split(write(tmp_path / f"data{suffix}", TEXTS), "sequence", TrainConfig())
+    split = read_split(write(tmp_path / f"data{suffix}", TEXTS), TASKS["sequence"], Data())
     assert [split.texts, split.labels] == [[row[name] for row in TEXTS] for name in ("text", "label")]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_words_and_tags_in_every_format(tmp_path, suffix):
     rows = sentences(5, 0)
-    split = read_split(write(tmp_path / f"data{suffix}", rows), "token", TrainConfig())
+    split = read_split(write(tmp_path / f"data{suffix}", rows), TASKS["token"], Data())
     assert [split.texts, split.labels] == [[row[name] for row in rows] for name in ("tokens", "tags")]
 
 
@@ -47,13 +49,13 @@ def test_byte_order_mark_and_empty_lines(tmp_path):
     (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbftext,label\r\nhi,1\r\n\r\nyou,2\r\n")
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "hi", "label": 1}\n\n{"text": "you", "label": 2}')
     for name in ("a.csv", "a.jsonl"):
-        split = read_split(tmp_path / name, "sequence", TrainConfig())
+        split = read_split(tmp_path / name, TASKS["sequence"], Data())
         assert (split.texts, split.labels) == (["hi", "you"], ["1", "2"])
 
 
 def test_texts_that_look_like_missing_values_stay(tmp_path):
     rows = [{"text": text, "label": "null"} for text in ("NA", "null", "None", "nan")]
-    assert read_split(write(tmp_path / "a.csv", rows), "sequence", TrainConfig()).texts == ["NA", "null", "None", "nan"]
+    assert read_split(write(tmp_path / "a.csv", rows), TASKS["sequence"], Data()).texts == ["NA", "null", "None", "nan"]
 
 
 BROKEN = {
@@ -85,7 +87,7 @@ def test_broken_files(tmp_path, case):
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        read_split(tmp_path / name, "sequence", TrainConfig())
+        read_split(tmp_path / name, TASKS["sequence"], Data())
     assert "\n" not in str(caught.value)
     assert name in str(caught.value)
 
@@ -102,13 +104,17 @@ def test_broken_files(tmp_path, case):
 )
 def test_broken_words(tmp_path, row, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        read_split(write_jsonl(tmp_path / "a.jsonl", [row]), "token", TrainConfig())
+        read_split(write_jsonl(tmp_path / "a.jsonl", [row]), TASKS["token"], Data())
 
 
 def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "a.jsonl").mkdir()
     with pytest.raises(ValueError, match="an existing file, got a folder"):
         list(read_rows(tmp_path / "a.jsonl"))
+
+
+def corpus(config):
+    return load_data(config.data, config.run.seed)
 
 
 def config_for(tmp_path, train, **others):
@@ -118,7 +124,7 @@ def config_for(tmp_path, train, **others):
 
 def test_labels_come_from_train_and_numbers_sort_as_numbers(tmp_path):
     rows = [{"text": "x", "label": label} for label in (10, 2, "1", 2, 10, 1)]
-    data = load_data(config_for(tmp_path, rows, test=rows[:1], validation=rows[:2]))
+    data = corpus(config_for(tmp_path, rows, test=rows[:1], validation=rows[:2]))
     assert data.label_names == ["1", "2", "10"]
     assert data.test.labels == ["10"]
 
@@ -127,67 +133,66 @@ def test_labels_come_from_train_and_numbers_sort_as_numbers(tmp_path):
 def test_a_label_that_train_lacks(tmp_path, part):
     others = {part: [*texts(3, 1), {"text": "x", "label": "new"}]}
     with pytest.raises(ValueError, match=rf"{part}.jsonl, line 4 must be labelled as in .*train.jsonl, got 'new'"):
-        load_data(config_for(tmp_path, texts(9, 0), **others))
+        corpus(config_for(tmp_path, texts(9, 0), **others))
 
 
 def test_a_tag_that_train_lacks(tmp_path):
     new = [{"tokens": ["x"], "tags": ["B-NEW"]}]
     with pytest.raises(ValueError, match="'B-NEW'"):
-        load_data(config_for(tmp_path, sentences(9, 0), test=new))
+        corpus(config_for(tmp_path, sentences(9, 0), test=new))
 
 
 def test_one_class_only(tmp_path):
     with pytest.raises(ValueError, match="two labels or more, got only 'a'"):
-        load_data(config_for(tmp_path, [{"text": "x", "label": "a"}] * 4))
+        corpus(config_for(tmp_path, [{"text": "x", "label": "a"}] * 4))
 
 
 def test_the_task_is_found_by_the_columns(tmp_path):
-    assert load_data(config_for(tmp_path, texts(9, 0))).task == "sequence"
-    assert load_data(config_for(tmp_path, sentences(9, 0))).task == "token"
+    assert corpus(config_for(tmp_path, texts(9, 0))).task.name == "sequence"
+    assert corpus(config_for(tmp_path, sentences(9, 0))).task.name == "token"
     both = [{**a, **b} for a, b in zip(texts(9, 0), sentences(9, 0), strict=True)]
     with pytest.raises(ValueError, match="task must be sequence or token, for the data has columns for both"):
-        load_data(config_for(tmp_path, both))
+        corpus(config_for(tmp_path, both))
     with pytest.raises(ValueError, match="with columns 'text' and 'label' or 'tokens' and 'tags', got 'words'"):
-        load_data(config_for(tmp_path, [{"words": "x"}]))
+        corpus(config_for(tmp_path, [{"words": "x"}]))
 
 
 def test_columns_can_be_named(tmp_path):
     rows = [{"utterance": row["text"], "intent": row["label"]} for row in texts(9, 0)]
     config = config_for(tmp_path, rows)
-    config.text_column, config.label_column = "utterance", "intent"
-    assert sorted(load_data(config).label_names) == ["access", "billing", "delivery"]
+    config = replace(config, text_column="utterance", label_column="intent")
+    assert sorted(corpus(config).label_names) == ["access", "billing", "delivery"]
 
 
 def test_validation_is_carved_from_train(tmp_path):
     rows = [*texts(60, 0), {"text": "just one", "label": "rare"}, {"text": "x", "label": "pair"}, {"text": "y", "label": "pair"}]
     config = config_for(tmp_path, rows)
-    data, again = load_data(config), load_data(config)
+    data, again = corpus(config), corpus(config)
     assert data.validation.texts == again.validation.texts
     assert sorted(data.train.where + data.validation.where) == sorted(f"line {i + 1}" for i in range(63))
     counts = {label: data.validation.labels.count(label) for label in data.label_names}
     assert counts == {"access": 2, "billing": 2, "delivery": 2, "pair": 1, "rare": 0}
-    assert data.record["validation"] == {"carved_from": config.train, "fraction": 0.1, "seed": 42, "rows": 7}
+    assert data.record["validation"] == {"carved_from": config.data.train, "fraction": 0.1, "seed": 42, "rows": 7}
     assert data.record["train"]["rows"] == 56
-    config.seed = 1
-    assert load_data(config).validation.where != data.validation.where
+    assert corpus(replace(config, seed=1)).validation.where != data.validation.where
 
 
 def test_nothing_to_carve(tmp_path):
     config = config_for(tmp_path, [{"text": "x", "label": "a"}, {"text": "y", "label": "b"}])
     with pytest.raises(ValueError, match="two examples of a label or more"):
-        load_data(config)
+        corpus(config)
 
 
 def test_carving_sentences(tmp_path):
-    split = read_split(write_jsonl(tmp_path / "a.jsonl", sentences(20, 0)), "token", TrainConfig())
-    train, validation = carve(split, "token", 0.25, 0)
+    split = read_split(write_jsonl(tmp_path / "a.jsonl", sentences(20, 0)), TASKS["token"], Data())
+    train, validation = carve(split, TASKS["token"], 0.25, 0)
     assert (len(train), len(validation)) == (15, 5)
 
 
 def test_the_record_knows_the_files(tmp_path):
     config = config_for(tmp_path, texts(9, 0), test=texts(3, 1))
-    record = load_data(config).record
+    record = corpus(config).record
     assert record["test"]["rows"] == 3
     write_jsonl(tmp_path / "test.jsonl", texts(3, 2))
-    assert load_data(config).record["test"]["sha256"] != record["test"]["sha256"]
+    assert corpus(config).record["test"]["sha256"] != record["test"]["sha256"]
     json.dumps(record)

@@ -9,8 +9,9 @@ from tiny_task import tokenizer
 from transformers import EvalPrediction, GPT2Config, RobertaConfig
 
 from clm_kernels.finetune.data import Split
-from clm_kernels.finetune.encode import IGNORED, best_by, encode, scorer
+from clm_kernels.finetune.encode import IGNORED
 from clm_kernels.finetune.models import Loaded, longest
+from clm_kernels.finetune.tasks import TASKS
 
 TAGS = ["B-PER", "I-PER", "O"]
 
@@ -21,7 +22,7 @@ def split_of(texts, labels):
 
 def test_labels_stand_at_first_tokens_only():
     split = split_of([["Anna", "refunds", "Paris"]], [["B-PER", "O", "O"]])
-    encoded = encode(split, "token", TAGS, tokenizer(), 16, sort=False)
+    encoded = TASKS["token"].encode(split, TAGS, tokenizer(), 16, sort=False)
     row = encoded.dataset[0]
     assert tokenizer().convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "anna", "refund", "##s", "paris", "[SEP]"]
     assert row["labels"] == [IGNORED, 0, 2, IGNORED, 2, IGNORED]
@@ -31,12 +32,12 @@ def test_labels_stand_at_first_tokens_only():
 def test_cut_off_words_count_as_missed():
     words, tags = ["Anna", "Smith", "meets", "Bob", "Smith", "lives"], ["B-PER", "I-PER", "O", "B-PER", "I-PER", "O"]
     split = split_of([words, ["Bob"]], [tags, ["B-PER"]])
-    encoded = encode(split, "token", TAGS, tokenizer(), 6, sort=False)  # [CLS], four words, [SEP]
+    encoded = TASKS["token"].encode(split, TAGS, tokenizer(), 6, sort=False)  # [CLS], four words, [SEP]
     assert encoded.cut == 2
     labels = np.full((2, 6), IGNORED)
     for i, row in enumerate(encoded.dataset["labels"]):
         labels[i, : len(row)] = row
-    perfect = scorer(encoded, "token", TAGS)(EvalPrediction(np.where(labels == IGNORED, 2, labels), labels))
+    perfect = TASKS["token"].score(encoded, TAGS)(EvalPrediction(np.where(labels == IGNORED, 2, labels), labels))
     assert perfect["accuracy"] == 5 / 7  # a word that was cut off counts as wrong whatever its tag
     assert (perfect["recall"], perfect["precision"]) == (2 / 3, 2 / 3)  # "Bob Smith" found as "Bob" is neither
 
@@ -44,46 +45,46 @@ def test_cut_off_words_count_as_missed():
 def test_words_without_a_token_count_as_missed():
     split = split_of([["Bob", "\u200b\u0301", "meets"]], [["B-PER", "O", "O"]])
     made = tokenizer()
-    encoded = encode(split, "token", TAGS, made, 16, sort=False)
+    encoded = TASKS["token"].encode(split, TAGS, made, 16, sort=False)
     seen = list(encoded.first_tokens[0])
     assert encoded.cut == 3 - len(seen)
     labels = np.array(encoded.dataset["labels"])
-    scores = scorer(encoded, "token", TAGS)(EvalPrediction(labels, labels))
+    scores = TASKS["token"].score(encoded, TAGS)(EvalPrediction(labels, labels))
     assert scores["accuracy"] == len(seen) / 3
 
 
 def test_cut_texts_are_counted():
-    encoded = encode(split_of(["my refund now", "parcel"], ["a", "b"]), "sequence", ["a", "b"], tokenizer(), 4, sort=False)
+    encoded = TASKS["sequence"].encode(split_of(["my refund now", "parcel"], ["a", "b"]), ["a", "b"], tokenizer(), 4, sort=False)
     assert encoded.cut == 1
     assert [len(ids) for ids in encoded.dataset["input_ids"]] == [4, 3] == encoded.dataset["length"][:]
 
 
 def test_sorting_keeps_examples_together():
     split = split_of(["a", "the invoice please", "my refund"], ["x", "y", "x"])
-    encoded = encode(split, "sequence", ["x", "y"], tokenizer(), 16, sort=True)
+    encoded = TASKS["sequence"].encode(split, ["x", "y"], tokenizer(), 16, sort=True)
     assert encoded.split.where == ["line 2", "line 3", "line 1"]
     assert encoded.dataset["labels"][:] == [1, 0, 0]
-    assert scorer(encoded, "sequence", ["x", "y"])(EvalPrediction(np.array([1, 0, 1]), None)) == pytest.approx(
+    assert TASKS["sequence"].score(encoded, ["x", "y"])(EvalPrediction(np.array([1, 0, 1]), None)) == pytest.approx(
         {"accuracy": 2 / 3, "macro_f1": 2 / 3}
     )
 
 
 def test_without_spans_tokens_are_scored():
     split = split_of([["Anna", "lives"]], [["NOUN", "VERB"]])
-    encoded = encode(split, "token", ["NOUN", "VERB"], tokenizer(), 16, sort=False)
+    encoded = TASKS["token"].encode(split, ["NOUN", "VERB"], tokenizer(), 16, sort=False)
     labels = np.array(encoded.dataset["labels"])
-    scores = scorer(encoded, "token", ["NOUN", "VERB"])(EvalPrediction(labels * 0, labels))
+    scores = TASKS["token"].score(encoded, ["NOUN", "VERB"])(EvalPrediction(labels * 0, labels))
     assert scores == pytest.approx({"accuracy": 1 / 2, "macro_f1": 1 / 3})
-    assert best_by("token", ["NOUN", "VERB"]) == "accuracy"
-    assert best_by("token", TAGS) == "f1"
+    assert TASKS["token"].best_by(["NOUN", "VERB"]) == "accuracy"
+    assert TASKS["token"].best_by(TAGS) == "f1"
 
 
 def test_another_score_can_choose():
-    assert best_by("token", TAGS, "accuracy") == "accuracy"
-    assert best_by("sequence", ["a", "b"], "macro_f1") == "macro_f1"
+    assert TASKS["token"].best_by(TAGS, "accuracy") == "accuracy"
+    assert TASKS["sequence"].best_by(["a", "b"], "macro_f1") == "macro_f1"
     for task, labels, score in (("sequence", ["a", "b"], "f1"), ("token", TAGS, "macro_f1"), ("token", ["NOUN", "VERB"], "f1")):
         with pytest.raises(ValueError, match=f"best_by must be auto or a score of this task: .*, got '{score}'"):
-            best_by(task, labels, score)
+            TASKS[task].best_by(labels, score)
 
 
 @pytest.mark.parametrize(("family", "limit"), [("bert", 32), ("roberta", 30), ("distilbert", 32), ("gpt2", 32), ("llama", 32)])

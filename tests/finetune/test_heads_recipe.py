@@ -15,9 +15,10 @@ from clm_kernels import Delta
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.classifier import Classifier
 from clm_kernels.finetune.data import Split
-from clm_kernels.finetune.encode import IGNORED, encode, scorer
+from clm_kernels.finetune.encode import IGNORED
 from clm_kernels.finetune.files import read_rows
 from clm_kernels.finetune.models import load_tokenizer, pooling_for
+from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.templates import TEXT, check_template, fill
 from clm_kernels.models.pooling import set_pooling
 
@@ -53,8 +54,8 @@ def probabilities(model, tokenizer, rows, side="right"):
 
 def loss(config, model, tokenizer):
     """Of the test data in the template."""
-    rows = [row for _, row in read_rows(config.test)]
-    found = probabilities(model, tokenizer, [config.template.replace(TEXT, row["text"]) for row in rows])
+    rows = [row for _, row in read_rows(config.data.test)]
+    found = probabilities(model, tokenizer, [config.data.template.replace(TEXT, row["text"]) for row in rows])
     right = [model.config.label2id[row["label"]] for row in rows]
     return float(-found[torch.arange(len(rows)), right].log().mean())
 
@@ -68,11 +69,11 @@ def assert_predicts(classifier, rows, expected):
 def test_a_decoder_learns_and_predicts_by_the_last_token_of_the_template(finished, tmp_path):
     config, report = finished
     assert report.best["accuracy"] > 0.9 and report.test["accuracy"] > 0.8
-    classifier = Classifier.load(config.output)
+    classifier = Classifier.load(config.run.output)
     rows = [row["text"] for row in texts(12, 5)]
     filled = [f"please {row} now" for row in rows]
-    model = AutoModelForSequenceClassification.from_pretrained(config.output, trust_remote_code=True).eval()
-    plain = AutoTokenizer.from_pretrained(config.output)
+    model = AutoModelForSequenceClassification.from_pretrained(config.run.output, trust_remote_code=True).eval()
+    plain = AutoTokenizer.from_pretrained(config.run.output)
     assert (plain.pad_token, plain.padding_side) == ("</s>", "right") and plain(rows)["input_ids"][0][-1] == plain.pad_token_id
     assert report.test["loss"] == pytest.approx(loss(config, model, plain), rel=1e-4)
     assert_predicts(classifier, rows, probabilities(model, plain, filled))
@@ -87,7 +88,7 @@ def test_a_decoder_learns_and_predicts_by_the_last_token_of_the_template(finishe
 
 def test_a_delta_keeps_pooling_and_template(llama, finished, tmp_path):
     """Also when the base it is for was trained in another template."""
-    base = finished[0].output
+    base = finished[0].run.output
     other = "my {text}"
     config = replace(llama, model=base, output=str(tmp_path / "o"), method="sparse", pooling="max", template=other, epochs=1)
     report = train(config, silent)
@@ -121,14 +122,14 @@ def test_words_get_the_tokens_that_they_have_in_a_text(tmp_path):
     expected = made(" Paris refund refunding")["input_ids"]
     assert made([words], is_split_into_words=True)["input_ids"][0] != expected
     split = Split("file", [words], [["A", "B", "A"]], ["line 1"])
-    for taught in (made, load_tokenizer(tmp_path, "token")):
-        row = encode(split, "token", ["A", "B"], taught, 16, sort=False).dataset[0]
+    for taught in (made, load_tokenizer(tmp_path, TASKS["token"])):
+        row = TASKS["token"].encode(split, ["A", "B"], taught, 16, sort=False).dataset[0]
         assert row["input_ids"] == expected
         assert [label for label in row["labels"] if label != IGNORED] == [0, 1, 0] and len(expected) > 4
-    load_tokenizer(tmp_path, "token").save_pretrained(tmp_path / "again")
+    load_tokenizer(tmp_path, TASKS["token"]).save_pretrained(tmp_path / "again")
     assert AutoTokenizer.from_pretrained(tmp_path / "again")([words], is_split_into_words=True)["input_ids"][0] == expected
     assert (
-        encode(split, "token", ["A", "B"], tokenizer(), 16, sort=False).dataset[0]["input_ids"][1:-1]
+        TASKS["token"].encode(split, ["A", "B"], tokenizer(), 16, sort=False).dataset[0]["input_ids"][1:-1]
         == (tokenizer()("Paris refund refunding", add_special_tokens=False)["input_ids"])
     )
 
@@ -138,17 +139,19 @@ def test_a_tokenizer_that_adds_the_space_gets_none():
     made = Tokenizer(models.Unigram([("?", 0.0), ("▁", -9.0), ("▁Paris", -1.0), ("▁in", -1.0)], unk_id=0))
     made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     split = Split("file", [["in", "Paris"]], [["A", "B"]], ["line 1"])
-    encoded = encode(split, "token", ["A", "B"], PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?"), 16, sort=False)
+    encoded = TASKS["token"].encode(
+        split, ["A", "B"], PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?"), 16, sort=False
+    )
     assert encoded.dataset[0]["input_ids"] == [3, 2] and encoded.first_tokens == [{0: 0, 1: 1}]
 
 
 def test_words_of_a_decoder_that_were_cut_off_count_as_missed():
     split = Split("file", [["Anna", "Smith", "meets", "Bob"]], [["B-PER", "I-PER", "O", "B-PER"]], ["line 1"])
     tags = ["B-PER", "I-PER", "O"]
-    encoded = encode(split, "token", tags, byte_tokenizer(), 4, sort=False)  # three words and </s>
+    encoded = TASKS["token"].encode(split, tags, byte_tokenizer(), 4, sort=False)  # three words and </s>
     assert encoded.cut == 1
     labels = np.array(encoded.dataset["labels"])
-    perfect = scorer(encoded, "token", tags)(EvalPrediction(np.where(labels == IGNORED, 2, labels), labels))
+    perfect = TASKS["token"].score(encoded, tags)(EvalPrediction(np.where(labels == IGNORED, 2, labels), labels))
     assert (perfect["accuracy"], perfect["recall"], perfect["precision"]) == (3 / 4, 1 / 2, 1)
 
 
@@ -159,13 +162,13 @@ def test_a_template_stays_whole_where_the_text_is_cut(make):
     whole = [made(f"please {row} with courier")["input_ids"] for row in rows]
     split = Split("file", rows, ["a", "b", "a"], ["line 1", "line 2", "line 3"])
     template, limit, alone = "please {text} with courier", len(whole[0]), len(made("please with courier")["input_ids"])
-    encoded = encode(split, "sequence", ["a", "b"], made, limit, False, template)
+    encoded = TASKS["sequence"].encode(split, ["a", "b"], made, limit, False, template)
     found = encoded.dataset["input_ids"][:]
     assert found[:2] == whole[:2] and encoded.cut == 1
     assert found[2] == made("please the invoice is with courier")["input_ids"] and len(found[2]) == limit
     for i, row in enumerate(rows):
-        assert encode(split, "sequence", None, made, 99, False, template).dataset["input_ids"][i] == whole[i]
-        assert encode(split, "sequence", None, made, 99, False).dataset["input_ids"][i] == made(row)["input_ids"]
+        assert TASKS["sequence"].encode(split, None, made, 99, False, template).dataset["input_ids"][i] == whole[i]
+        assert TASKS["sequence"].encode(split, None, made, 99, False).dataset["input_ids"][i] == made(row)["input_ids"]
     with pytest.raises(ValueError, match=f"encode: max_length must be more tokens than the template takes, got {alone}"):
         fill(template, rows, made, alone)
     assert fill(template, rows[1:2], made, alone + 1) == (["please parcel with courier"], 0)
@@ -195,14 +198,14 @@ def test_words_are_tagged_without_a_template(llama, tmp_path):
 
 
 def test_auto_pooling(llama, tmp_path):
-    assert pooling_for(llama, "sequence") == "last"
-    assert pooling_for(llama, "token") == "native"
-    assert pooling_for(replace(llama, pooling="native"), "sequence") == "native"
+    assert pooling_for(llama.data, TASKS["sequence"]) == "last"
+    assert pooling_for(llama.data, TASKS["token"]) == "native"
+    assert pooling_for(replace(llama, pooling="native").data, TASKS["sequence"]) == "native"
     for family, pooling in (("bert", "native"), ("gpt2", "last"), ("opt", "last"), ("gemma3", "last"), ("modernbert", "native")):
         build(family).save_pretrained(tmp_path / family)
-        assert pooling_for(replace(llama, model=str(tmp_path / family)), "sequence") == pooling
+        assert pooling_for(replace(llama, model=str(tmp_path / family)).data, TASKS["sequence"]) == pooling
     set_pooling(build("llama"), "mean").save_pretrained(tmp_path / "mean")
-    assert pooling_for(replace(llama, model=str(tmp_path / "mean")), "sequence") == "mean"
+    assert pooling_for(replace(llama, model=str(tmp_path / "mean")).data, TASKS["sequence"]) == "mean"
 
 
 def test_a_tokenizer_without_anything_to_pad_with(llama, tmp_path):
@@ -210,7 +213,7 @@ def test_a_tokenizer_without_anything_to_pad_with(llama, tmp_path):
     made.eos_token = None
     made.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="load: the tokenizer must be one with a pad_token or an eos_token, got neither"):
-        load_tokenizer(tmp_path, "sequence")
+        load_tokenizer(tmp_path, TASKS["sequence"])
 
 
 def test_a_padding_token_that_the_model_does_not_know(llama, tmp_path):

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from clm_kernels.cli import app
 from clm_kernels.finetune import Classifier, TrainConfig, train
 from clm_kernels.finetune.lora import targets
+from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.trainer import RunTrainer
 
 peft = pytest.importorskip("peft")
@@ -57,17 +58,17 @@ def test_it_learns_with_low_rank_matrices_and_the_head_alone(adapted):
     config, report = adapted
     assert report.test["accuracy"] > 0.8
     assert report.trained == 2 * 2 * RANK * (HIDDEN + HIDDEN) + 3 * HIDDEN + 3  # layers x (query, value), classifier
-    before = load_file(Path(config.model) / "model.safetensors")
-    model = Classifier.load(config.output).model
+    before = load_file(Path(config.data.model) / "model.safetensors")
+    model = Classifier.load(config.run.output).model
     after = {name.replace(".base_layer", ""): tensor for name, tensor in model.bert.state_dict().items() if "lora_" not in name}
     assert_same({name: before[name] for name in after}, after)
-    matrices = [tensor for name, tensor in tensors_of(config.output).items() if "lora_B" in name]
+    matrices = [tensor for name, tensor in tensors_of(config.run.output).items() if "lora_B" in name]
     assert len(matrices) == 4 and all(matrix.any() for matrix in matrices)  # they begin at 0
 
 
 def test_what_stands_in_the_folder(adapted):
     config, report = adapted
-    output = Path(config.output)
+    output = Path(config.run.output)
     assert {path.name for path in output.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "checkpoints", "config.json", "report.json", "run.json",
         "selection.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -75,17 +76,18 @@ def test_what_stands_in_the_folder(adapted):
     written = json.loads((output / "adapter_config.json").read_text())
     assert (written["r"], written["lora_alpha"], written["lora_dropout"]) == (RANK, 32, 0.1)
     assert (written["task_type"], written["modules_to_save"]) == ("SEQ_CLS", ["classifier"])
-    assert written["base_model_name_or_path"] == config.model
+    assert written["base_model_name_or_path"] == config.data.model
     size = (output / "adapter_model.safetensors").stat().st_size
     assert report.sizes["adapter"] == size < report.sizes["checkpoint"]
-    plain = AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=3)
+    plain = AutoModelForSequenceClassification.from_pretrained(config.data.model, num_labels=3)
     assert report.sizes["checkpoint"] == sum(parameter.nbytes for parameter in plain.parameters())
 
 
 def test_the_paper_is_the_default():
-    config = TrainConfig(method="lora")
-    assert (config.lora_rank, config.lora_alpha, config.lora_dropout, config.lora_targets) == (12, 32, 0.1, "query,value")
-    assert config.decay == 0
+    config = TrainConfig(method="lora").resolved(TASKS["sequence"])
+    lora = config.lora
+    assert (lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.lora_targets) == (12, 32, 0.1, "query,value")
+    assert config.training.weight_decay == 0
 
 
 @pytest.mark.parametrize(
@@ -97,7 +99,7 @@ def test_rank_scale_dropout_and_targets_are_the_configs(lora, tmp_path, options,
     config = replace(lora, output=str(tmp_path / "o"), epochs=1, lora_dropout=0.25, **options)
     report = train(config, silent)
     assert report.trained == trained * HIDDEN * rank + 3 * HIDDEN + 3
-    layers = [module for module in Classifier.load(config.output).model.modules() if hasattr(module, "lora_A")]
+    layers = [module for module in Classifier.load(config.run.output).model.modules() if hasattr(module, "lora_A")]
     assert {layer.scaling["default"] for layer in layers} == {scale}
     assert {layer.lora_dropout["default"].p for layer in layers} == {0.25}
 
@@ -172,27 +174,27 @@ def test_peft_reads_it_with_the_same_outputs_and_export_needs_neither(family, tm
         model=save_model(tmp_path / "model", family, pad_token_id=0), output=str(tmp_path / "o"), **write_data(tmp_path, count=16)
     )
     train(replace(config, **FAST | {"epochs": 1, "pooling": "native"}, method="lora"), silent)
-    classifier = Classifier.load(config.output)
+    classifier = Classifier.load(config.run.output)
     ours = logits(classifier.model, classifier)
-    plain = AutoModelForSequenceClassification.from_pretrained(config.model, num_labels=3)
-    assert torch.equal(logits(peft.PeftModel.from_pretrained(plain, config.output), classifier), ours)
+    plain = AutoModelForSequenceClassification.from_pretrained(config.data.model, num_labels=3)
+    assert torch.equal(logits(peft.PeftModel.from_pretrained(plain, config.run.output), classifier), ours)
     classifier.export(tmp_path / "whole")
     exported, info = AutoModelForSequenceClassification.from_pretrained(tmp_path / "whole", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     torch.testing.assert_close(logits(exported, classifier), ours, rtol=1e-4, atol=1e-5)
     again = Classifier.load(tmp_path / "whole")
-    assert [p.label for p in again.predict(TEXTS)] == [p.label for p in Classifier.load(config.output).predict(TEXTS)]
+    assert [p.label for p in again.predict(TEXTS)] == [p.label for p in Classifier.load(config.run.output).predict(TEXTS)]
 
 
 def test_words_and_tags(tmp_path):
     config = TrainConfig(model=save_model(tmp_path / "model"), output=str(tmp_path / "o"), **write_data(tmp_path, sentences))
     report = train(replace(config, **FAST, method="lora"), silent)
     assert report.test["f1"] > 0.9
-    classifier = Classifier.load(config.output)
+    classifier = Classifier.load(config.run.output)
     (prediction,) = classifier.predict([["Anna", "Smith", "lives", "in", "Rome"]])
     assert prediction.label == ["B-PER", "I-PER", "O", "O", "B-LOC"]
-    plain = AutoModelForTokenClassification.from_pretrained(config.model, num_labels=4)
-    read = peft.PeftModel.from_pretrained(plain, config.output)
+    plain = AutoModelForTokenClassification.from_pretrained(config.data.model, num_labels=4)
+    read = peft.PeftModel.from_pretrained(plain, config.run.output)
     assert torch.equal(logits(read, classifier), logits(classifier.model, classifier))
 
 
@@ -203,7 +205,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(lora, tmp_path):
     config = replace(lora, model=str(tmp_path / "model"), output=str(tmp_path / "o"), pooling="native", epochs=1)
     train(config, silent)
     assert json.loads((tmp_path / "o" / "adapter_config.json").read_text())["modules_to_save"] == ["bert.pooler", "classifier"]
-    first, second = (logits(Classifier.load(config.output).model, Classifier.load(config.output)) for _ in range(2))
+    first, second = (logits(Classifier.load(config.run.output).model, Classifier.load(config.run.output)) for _ in range(2))
     assert torch.equal(first, second)
 
 
@@ -216,11 +218,11 @@ def test_the_command_line(lora, adapted, tmp_path):
     assert "adapter" in result.output
     answers = []
     for arguments in (
-        ["--model", adapted[0].output],
-        ["--model", lora.model, "--delta", f"{adapted[0].output}/adapter_model.safetensors"],
+        ["--model", adapted[0].run.output],
+        ["--model", lora.data.model, "--delta", f"{adapted[0].run.output}/adapter_model.safetensors"],
     ):
         answers.append(run(app, ["predict", *arguments], input="my refund\nwhere is the parcel\n"))
-    assert run(app, ["export", "--model", adapted[0].output, "--output", str(tmp_path / "whole")]).exit_code == 0
+    assert run(app, ["export", "--model", adapted[0].run.output, "--output", str(tmp_path / "whole")]).exit_code == 0
     answers.append(run(app, ["predict", "--model", str(tmp_path / "whole")], input="my refund\nwhere is the parcel\n"))
     assert {answer.stdout for answer in answers} == {answers[0].stdout}
     assert [line.split("\t")[0] for line in answers[0].stdout.splitlines()] == ["billing", "delivery"]
@@ -234,7 +236,7 @@ def test_without_peft(lora, adapted, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match=r"^train: method lora needs the package peft: pip install peft$"):
         train(replace(lora, output=str(tmp_path / "o")), silent)
     with pytest.raises(RuntimeError, match=r"^Adapter.load: method lora needs the package peft: pip install peft$"):
-        Classifier.load(adapted[0].output)
+        Classifier.load(adapted[0].run.output)
     assert not (tmp_path / "o").exists()
 
 
@@ -252,7 +254,7 @@ def test_bad_values(lora, tmp_path, field):
 
 
 def test_another_base_or_an_altered_file_is_refused(lora, adapted, tmp_path):
-    output = Path(shutil.copytree(adapted[0].output, tmp_path / "o"))
+    output = Path(shutil.copytree(adapted[0].run.output, tmp_path / "o"))
     file = output / "adapter_model.safetensors"
     with pytest.raises(ValueError, match="the base's that this adapter was trained on"):
         Classifier.load(save_model(tmp_path / "other", seed=1), file)

@@ -55,9 +55,9 @@ def read(path, column="text"):
 def test_it_learns_and_says_what_it_merged(finished):
     config, report, lines = finished
     assert report.test["accuracy"] > 0.9
-    written = json.loads((Path(config.output) / "report.json").read_text())["merged"]
+    written = json.loads((Path(config.run.output) / "report.json").read_text())["merged"]
     assert written == report.merged and set(written["tokens"]) <= {phrase for some in PHRASES.values() for phrase in some}
-    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (config.model, config.output))
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in (config.data.model, config.run.output))
     assert len(after) == len(before) + len(written["tokens"]) == len(before) + 4
     for part in ("train", "validation", "test"):
         texts, lengths = read(getattr(config, part)), written["tokens_per_text"][part]
@@ -69,11 +69,11 @@ def test_it_learns_and_says_what_it_merged(finished):
 
 def test_new_rows_and_the_selection_have_trained(finished):
     config, *_ = finished
-    selection = Selection.load(Path(config.output) / "selection.safetensors")
-    base = load_file(Path(config.model) / "model.safetensors")
-    after = Classifier.load(config.output).model.base_model.state_dict()
+    selection = Selection.load(Path(config.run.output) / "selection.safetensors")
+    base = load_file(Path(config.data.model) / "model.safetensors")
+    after = Classifier.load(config.run.output).model.base_model.state_dict()
     rows, old = after["embeddings.word_embeddings.weight"], base["embeddings.word_embeddings.weight"]
-    delta = Delta.load(Path(config.output) / "delta.safetensors")
+    delta = Delta.load(Path(config.run.output) / "delta.safetensors")
     assert selection[NAME].index.tolist() == [token.id for token in delta.extension.tokens] and len(selection[NAME].index) == 4
     same = [i for i in range(len(old)) if i not in selection[NAME].index.tolist()]
     assert torch.equal(rows[same], old[same]) and len(rows) == len(old) + 4
@@ -83,19 +83,19 @@ def test_new_rows_and_the_selection_have_trained(finished):
 
 def test_every_way_to_read_it_predicts_the_same(finished, tmp_path):
     config, report, _ = finished
-    texts = [*read(config.test), "My REFUND, please", "my refunds"]
+    texts = [*read(config.data.test), "My REFUND, please", "my refunds"]
     Path(tmp_path / "t.txt").write_text("\n".join(texts))
-    exported = run("export", "--model", config.output, "--output", tmp_path / "plain")
+    exported = run("export", "--model", config.run.output, "--output", tmp_path / "plain")
     assert exported.exit_code == 0, exported.stderr
-    both = ["--model", config.model, "--delta", Path(config.output) / "delta.safetensors"]
+    both = ["--model", config.data.model, "--delta", Path(config.run.output) / "delta.safetensors"]
     also = run("export", *both, "--output", tmp_path / "also")
     assert also.exit_code == 0, also.stderr
-    ways = [["--model", config.output], both, ["--model", tmp_path / "plain"], ["--model", tmp_path / "also"]]
+    ways = [["--model", config.run.output], both, ["--model", tmp_path / "plain"], ["--model", tmp_path / "also"]]
     results = [run("predict", *way, tmp_path / "t.txt", "--jsonl") for way in ways]
     assert [result.exit_code for result in results] == [0] * 4, results
     assert len({result.stdout for result in results}) == 1
     found = [json.loads(line)["label"] for line in results[0].stdout.splitlines()]
-    labels = read(config.test, "label")
+    labels = read(config.data.test, "label")
     assert sum(map(str.__eq__, found, labels)) / len(labels) == report.test["accuracy"]
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain", trust_remote_code=True).eval()
     tokens = AutoTokenizer.from_pretrained(tmp_path / "plain")(texts, padding=True, return_tensors="pt")
@@ -107,11 +107,11 @@ def test_every_way_to_read_it_predicts_the_same(finished, tmp_path):
 
 def test_a_tokenizer_that_is_not_the_bases_is_refused(finished, tmp_path):
     config, *_ = finished
-    shutil.copytree(config.model, tmp_path / "model")
-    other = AutoTokenizer.from_pretrained(config.model)
+    shutil.copytree(config.data.model, tmp_path / "model")
+    other = AutoTokenizer.from_pretrained(config.data.model)
     other.add_tokens(["another"])
     other.save_pretrained(tmp_path / "model")
-    result = run("predict", "--model", tmp_path / "model", "--delta", Path(config.output) / "delta.safetensors", input="x\n")
+    result = run("predict", "--model", tmp_path / "model", "--delta", Path(config.run.output) / "delta.safetensors", input="x\n")
     assert result.exit_code == 2 and "add_tokens: tokenizer must be the base's" in result.stderr
 
 
@@ -127,9 +127,9 @@ def test_same_seed_same_result_also_after_a_break(finished, tmp_path, monkeypatc
     monkeypatch.setattr(RunTrainer, "training_step", stop)
     with pytest.raises(ZeroDivisionError):
         train(config, silent)
-    again = train(replace(TrainConfig(), output=config.output, resume=True), silent)
+    again = train(replace(TrainConfig(), output=config.run.output, resume=True), silent)
     assert again.history == report.history and again.merged == report.merged
-    assert_same(trained_tensors(tmp_path / "o"), trained_tensors(finished[0].output))
+    assert_same(trained_tensors(tmp_path / "o"), trained_tensors(finished[0].run.output))
 
 
 @pytest.mark.parametrize("method", ["head", "full"])
@@ -151,21 +151,21 @@ def test_other_methods(plain, tmp_path, method):
 def test_other_families(family, tmp_path):
     config = TrainConfig(model=save_model(tmp_path / "m", family), output=str(tmp_path / "o"), **write_data(tmp_path, phrases))
     train(replace(config, **SELECTED | {"epochs": 1, "pooling": "auto"}), silent)
-    both = Classifier.load(config.model, Path(config.output) / "delta.safetensors")
+    both = Classifier.load(config.data.model, Path(config.run.output) / "delta.safetensors")
     texts = ["my refund please", "the parcel"]
-    assert list(both.predict(texts)) == list(Classifier.load(config.output).predict(texts))
+    assert list(both.predict(texts)) == list(Classifier.load(config.run.output).predict(texts))
 
 
 def test_a_selection_made_for_the_base_or_for_the_new_tokens(plain, finished, tmp_path):
     config, *_ = finished
     chosen, _ = choose_selection(plain)
-    assert chosen == Selection.load(Path(config.output) / "selection.safetensors")
+    assert chosen == Selection.load(Path(config.run.output) / "selection.safetensors")
     without = Selection((name, entries) for name, entries in chosen.items() if name != NAME)
     for number, selection in enumerate((chosen, without)):
         selection.save(tmp_path / "s.safetensors")
         output = tmp_path / str(number)
         train(replace(plain, output=str(output), selection=str(tmp_path / "s.safetensors")), silent)
-        assert_same(trained_tensors(output), trained_tensors(config.output))
+        assert_same(trained_tensors(output), trained_tensors(config.run.output))
 
 
 def test_from_the_command_line(plain, tmp_path):

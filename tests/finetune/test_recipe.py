@@ -29,7 +29,7 @@ def test_it_learns(finished):
 
 def test_what_stands_in_the_folder(finished):
     config, report = finished
-    output = Path(config.output)
+    output = Path(config.run.output)
     names = {path.name for path in output.iterdir()}
     assert names == {"checkpoints", "config.json", "delta.safetensors", "report.json", "run.json", "selection.safetensors",
                      "selection.png", "sensitivity.safetensors", "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
@@ -42,14 +42,14 @@ def test_what_stands_in_the_folder(finished):
     )
     delta = Delta.load(output / "delta.safetensors")
     assert delta.labels == ["access", "billing", "delivery"]
-    assert (delta.made["task"], delta.made["pooling"], delta.made["model"]) == ("sequence", "mean", config.model)
+    assert (delta.made["task"], delta.made["pooling"], delta.made["model"]) == ("sequence", "mean", config.data.model)
 
 
 def test_only_the_selection_biases_norms_and_head_have_moved(finished):
     config, report = finished
-    before = load_file(Path(config.model) / "model.safetensors")
-    after = Classifier.load(config.output).model.base_model.state_dict()
-    selection = Selection.load(Path(config.output) / "selection.safetensors")
+    before = load_file(Path(config.data.model) / "model.safetensors")
+    after = Classifier.load(config.run.output).model.base_model.state_dict()
+    selection = Selection.load(Path(config.run.output) / "selection.safetensors")
     assert any(not torch.equal(before[name], after[name]) for name in before)
     for name, tensor in before.items():
         entries = selection.get(f"bert.{name}")
@@ -83,7 +83,7 @@ def test_test_data_never_chooses(base, tmp_path):
 
 def test_the_reported_scores_are_the_saved_models(finished):
     config, report = finished
-    classifier = Classifier.load(config.output)
+    classifier = Classifier.load(config.run.output)
     for part, scores in (("validation", report.best), ("test", report.test)):
         rows = [json.loads(line) for line in Path(getattr(config, part)).read_text().splitlines()]
         found = [prediction.label for prediction in classifier.predict([row["text"] for row in rows])]
@@ -114,7 +114,7 @@ def test_same_seed_same_result(finished, tmp_path):
     config, report = finished
     again = train(replace(config, output=str(tmp_path / "again")), silent)
     assert again.history == report.history
-    assert_same(trained_tensors(config.output), trained_tensors(tmp_path / "again"))
+    assert_same(trained_tensors(config.run.output), trained_tensors(tmp_path / "again"))
 
 
 def test_validation_is_carved_and_recorded(base, tmp_path):
@@ -149,7 +149,7 @@ def test_other_families(family, tmp_path):
         model=save_model(tmp_path / "model", family), output=str(tmp_path / "o"), **write_data(tmp_path, count=16)
     )
     report = train(replace(config, **FAST | {"epochs": 1, "pooling": "auto"}), silent)
-    assert len(list(Classifier.load(config.output).predict(["my refund", "the parcel please"]))) == 2
+    assert len(list(Classifier.load(config.run.output).predict(["my refund", "the parcel please"]))) == 2
     assert report.selection
 
 
@@ -158,7 +158,7 @@ def test_words_and_tags(tmp_path):
     report = train(replace(config, **FAST), silent)
     assert report.best_by == "f1"
     assert report.test["f1"] > 0.9
-    (prediction,) = Classifier.load(config.output).predict([["Anna", "Smith", "lives", "in", "Rome"]])
+    (prediction,) = Classifier.load(config.run.output).predict([["Anna", "Smith", "lives", "in", "Rome"]])
     assert prediction.label == ["B-PER", "I-PER", "O", "O", "B-LOC"]
     assert all(0 < probability <= 1 for probability in prediction.probability)
 
@@ -196,10 +196,10 @@ def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(base, tmp_path):
 def test_a_selection_from_a_file(base, finished, tmp_path):
     config, _ = finished
     selection, _ = choose_selection(base)
-    assert selection == Selection.load(Path(config.output) / "selection.safetensors")
+    assert selection == Selection.load(Path(config.run.output) / "selection.safetensors")
     selection.save(tmp_path / "s.safetensors")
     train(replace(base, output=str(tmp_path / "o"), selection=str(tmp_path / "s.safetensors")), silent)
-    assert_same(trained_tensors(tmp_path / "o"), trained_tensors(config.output))
+    assert_same(trained_tensors(tmp_path / "o"), trained_tensors(config.run.output))
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_folder_that_is_no_model(base, tmp_path):
 def test_a_checkpoint_with_a_hole(base, tmp_path):
     from safetensors.torch import save_file
 
-    shutil.copytree(base.model, tmp_path / "model")
+    shutil.copytree(base.data.model, tmp_path / "model")
     tensors = load_file(tmp_path / "model" / "model.safetensors")
     del tensors["encoder.layer.1.output.dense.weight"]
     save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
@@ -323,8 +323,8 @@ def test_out_of_memory_gets_advice(base, tmp_path, monkeypatch, error):
 
 def test_a_checkpoint_in_float16_needs_another_type(base, tmp_path):
     model = tmp_path / "half"
-    shutil.copytree(base.model, model)
-    AutoModel.from_pretrained(base.model, dtype=torch.float16).save_pretrained(model)
+    shutil.copytree(base.data.model, model)
+    AutoModel.from_pretrained(base.data.model, dtype=torch.float16).save_pretrained(model)
     config = replace(base, model=str(model), output=str(tmp_path / "o"), epochs=1)
     with pytest.raises(ValueError, match=r"train: dtype must be float32 or bfloat16, as small gradients .*, got 'auto'"):
         train(config, silent)

@@ -30,8 +30,8 @@ def test_ctrl_c_then_resume_equals_no_break(finished, tmp_path, monkeypatch, ste
     assert signal.getsignal(signal.SIGINT) is former
     assert last_checkpoint(tmp_path / "o" / "checkpoints").name == f"checkpoint-{checkpoint}"
     assert not (tmp_path / "o" / "report.json").exists()
-    resumed = train(TrainConfig(output=config.output, resume=True), silent)
-    assert_same(trained_tensors(config.output), trained_tensors(finished[0].output))
+    resumed = train(TrainConfig(output=config.run.output, resume=True), silent)
+    assert_same(trained_tensors(config.run.output), trained_tensors(finished[0].run.output))
     assert resumed.test == report.test
     scores = [[line["accuracy"] for line in run.history] for run in (resumed, report)]
     assert scores[0] == scores[1]
@@ -100,8 +100,8 @@ def test_a_broken_checkpoint_is_passed_over(finished, tmp_path, monkeypatch):
     broken = shutil.copytree(checkpoints / "checkpoint-6", checkpoints / "checkpoint-12")
     (broken / "trainer_state.json").write_text('{"epoch": 2')
     assert last_checkpoint(checkpoints).name == "checkpoint-6"
-    train(TrainConfig(output=config.output, resume=True), silent)
-    assert_same(trained_tensors(config.output), trained_tensors(finished[0].output))
+    train(TrainConfig(output=config.run.output, resume=True), silent)
+    assert_same(trained_tensors(config.run.output), trained_tensors(finished[0].run.output))
 
 
 def test_resume_refuses_what_is_another_run(finished, tmp_path, monkeypatch):

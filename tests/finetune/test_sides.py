@@ -12,6 +12,7 @@ from clm_kernels import Delta, bidirectional_layers
 from clm_kernels.finetune import Classifier, TrainConfig, train
 from clm_kernels.finetune.files import read_rows
 from clm_kernels.finetune.models import load
+from clm_kernels.finetune.tasks import TASKS
 
 WORDS = ["Anna", "lives", "in", "Rome"]
 
@@ -38,7 +39,7 @@ def test_what_was_trained_with_both_sides_predicts_with_both(method, llama, tmp_
     for wanted, layers in (("none", range(0)), ("all", range(2)), ("upper half", range(1, 2)), ("0-0", range(1))):
         config = replace(llama, method=method, bidirectional=wanted, output=str(tmp_path / wanted))
         train(config, silent)
-        classifier = Classifier.load(config.output)
+        classifier = Classifier.load(config.run.output)
         assert bidirectional_layers(classifier.model) == layers
         assert first_depends_on_last(classifier) == bool(layers)
 
@@ -46,8 +47,8 @@ def test_what_was_trained_with_both_sides_predicts_with_both(method, llama, tmp_
 def test_scores_are_those_of_the_model_that_predicts(llama, tmp_path):
     config = replace(llama, bidirectional="all", output=str(tmp_path / "o"), epochs=3)
     report = train(config, silent)
-    rows = [row for _, row in read_rows(config.test)]
-    found = list(Classifier.load(config.output).predict([row["tokens"] for row in rows]))
+    rows = [row for _, row in read_rows(config.data.test)]
+    found = list(Classifier.load(config.run.output).predict([row["tokens"] for row in rows]))
     words = [(tag, own) for row, prediction in zip(rows, found) for tag, own in zip(row["tags"], prediction.label)]
     assert sum(tag == own for tag, own in words) / len(words) == pytest.approx(report.test["accuracy"])
 
@@ -70,10 +71,13 @@ def test_a_base_that_attends_to_both_sides_goes_on_so(llama, tmp_path):
     full = replace(llama, method="full", bidirectional="1-1", output=str(tmp_path / "base"))
     train(full, silent)
     for wanted, layers in (("auto", range(1, 2)), ("none", range(0))):
-        config = replace(llama, model=full.output, bidirectional=wanted, output=str(tmp_path / wanted))
+        config = replace(llama, model=full.run.output, bidirectional=wanted, output=str(tmp_path / wanted))
         train(config, silent)
-        assert bidirectional_layers(Classifier.load(config.output).model) == layers
-    causal, base = Delta.load(tmp_path / "none" / "delta.safetensors"), load(full.output, "token", ["a", "b", "c", "d"])
+        assert bidirectional_layers(Classifier.load(config.run.output).model) == layers
+    causal, base = (
+        Delta.load(tmp_path / "none" / "delta.safetensors"),
+        load(full.run.output, TASKS["token"], ["a", "b", "c", "d"]),
+    )
     with pytest.raises(ValueError, match=r"^Delta: the model must attend to both sides in no layer as in training, got 1 to 1$"):
         causal.apply(base.model)
 

@@ -295,6 +295,6 @@ def test_train_says_early_that_nothing_can_be_replayed(base, tmp_path):
 
 
 def test_from_the_command_line(base, tmp_path):
-    line = ["train", "--model", base.model, "--train", base.train, "--output", str(tmp_path / "o"), "--epochs", "1"]
+    line = ["train", "--model", base.data.model, "--train", base.data.train, "--output", str(tmp_path / "o"), "--epochs", "1"]
     result = run(*line, "--method", "head", "--replay", "--sensitivity-examples", "24")
     assert result.exit_code == 0 and "replaying 2 of 2 layers" in result.stderr

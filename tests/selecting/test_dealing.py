@@ -6,15 +6,16 @@ from dataclasses import replace
 import needs_datasets  # noqa: F401
 import pytest
 import torch
+from clm_kernels.measure.estimate.training import spread
 from dealt_groups import GROUPS, SHAPES, deal_out, grid_of
 from models import build
 
 import clm_kernels as clm
 from clm_kernels.finetune import TrainConfig
 from clm_kernels.finetune.recipe import choose_selection, train
+from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.measure.estimate import Work
 from clm_kernels.measure.estimate import build as build_work
-from clm_kernels.measure.estimate.training import spread
 from clm_kernels.selecting.pipeline import best_units, check_units
 from clm_kernels.selecting.scores.sensitivity import eligible_weights
 from clm_kernels.selecting.units.control import random_selection
@@ -113,10 +114,11 @@ def test_other_kinds_are_scored_by_fisher_unless_told():
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
 def test_train_takes_an_eighth_by_chance(task):
-    resolved = TrainConfig(kind="groups").resolved(task)
-    assert (resolved.kind, resolved.density, resolved.select) == ("groups", 1 / 8, "random")
-    assert resolved.learning_rate == TrainConfig().resolved(task).learning_rate
-    assert TrainConfig(kind="groups", density=0.25).resolved(task).density == 0.25
+    resolved = TrainConfig(kind="groups").resolved(TASKS[task])
+    chosen = resolved.selecting
+    assert (chosen.kind, chosen.density, chosen.select) == ("groups", 1 / 8, "random")
+    assert resolved.training.learning_rate == TrainConfig().resolved(TASKS[task]).training.learning_rate
+    assert TrainConfig(kind="groups", density=0.25).resolved(TASKS[task]).selecting.density == 0.25
     with pytest.raises(ValueError, match=r"^train: select must be auto or random for groups, .*, got 'tokens'$"):
         TrainConfig(kind="groups", select="tokens").check(())
 
@@ -126,7 +128,7 @@ def test_train_and_select(base, tmp_path):
     report = train(config, lambda line: None)
     selection = Selection.load(tmp_path / "o" / "selection.safetensors")
     assert {line["kind"] for line in report.selection} == {"blocks"} and report.config["density"] == 1 / 8
-    assert choose_selection(replace(config, seed=config.seed + 1))[0] != selection == choose_selection(config)[0]
+    assert choose_selection(replace(config, seed=config.run.seed + 1))[0] != selection == choose_selection(config)[0]
 
 
 def test_estimate_deals_as_train_does():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import listed, require
+from ..templates import TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +90,7 @@ class Task(ABC):
     @abstractmethod
     def encode(
         self, split: Split, label_names: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int, sort: bool,
-        template: str,
+        template: str = TEXT,
     ) -> Encoded:  # fmt: skip
         """Token ids of the texts, cut off at `max_length`; with labels if there are `label_names`."""
 

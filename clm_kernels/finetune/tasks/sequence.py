@@ -30,7 +30,7 @@ class SequenceClassification(Task):
     def stratum(self, label):
         return label
 
-    def encode(self, split, label_names, tokenizer, max_length, sort, template):
+    def encode(self, split, label_names, tokenizer, max_length, sort, template=TEXT):
         if sort:
             split = longest_first(split, len)
         texts, shortened = split.texts, 0

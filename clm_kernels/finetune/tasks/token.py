@@ -51,7 +51,7 @@ class TokenClassification(Task):
             splitter.add_prefix_space = tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
             tokenizer.backend_tokenizer.pre_tokenizer = splitter
 
-    def encode(self, split, label_names, tokenizer, max_length, sort, template):
+    def encode(self, split, label_names, tokenizer, max_length, sort, template=TEXT):
         if sort:
             split = longest_first(split, lambda words: sum(map(len, words)))
         texts = split.texts
