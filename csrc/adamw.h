@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "fields.h"
 #include "host_device.h"
 
 namespace clm {
@@ -23,11 +24,10 @@ struct AdamWScalars {
     return {U(decay), U(beta1), U(one_minus_beta1), U(beta2), U(one_minus_beta2), U(step_size), U(correction2), U(eps), U(sign)};
   }
 
-  CLM_HOST_DEVICE static AdamWScalars of(double lr, double beta1, double beta2, double eps, double weight_decay, double step,
-                                         bool maximize) {
-    const double correction1 = 1 - std::pow(beta1, step), correction2 = 1 - std::pow(beta2, step);
-    return {T(lr * weight_decay), T(beta1), T(1 - beta1), T(beta2), T(1 - beta2),
-            T(lr / correction1), T(1 / std::sqrt(correction2)), T(eps), T(maximize ? -1 : 1)};
+  CLM_HOST_DEVICE static AdamWScalars of(const Settings& s, bool maximize) {
+    const double correction1 = 1 - std::pow(s.beta1, s.step), correction2 = 1 - std::pow(s.beta2, s.step);
+    return {T(s.lr * s.weight_decay), T(s.beta1), T(1 - s.beta1), T(s.beta2), T(1 - s.beta2),
+            T(s.lr / correction1), T(1 / std::sqrt(correction2)), T(s.eps), T(maximize ? -1 : 1)};
   }
 };
 

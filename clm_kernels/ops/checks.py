@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ..errors import refuse, require
+from .fields import SETTINGS
 from .layout import COLUMNS, DENSE, KINDS, ROWS, Layout
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTS = (torch.int32, torch.int64)
-SETTINGS = ("lr", "beta1", "beta2", "eps", "weight_decay", "step")
 
 
 def check_float(op: str, argument: str, tensor: Tensor) -> None:
@@ -155,8 +155,9 @@ def check_adamw_step(
     for name, tensors in lists.items():
         if len(tensors) != len(values):
             refuse(op, name, f"a list of {len(values)} as values", len(tensors))
-    if len(layouts) != 5 * len(values):
-        refuse(op, "layouts", f"{5 * len(values)} ints", len(layouts))
+    numbers = len(Layout._fields) * len(values)
+    if len(layouts) != numbers:
+        refuse(op, "layouts", f"{numbers} ints", len(layouts))
     places = [torch.device("cpu"), *(value.device for value in values[:1])]
     if settings.dtype != torch.float64 or settings.shape != (len(values), len(SETTINGS)) or settings.device not in places:
         expected = f"float64 of shape ({len(values)}, {len(SETTINGS)}) on {' or '.join(dict.fromkeys(map(str, places)))}"
@@ -164,7 +165,7 @@ def check_adamw_step(
     for name, tensor in (("grad_scale", grad_scale), ("found_inf", found_inf), ("clip", clip)):
         check_scalar(op, name, tensor)
     optional = {"max_exp_avg_sqs": not amsgrad, "masters": True, "anchors": True}
-    for i, value in enumerate(values):
+    for i, (value, layout) in enumerate(zip(values, Layout.every(layouts))):
         check_float(op, f"values[{i}]", value)
         check_contiguous(op, f"values[{i}]", value)
         for name in ("grads", "exp_avgs", "exp_avg_sqs", *optional):
@@ -178,6 +179,6 @@ def check_adamw_step(
             check_contiguous(op, argument, tensor)
         if lists["masters"][i].numel() and (lists["masters"][i].dtype != torch.float32 or value.dtype.itemsize != 2):
             refuse(op, f"masters[{i}]", "float32 beside 16-bit values", f"{lists['masters'][i].dtype} beside {value.dtype}")
-        layout = Layout.checked(f"{op}[{i}]", layouts[5 * i : 5 * i + 5], dense=True)
+        layout = Layout.checked(f"{op}[{i}]", layout, dense=True)
         if layout.kind != DENSE:
             check_scatter(lists["denses"][i], lists["indices"][i], layout, value, op=f"{op}[{i}]")

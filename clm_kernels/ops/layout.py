@@ -36,13 +36,19 @@ class Layout(NamedTuple):
         Raises:
             ValueError: if there is no such kind, or the block does not divide the weight.
         """
-        layout = cls(*layout) if len(layout) == 5 else cls(-1, 0, 0, 0, 0)
+        if type(layout) is not cls:
+            layout = cls(*layout) if len(layout) == len(cls._fields) else cls(-1, 0, 0, 0, 0)
         if not _is_possible(layout) or (layout.kind == DENSE and not dense):
             kinds = ", ".join(f"{number} for {kind}" for number, kind in enumerate(KINDS[: DENSE + dense]))
             raise ValueError(
                 f"{op}: layout must be a kind ({kinds}), the weight's two sizes and a block that divides them, got {[*layout]}"
             )
         return layout
+
+    @classmethod
+    def every(cls, layouts: Sequence[int]) -> tuple[Layout, ...]:
+        """The layouts of several weights, whose ints stand one after the other."""
+        return _every(tuple(layouts))
 
     @property
     def units(self) -> int:
@@ -65,6 +71,10 @@ class Layout(NamedTuple):
             return (count, self.block_rows, self.block_columns)
         return (count,)
 
+    def new_compact(self, like: Tensor, index: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """An empty compact tensor on the device of `like`, and of its dtype unless another is given."""
+        return like.new_empty(self.compact_shape(index.numel()), dtype=dtype)
+
     def flat_index(self, index: Tensor) -> Tensor:
         """Row-major int64 numbers of the selected entries in the dense weight, of `compact_shape`."""
         index = index.long()
@@ -79,6 +89,12 @@ class Layout(NamedTuple):
             column = (index % grid_columns * self.block_columns)[:, None] + _range(self.block_columns, index)  # (B, bn)
             return row[:, :, None] * self.columns + column[:, None, :]
         return index
+
+
+@functools.lru_cache(maxsize=64)  # asked for several times in a step
+def _every(layouts: tuple[int, ...]) -> tuple[Layout, ...]:
+    length = len(Layout._fields)
+    return tuple(Layout(*layouts[i : i + length]) for i in range(0, len(layouts), length))
 
 
 @functools.cache

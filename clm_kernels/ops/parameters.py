@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .layout import DENSE
+from .fields import ARRAYS, TENSORS
+from .layout import DENSE, Layout
 
 
 class Parameters(NamedTuple):
@@ -26,27 +27,19 @@ class Parameters(NamedTuple):
     maximize: bool
 
     @property
-    def floats(self) -> tuple[list[Tensor], ...]:
-        """The compact tensors: values, moments, their maxima, masters, anchors."""
-        return self[:6]
+    def arrays(self) -> tuple[list[Tensor], ...]:
+        """The compact tensors, in the order of `fields.ARRAYS`."""
+        return tuple(getattr(self, name) for name in ARRAYS)
 
     @property
     def tensors(self) -> tuple[list[Tensor], ...]:
-        return self[:8]
-
-    @property
-    def sizes(self) -> list[list[int]]:
-        """Lengths of the values and of the indices, and bytes of an index."""
-        return [list(map(Tensor.numel, self.values)), list(map(Tensor.numel, self.indices)), [i.itemsize for i in self.indices]]
-
-    @property
-    def addresses(self) -> list[list[int]]:
-        """Of all tensors; 0 for an empty one."""
-        return [list(map(Tensor.data_ptr, tensors)) for tensors in self.tensors]
+        """In the order of `fields.TENSORS`."""
+        return tuple(getattr(self, name) for name in TENSORS)
 
     @property
     def written(self) -> list[Tensor]:
         """What a step changes, gradients aside."""
-        scattered = [dense for dense, kind in zip(self.denses, self.layouts[::5], strict=True) if kind != DENSE]
+        every = Layout.every(self.layouts)
+        scattered = [dense for dense, layout in zip(self.denses, every, strict=True) if layout.kind != DENSE]
         maxima = self.max_exp_avg_sqs if self.amsgrad else []
         return [*self.values, *self.exp_avgs, *self.exp_avg_sqs, *self.masters, *scattered, *maxima]

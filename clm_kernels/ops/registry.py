@@ -257,7 +257,7 @@ def _by_call(by_size: dict, one: dict[tuple[int, torch.dtype], Callable | None],
         function = function or one.get(key, otherwise)
         if function is None:
             known = layout if type(layout) is Layout else Layout(*layout)
-            function = _pick(by_size[key], dy.shape[0] * known[1] * known[2], index.shape[0] / max(1, known.units))
+            function = _pick(by_size[key], dy.shape[0] * known.rows * known.columns, index.shape[0] / max(1, known.units))
         return function(dy, x, index, layout, dtype)
 
     return weight_grad

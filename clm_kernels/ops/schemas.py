@@ -95,10 +95,10 @@ def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters,
     for name, tensors in ({"values": values, "settings": [settings]} | single | lists).items():
         for i, tensor in enumerate(tensors):
             check_memory(op, f"{name}[{i}]", tensor)
-    for i, (value, dense) in enumerate(zip(values, denses)):
-        if layouts[5 * i] != DENSE and overlap(value, dense):
+    every = Layout.every(layouts)
+    for i, (value, dense, layout) in enumerate(zip(values, denses, every)):
+        if layout.kind != DENSE and overlap(value, dense):
             checks.refuse(op, f"values[{i}]", "in memory of their own", "a part of the dense weight")
-    every = [Layout(*layouts[5 * i : 5 * i + 5]) for i in range(len(values))]
     indices = [
         index if layout.kind == DENSE else owned(f"{op}[{i}]", index, layout)
         for i, (index, layout) in enumerate(zip(indices, every))
@@ -134,10 +134,6 @@ def _named(op: str, run: Callable) -> Callable:
     return recorded
 
 
-def _compact(like: Tensor, index: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
-    return like.new_empty(layout.compact_shape(index.shape[0]), dtype=dtype)
-
-
 def _fake(op: str, *args) -> Layout:
     """Checks what can be checked without reading a tensor."""
     at = next(i for i, arg in enumerate(args) if isinstance(arg, (list, tuple)))
@@ -148,17 +144,17 @@ def _fake(op: str, *args) -> Layout:
 
 @torch.library.register_fake("clm_kernels::weight_grad", lib=library)
 def _(dy, x, index, layout, dtype):
-    return _compact(dy, index, _fake("weight_grad", dy, x, index, layout, dtype), dtype)
+    return _fake("weight_grad", dy, x, index, layout, dtype).new_compact(dy, index, dtype)
 
 
 @torch.library.register_fake("clm_kernels::embedding_grad", lib=library)
 def _(dy, ids, index, layout, dtype):
-    return _compact(dy, index, _fake("embedding_grad", dy, ids, index, layout, dtype), dtype)
+    return _fake("embedding_grad", dy, ids, index, layout, dtype).new_compact(dy, index, dtype)
 
 
 @torch.library.register_fake("clm_kernels::gather", lib=library)
 def _(dense, index, layout):
-    return _compact(dense, index, _fake("gather", dense, index, layout), dense.dtype)
+    return _fake("gather", dense, index, layout).new_compact(dense, index)
 
 
 @torch.library.register_fake("clm_kernels::scatter_", lib=library)

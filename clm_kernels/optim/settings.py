@@ -7,7 +7,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..ops.checks import SETTINGS
+from ..ops.fields import SETTINGS
 from .arguments import number
 
 STEP = SETTINGS.index("step")

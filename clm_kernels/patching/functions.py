@@ -18,17 +18,21 @@ from ..ops.schemas import direct
 
 
 class LinearFunction(torch.autograd.Function):
-    """``y = x @ weight.T + bias`` of a frozen `weight` whose selected entries' gradient goes to `values`.
+    """``y = x @ weight.T + bias`` of a frozen `weight` ``(out, in)`` whose selected entries' gradient goes to `values`.
 
-    Of x only the selected columns are kept for the backward, where the selection is columns.
+    The entries are those of `weight`, or, where it is `transposed`, of the ``(in, out)`` tensor that it is a view of: that
+    one's gradient is ``x.T @ dy``, the same op with its operands exchanged. Of x only the selected input features are kept
+    for the backward, where a selected unit is one.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, index: Tensor, layout: Layout):
+    def forward(
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, index: Tensor, layout: Layout, transposed: bool
+    ):
         tokens = x.reshape(-1, x.shape[-1])  # (T, in)
-        kept = tokens.index_select(1, index) if layout[0] == COLUMNS else tokens
+        kept = tokens.index_select(1, index) if layout.kind == (ROWS if transposed else COLUMNS) else tokens
         ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None)
-        ctx._index, ctx._layout, ctx.dtype, ctx.x_shape = index, layout, values.dtype, x.shape
+        ctx._index, ctx._layout, ctx.dtype, ctx.x_shape, ctx.transposed = index, layout, values.dtype, x.shape, transposed
         return F.linear(tokens, weight, bias)  # (T, out)
 
     @staticmethod
@@ -37,32 +41,11 @@ class LinearFunction(torch.autograd.Function):
         kept, weight = ctx.saved_tensors
         dx = (dy @ weight).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
         dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        dvalues = direct("weight_grad", dy)(dy, kept, ctx._index, ctx._layout, ctx.dtype) if ctx.needs_input_grad[3] else None
-        return dx, None, dbias, dvalues, None, None
-
-
-class Conv1DFunction(torch.autograd.Function):
-    """``y = x @ weight + bias`` with transformers' ``Conv1D`` weight ``(in, out)``; else as `LinearFunction`.
-
-    The stored tensor's rows are input features here, so rows keep only ``x[:, rows]`` for the backward.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, values: Tensor, index: Tensor, layout: Layout):
-        tokens = x.reshape(-1, x.shape[-1])  # (T, in)
-        kept = tokens.index_select(1, index) if layout[0] == ROWS else tokens
-        ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None)
-        ctx._index, ctx._layout, ctx.dtype, ctx.x_shape = index, layout, values.dtype, x.shape
-        return torch.addmm(bias, tokens, weight)  # (T, out)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy: Tensor):
-        kept, weight = ctx.saved_tensors
-        dx = (dy @ weight.T).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
-        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        dvalues = direct("weight_grad", dy)(kept, dy, ctx._index, ctx._layout, ctx.dtype) if ctx.needs_input_grad[3] else None
-        return dx, None, dbias, dvalues, None, None
+        dvalues = None
+        if ctx.needs_input_grad[3]:
+            operands = (kept, dy) if ctx.transposed else (dy, kept)
+            dvalues = direct("weight_grad", dy)(*operands, ctx._index, ctx._layout, ctx.dtype)
+        return dx, None, dbias, dvalues, None, None, None
 
 
 class EmbeddingFunction(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..ops.layout import ROWS
 from ..selection import Entries
 from ..values import Values
-from .functions import Conv1DFunction, EmbeddingFunction, LinearFunction
+from .functions import EmbeddingFunction, LinearFunction
 
 READ_BY_OTHERS = {"NonDynamicallyQuantizableLinear"}  # classes whose weight is read past their forward
 
@@ -112,7 +112,7 @@ class CompactLinear(CompactLayer, nn.Linear):
             return super().forward(input)
         x, weight, bias = self._in_compute_dtype(input)
         entries = self.entries
-        y = LinearFunction.apply(x, weight, bias, values, entries._held, entries.layout)
+        y = LinearFunction.apply(x, weight, bias, values, entries._held, entries.layout, False)
         return y.view(*x.shape[:-1], self.out_features)
 
 
@@ -150,7 +150,7 @@ def compact_classes() -> dict[type, type]:
                 return super().forward(x)
             x, weight, bias = self._in_compute_dtype(x)
             entries = self.entries
-            y = Conv1DFunction.apply(x, weight, bias, values, entries._held, entries.layout)
+            y = LinearFunction.apply(x, weight.T, bias, values, entries._held, entries.layout, True)
             return y.view(*x.shape[:-1], self.nf)
 
     return known | {Conv1D: CompactConv1D}

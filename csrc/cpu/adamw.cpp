@@ -33,17 +33,17 @@ void adamw_step(const std::vector<AdamWParameter>& parameters, const AdamWOption
   steps.reserve(parameters.size());
   int64_t chunks = 0, entries = 0;
   for (const AdamWParameter& p : parameters) {
-    steps.push_back({p, AdamWScalars<double>::of(p.lr, p.beta1, p.beta2, p.eps, p.weight_decay, p.step, options.maximize), chunks});
+    steps.push_back({p, AdamWScalars<double>::of(p.settings, options.maximize), chunks});
     steps.back().scalars.sign *= options.clip;  // the one place where all of a gradient passes, at no cost
-    chunks += (p.count + kChunk - 1) / kChunk;
-    entries += p.count;
+    chunks += (p.entries.size + kChunk - 1) / kChunk;
+    entries += p.entries.size;
   }
   const auto update_float = CLM_PICK(update_chunk<float>);
   const auto update_double = CLM_PICK(update_chunk<double>);
   const auto run = [&](int64_t chunk) {
     const auto after = std::upper_bound(steps.begin(), steps.end(), chunk, [](int64_t c, const Step& s) { return c < s.first_chunk; });
     const Step& step = *(after - 1);
-    const int64_t begin = (chunk - step.first_chunk) * kChunk, end = std::min(step.parameter.count, begin + kChunk);
+    const int64_t begin = (chunk - step.first_chunk) * kChunk, end = std::min(step.parameter.entries.size, begin + kChunk);
     const auto update = step.parameter.value.dtype == Dtype::float64 ? update_double : update_float;
     update(step, options, begin, end);
   };

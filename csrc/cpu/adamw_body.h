@@ -2,7 +2,7 @@
 
 // kBlock entries of W: the array itself where it holds W and a whole block is left, else a converted copy, zeros after n.
 template <typename W>
-W* block_in(const Output& array, int64_t at, int64_t n, W* copy) {
+W* block_in(const Array& array, int64_t at, int64_t n, W* copy) {
   if (array.dtype == (sizeof(W) == 8 ? Dtype::float64 : Dtype::float32) && n == kBlock) return static_cast<W*>(array.data) + at;
   widen(array.dtype, array.data, at, n, copy);
   for (int64_t i = n; i < kBlock; ++i) copy[i] = 0;
@@ -10,7 +10,7 @@ W* block_in(const Output& array, int64_t at, int64_t n, W* copy) {
 }
 
 template <typename W>
-void block_out(const Output& array, int64_t at, int64_t n, const W* block, const W* copy) {
+void block_out(const Array& array, int64_t at, int64_t n, const W* block, const W* copy) {
   if (block == copy) narrow(array.dtype, copy, n, array.data, at);
 }
 
@@ -29,7 +29,7 @@ void divide(T* array, int64_t n, C scale) {
   for (int64_t i = 0; i < n; ++i) from_float(C(to_float(array[i])) / scale, array[i]);
 }
 
-inline void divide(const Output& array, int64_t at, int64_t n, double scale) {
+inline void divide(const Array& array, int64_t at, int64_t n, double scale) {
   switch (array.dtype) {
     case Dtype::float32: return divide(static_cast<float*>(array.data) + at, n, float(scale));
     case Dtype::float64: return divide(static_cast<double*>(array.data) + at, n, scale);
@@ -41,7 +41,7 @@ inline void divide(const Output& array, int64_t at, int64_t n, double scale) {
 template <typename W>
 void update_chunk(const Step& step, const AdamWOptions& options, int64_t begin, int64_t end) {
   const AdamWParameter& p = step.parameter;
-  const Output& held = p.master.data ? p.master : p.value;
+  const Array& held = p.master.data ? p.master : p.value;
   const bool sparse = p.entries.kind != kDense, anchored = p.anchor.data != nullptr;
   const int64_t size = item_size(p.value.dtype);
   const AdamWScalars<W> s = step.scalars.template as<W>();

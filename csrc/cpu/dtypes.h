@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../arguments.h"
+
 #if defined(__GNUC__)
 #define CLM_INLINE inline __attribute__((always_inline))
 #define CLM_RESTRICT __restrict__
@@ -17,12 +19,8 @@
 
 namespace clm {
 
-enum class Dtype : int { float32, float64, bfloat16, float16 };  // the codes of ops/cpu/arguments.py
-
 struct Bfloat16 { uint16_t bits; };
 struct Float16 { uint16_t bits; };
-
-inline int64_t item_size(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 
 CLM_INLINE float as_float(uint32_t bits) { float value; std::memcpy(&value, &bits, 4); return value; }
 CLM_INLINE uint32_t as_bits(float value) { uint32_t bits; std::memcpy(&bits, &value, 4); return bits; }

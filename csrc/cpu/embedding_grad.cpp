@@ -32,7 +32,7 @@ std::vector<int64_t> number_tokens(const void* ids, bool wide, int64_t tokens, c
 
 }  // namespace
 
-void embedding_grad(const Operand& dy, const void* ids, bool wide_ids, int64_t tokens, const Entries& e, const Output& out, int threads) {
+void embedding_grad(const Operand& dy, const void* ids, bool wide_ids, int64_t tokens, const Entries& e, const Array& out, int threads) {
   threads = threads_for(double(tokens + e.count) * double(e.columns) / 8, threads);
   const std::vector<int64_t> rows = number_tokens(ids, wide_ids, tokens, e, threads);
   EmbeddingGrad p{dy, out, e.columns, std::vector<int64_t>(size_t(e.count) + 1), {}};

@@ -16,8 +16,8 @@ constexpr int64_t kBlock = 256;  // entries that are gathered, then added
 
 namespace clm {
 
-bool masked_grad(const Output& grad, const void* dense_grad, Dtype dense_dtype, const Entries& e, double scale, int threads) {
-  const int64_t entries = e.entries();
+bool masked_grad(const Array& grad, const void* dense_grad, Dtype dense_dtype, const Entries& e, double scale, int threads) {
+  const int64_t entries = e.size;
   const auto add_block = grad.dtype == Dtype::float64 ? CLM_PICK(add_block<double>) : CLM_PICK(add_block<float>);
   std::atomic<bool> found{false};
   parallel_ranges((entries + kBlock - 1) / kBlock, threads_for(double(entries), threads), [&](int64_t begin, int64_t end) {

@@ -2,7 +2,7 @@
 
 // grad[at, at + n) += scale * raw; returns whether all that was added is finite.
 template <typename W>
-bool add_block(const Output& grad, Dtype raw_dtype, const void* raw, double scale, int64_t at, int64_t n) {
+bool add_block(const Array& grad, Dtype raw_dtype, const void* raw, double scale, int64_t at, int64_t n) {
   W added[kBlock], sum[kBlock];
   widen(raw_dtype, raw, 0, n, added);
   widen(grad.dtype, grad.data, at, n, sum);

@@ -108,14 +108,14 @@ void prefetch_entries(const void* dense, const Entries& e, int64_t item_size, in
 }
 
 void gather(const void* dense, const Entries& e, int64_t item_size, void* compact, int threads) {
-  parallel_blocks(e.entries(), threads, [&](int64_t begin, int64_t end, int64_t stop) {
+  parallel_blocks(e.size, threads, [&](int64_t begin, int64_t end, int64_t stop) {
     prefetch_entries(dense, e, item_size, end, stop);
     read_entries(dense, e, item_size, begin, end, static_cast<char*>(compact) + begin * item_size);
   });
 }
 
 void scatter(void* dense, const Entries& e, int64_t item_size, const void* compact, int threads) {
-  parallel_blocks(e.entries(), threads, [&](int64_t begin, int64_t end, int64_t stop) {
+  parallel_blocks(e.size, threads, [&](int64_t begin, int64_t end, int64_t stop) {
     prefetch_entries(dense, e, item_size, end, stop);
     write_entries(dense, e, item_size, begin, end, static_cast<const char*>(compact) + begin * item_size);
   });

@@ -33,7 +33,7 @@ struct OuterProduct {
   std::vector<Task> tasks;
   std::vector<Segment> segments;
   W* packed;  // of `small`: per token block, group and tile of columns: [token][column]
-  Output out;
+  Array out;
   int64_t row_stride, column_stride;
 
   int64_t size() const { return int64_t(positions.size()); }

@@ -12,15 +12,6 @@
 
 namespace clm {
 
-int64_t Entries::entries() const {
-  switch (kind) {
-    case kRows: return count * columns;
-    case kColumns: return rows * count;
-    case kBlocks: return count * block_rows * block_columns;
-    default: return count;
-  }
-}
-
 namespace {
 
 constexpr int64_t kSmallBlock = 512;  // entries; packing smaller blocks costs more than transposing both operands
@@ -83,7 +74,7 @@ void plan_blocks(OuterProduct<W>& p, const Entries& e) {
 
 template <typename W>
 void run(OuterProduct<W>& p, const Entries& e, int threads) {
-  threads = threads_for(double(p.tokens) * double(e.entries()) / 40, threads);
+  threads = threads_for(double(p.tokens) * double(e.size) / 40, threads);
   e.kind == kBlocks ? plan_blocks(p, e) : plan_product(p, e, threads);
   Scratch<Slot::shared> packed(p.tokens * p.size() * int64_t(sizeof(W)));
   p.packed = packed.template as<W>();
@@ -103,10 +94,10 @@ void run(OuterProduct<W>& p, const Entries& e, int threads) {
 
 }  // namespace
 
-void weight_grad(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const Output& out, int threads) {
-  if (entries.entries() == 0) return;
+void weight_grad(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const Array& out, int threads) {
+  if (entries.size == 0) return;
   if (tokens == 0) {
-    std::memset(out.data, 0, size_t(entries.entries() * item_size(out.dtype)));
+    std::memset(out.data, 0, size_t(entries.size * item_size(out.dtype)));
   } else if (entries.kind == kElements || (entries.kind == kBlocks && entries.block_rows * entries.block_columns < kSmallBlock)) {
     weight_grad_elements(dy, x, tokens, entries, out, threads);
   } else {

@@ -89,9 +89,9 @@ void number_columns(SampledProduct<W>& p, const Entries& e) {
 }
 
 template <typename W>
-void run(SampledProduct<W>& p, const Entries& e, const Output& out, int threads) {
+void run(SampledProduct<W>& p, const Entries& e, const Array& out, int threads) {
   if (std::max(e.rows, e.columns) > INT32_MAX) throw std::invalid_argument("weight_grad: rows and columns must be below 2^31");
-  const int64_t entries = e.entries();
+  const int64_t entries = e.size;
   threads = threads_for(double(p.tokens) * double(entries) / 16, threads);
   e.kind == kBlocks ? split_blocks(p, e) : split_index(p, e, threads);
   number_columns(p, e);
@@ -148,7 +148,7 @@ void run(SampledProduct<W>& p, const Entries& e, const Output& out, int threads)
 
 }  // namespace
 
-void weight_grad_elements(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const Output& out, int threads) {
+void weight_grad_elements(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const Array& out, int threads) {
   if (dy.dtype == Dtype::float64) {
     SampledProduct<double> p{tokens, 0, 0, 0, {dy, {}, 0, nullptr}, {x, {}, 0, nullptr}, {}, {}, nullptr};
     run(p, entries, out, threads);

@@ -25,10 +25,9 @@ struct Held {
 };
 
 CLM_HOST_DEVICE void hold(const AdamWStep& step, int32_t i, Held& held) {
-  const double* s = step.settings + 6 * int64_t(i);
   held.parameter = step.parameters[i];
   held.grad = step.grads[i];
-  held.wide = AdamWScalars<double>::of(s[0], s[1], s[2], s[3], s[4], s[5], step.maximize);
+  held.wide = AdamWScalars<double>::of(step.settings[i], step.maximize);
   held.narrow = held.wide.as<float>();
 }
 

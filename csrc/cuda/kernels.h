@@ -6,33 +6,17 @@
 #include <cstdint>
 #include <vector>
 
-namespace clm::cuda {
+#include "../arguments.h"
 
-enum class Dtype : int32_t { float32, float64, bfloat16, float16 };  // the codes of ops/cuda/arguments.py
-enum Kind : int32_t { kRows, kColumns, kBlocks, kElements, kDense };  // as in ops/layout.py
+namespace clm::cuda {
 
 constexpr int64_t kVectorBytes = 16;  // the widest access of one thread
 
-inline int64_t item_size(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
 inline bool is_aligned(const void* address) { return reinterpret_cast<uintptr_t>(address) % kVectorBytes == 0; }
 
-struct Array {
-  void* data;  // null where there is none
-  Dtype dtype;
-};
+static_assert(sizeof(Array) == sizeof(ArrayFields));  // a row of the table of gradients is one
 
-// Which entries of a (rows, columns) weight are selected.
-struct Entries {
-  int64_t rows, columns;              // of the dense weight
-  int64_t block_rows, block_columns;  // of one block
-  const void* index;                  // sorted, unique
-  int64_t count;                      // length of the index
-  Kind kind;
-  bool wide;  // int64 index, else int32
-
-  int64_t entries() const;         // length of a compact tensor
-  bool runs_of(int64_t n) const;   // whether n entries from any multiple of n on lie side by side in the dense weight
-};
+bool runs_of(const Entries& entries, int64_t n);  // whether n entries from any multiple of n on lie side by side in the dense weight
 
 // Entries [first, first + count) of one parameter, for one pass of one thread block.
 struct Chunk {
@@ -46,7 +30,6 @@ struct AdamWParameter {
   Array value, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor;
   void* dense;
   Entries entries;
-  int64_t count;  // entries of the value
   bool typed;     // float32 moments and master, so that a kernel for the value's dtype alone fits
   bool vector;    // typed, and each 16 bytes of values are one access
 
@@ -57,8 +40,8 @@ struct AdamWStep {
   const Chunk* chunks;  // this and all below: addresses on the device
   const AdamWParameter* parameters;
   const Array* grads;
-  const double* settings;                 // (parameters, 6): lr, beta1, beta2, eps, weight_decay, step
-  Array grad_scale, found_inf, clip;      // scalars: what grads are divided by, in place; not 0: change nothing; a factor
+  const Settings* settings;
+  Array grad_scale, found_inf, clip;  // scalars: what grads are divided by, in place; not 0: change nothing; a factor
   int64_t chunk_count;
   bool amsgrad, maximize;
 };

@@ -8,10 +8,10 @@ namespace {
 
 template <typename W>
 __global__ void __launch_bounds__(kThreads) masked_grad_kernel(const Array grad, const Array dense_grad,
-                                                               const __grid_constant__ Entries e, int64_t entries, W scale,
+                                                               const __grid_constant__ Entries e, W scale,
                                                                float* found) {
   bool finite = true;
-  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < entries; i += int64_t(gridDim.x) * kThreads) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < e.size; i += int64_t(gridDim.x) * kThreads) {
     W added[1], sum[1];
     load<Any>(dense_grad, dense_offset(e, i), added);
     load<Any>(grad, i, sum);
@@ -27,14 +27,13 @@ __global__ void __launch_bounds__(kThreads) masked_grad_kernel(const Array grad,
 
 void masked_grad(const Array& grad, const Array& dense_grad, const Entries& e, double scale, float* found, void* stream) {
   constexpr const char* op = "masked_grad_";
-  const int64_t entries = e.entries();
-  if (entries == 0) return;
-  const unsigned grid = grid_for_items(entries, op);
+  if (e.size == 0) return;
+  const unsigned grid = grid_for_items(e.size, op);
   const auto on = static_cast<cudaStream_t>(stream);
   if (grad.dtype == Dtype::float64) {
-    masked_grad_kernel<double><<<grid, kThreads, 0, on>>>(grad, dense_grad, e, entries, scale, found);
+    masked_grad_kernel<double><<<grid, kThreads, 0, on>>>(grad, dense_grad, e, scale, found);
   } else {
-    masked_grad_kernel<float><<<grid, kThreads, 0, on>>>(grad, dense_grad, e, entries, float(scale), found);
+    masked_grad_kernel<float><<<grid, kThreads, 0, on>>>(grad, dense_grad, e, float(scale), found);
   }
   check(cudaGetLastError(), op);
 }

@@ -1,13 +1,9 @@
 // Python module clm_kernels._cuda: addresses, sizes and a stream in, nothing of torch. Called by clm_kernels/ops/cuda alone.
 
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
 #include <cstring>
 #include <tuple>
-#include <utility>
 
+#include "../binding.h"
 #include "kernels.h"
 #include "offset.h"
 
@@ -16,31 +12,15 @@ namespace py = pybind11;
 namespace clm::cuda {
 namespace {
 
-using Address = uintptr_t;
-using Typed = std::pair<Address, int>;                                           // address, dtype code
-using Selected = std::tuple<std::array<int64_t, 5>, Address, int64_t, int64_t>;  // layout, index address, item size, length
-using Lists = std::vector<std::vector<int64_t>>;
-
-template <typename T = void>
-T* pointer(Address address) { return reinterpret_cast<T*>(address); }
-
-Array array(const Typed& a) { return {pointer(a.first), Dtype(a.second)}; }
-
-Entries entries(const int64_t* layout, Address index, int64_t item_size, int64_t count) {
-  return {layout[1], layout[2], layout[3], layout[4], pointer(index), count, Kind(layout[0]), item_size == 8};
-}
-
-Entries entries(const Selected& s) { return entries(std::get<0>(s).data(), std::get<1>(s), std::get<2>(s), std::get<3>(s)); }
-
-void py_gather(Address dense, const Selected& selected, int64_t item_size, Address compact, Address stream) {
+void py_gather(Address dense, const EntriesFields& selected, int64_t item_size, Address compact, Address stream) {
   gather(pointer(dense), entries(selected), item_size, pointer(compact), pointer(stream));
 }
 
-void py_scatter(Address dense, const Selected& selected, int64_t item_size, Address compact, Address stream) {
+void py_scatter(Address dense, const EntriesFields& selected, int64_t item_size, Address compact, Address stream) {
   scatter(pointer(dense), entries(selected), item_size, pointer(compact), pointer(stream));
 }
 
-void py_masked_grad(const Typed& grad, const Typed& dense_grad, const Selected& selected, double scale, Address found,
+void py_masked_grad(const ArrayFields& grad, const ArrayFields& dense_grad, const EntriesFields& selected, double scale, Address found,
                     Address stream) {
   masked_grad(array(grad), array(dense_grad), entries(selected), scale, pointer<float>(found), pointer(stream));
 }
@@ -50,9 +30,9 @@ py::bytes py_chunks(const std::vector<int64_t>& counts) {
   return {reinterpret_cast<const char*>(chunks.data()), chunks.size() * sizeof(Chunk)};
 }
 
-std::vector<int64_t> py_dense_offsets(const Selected& selected) {
+std::vector<int64_t> py_dense_offsets(const EntriesFields& selected) {
   const Entries e = entries(selected);
-  std::vector<int64_t> offsets(e.entries());
+  std::vector<int64_t> offsets(e.size);
   for (size_t i = 0; i < offsets.size(); ++i) offsets[i] = dense_offset(e, int64_t(i));
   return offsets;
 }
@@ -61,20 +41,17 @@ std::vector<int64_t> py_dense_offsets(const Selected& selected) {
 // the device and hands its address to every run.
 class AdamWPlan {
  public:
-  // Lists run over the parameters: addresses of value, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor (0: none), dense
-  // and index; dtype codes of the first six; lengths of value and index, item size of the index; layouts (5 ints each).
-  AdamWPlan(const Lists& addresses, const Lists& dtypes, const Lists& sizes, const std::vector<int64_t>& layouts,
+  // Lists run over the parameters.
+  AdamWPlan(const ArrayLists& arrays, const std::vector<Address>& denses, const std::vector<EntriesFields>& selected,
             bool amsgrad, bool maximize)
-      : chunks_(chunks_of(sizes[0])), parameters_(sizes[0].size()), amsgrad_(amsgrad), maximize_(maximize) {
+      : parameters_(selected.size()), amsgrad_(amsgrad), maximize_(maximize) {
+    std::vector<int64_t> sizes;
     for (size_t i = 0; i < parameters_.size(); ++i) {
-      const auto at = [&](int which) { return Array{pointer(Address(addresses[which][i])), Dtype(dtypes[which][i])}; };
-      AdamWParameter& p = parameters_[i];
-      p.value = at(0), p.exp_avg = at(1), p.exp_avg_sq = at(2), p.max_exp_avg_sq = at(3), p.master = at(4), p.anchor = at(5);
-      p.dense = pointer(Address(addresses[6][i]));
-      p.entries = entries(&layouts[5 * i], Address(addresses[7][i]), sizes[2][i], sizes[1][i]);
-      p.count = sizes[0][i];
-      p.classify(amsgrad);
+      fill(parameters_[i], arrays, denses, selected, i);
+      parameters_[i].classify(amsgrad);
+      sizes.push_back(parameters_[i].entries.size);
     }
+    chunks_ = chunks_of(sizes);
   }
 
   py::bytes table() const {  // chunks, then parameters
@@ -96,10 +73,10 @@ class AdamWPlan {
     return all;
   }
 
-  void run(Address table, Address grads, Address settings, const Typed& grad_scale, const Typed& found_inf, const Typed& clip,
+  void run(Address table, Address grads, Address settings, const ArrayFields& grad_scale, const ArrayFields& found_inf, const ArrayFields& clip,
            Address stream) {
     const AdamWStep step{pointer<Chunk>(table), pointer<AdamWParameter>(table + parameters_at()), pointer<Array>(grads),
-                         pointer<double>(settings), array(grad_scale), array(found_inf), array(clip), int64_t(chunks_.size()),
+                         pointer<Settings>(settings), array(grad_scale), array(found_inf), array(clip), int64_t(chunks_.size()),
                          amsgrad_, maximize_};
     adamw_step(step, pointer(stream));
   }
@@ -116,14 +93,17 @@ class AdamWPlan {
 }  // namespace clm::cuda
 
 PYBIND11_MODULE(_cuda, m) {
+  using namespace clm;
   using namespace clm::cuda;
   m.def("gather", &py_gather);
   m.def("scatter", &py_scatter);
   m.def("masked_grad", &py_masked_grad);
   m.def("chunks", &py_chunks, "The chunk table of parameters of these lengths; for tests.");
   m.def("dense_offsets", &py_dense_offsets, "Where compact entries lie in the dense weight, of an index on the CPU; for tests.");
+  m.attr("fields") = kFields;
   py::class_<AdamWPlan>(m, "AdamWPlan")
-      .def(py::init<const Lists&, const Lists&, const Lists&, const std::vector<int64_t>&, bool, bool>())
+      .def(py::init<const ArrayLists&, const std::vector<Address>&, const std::vector<EntriesFields>&, bool, bool>(), py::kw_only(),
+           py::arg("arrays"), py::arg("denses"), py::arg("entries"), py::arg("amsgrad"), py::arg("maximize"))
       .def("table", &AdamWPlan::table)
       .def("run", &AdamWPlan::run)
       .def("chunks", &AdamWPlan::chunks, "Parameter, first entry and length of each chunk; for tests.")

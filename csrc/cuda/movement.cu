@@ -8,16 +8,16 @@ namespace {
 
 template <typename Item>
 __global__ void __launch_bounds__(kThreads) gather_kernel(const Item* __restrict__ dense, const __grid_constant__ Entries e,
-                                                          int64_t entries, Item* __restrict__ compact) {
-  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < entries; i += int64_t(gridDim.x) * kThreads) {
+                                                          Item* __restrict__ compact) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < e.size; i += int64_t(gridDim.x) * kThreads) {
     compact[i] = dense[dense_offset(e, i)];
   }
 }
 
 template <typename Item>
 __global__ void __launch_bounds__(kThreads) scatter_kernel(Item* __restrict__ dense, const __grid_constant__ Entries e,
-                                                           int64_t entries, const Item* __restrict__ compact) {
-  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < entries; i += int64_t(gridDim.x) * kThreads) {
+                                                           const Item* __restrict__ compact) {
+  for (int64_t i = blockIdx.x * int64_t(kThreads) + threadIdx.x; i < e.size; i += int64_t(gridDim.x) * kThreads) {
     dense[dense_offset(e, i)] = compact[i];
   }
 }
@@ -26,9 +26,10 @@ __global__ void __launch_bounds__(kThreads) scatter_kernel(Item* __restrict__ de
 template <typename Function>
 void with_items(const void* dense, const void* compact, Entries e, int64_t item_size, const Function& function) {
   const int64_t n = kVectorBytes / item_size;
-  if (e.runs_of(n) && is_aligned(dense) && is_aligned(compact)) {
+  if (runs_of(e, n) && is_aligned(dense) && is_aligned(compact)) {
     e.columns /= n;
     e.block_columns /= n;
+    e.size /= n;
     return function(uint4{}, e);
   }
   if (item_size == 2) function(uint16_t{}, e);
@@ -39,21 +40,21 @@ void with_items(const void* dense, const void* compact, Entries e, int64_t item_
 }  // namespace
 
 void gather(const void* dense, const Entries& selected, int64_t item_size, void* compact, void* stream) {
-  if (selected.entries() == 0) return;
+  if (selected.size == 0) return;
   with_items(dense, compact, selected, item_size, [&](auto item, const Entries& e) {
     using Item = decltype(item);
-    gather_kernel<<<grid_for_items(e.entries(), "gather"), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<const Item*>(dense), e, e.entries(), static_cast<Item*>(compact));
+    gather_kernel<<<grid_for_items(e.size, "gather"), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        static_cast<const Item*>(dense), e, static_cast<Item*>(compact));
   });
   check(cudaGetLastError(), "gather");
 }
 
 void scatter(void* dense, const Entries& selected, int64_t item_size, const void* compact, void* stream) {
-  if (selected.entries() == 0) return;
+  if (selected.size == 0) return;
   with_items(dense, compact, selected, item_size, [&](auto item, const Entries& e) {
     using Item = decltype(item);
-    scatter_kernel<<<grid_for_items(e.entries(), "scatter_"), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-        static_cast<Item*>(dense), e, e.entries(), static_cast<const Item*>(compact));
+    scatter_kernel<<<grid_for_items(e.size, "scatter_"), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
+        static_cast<Item*>(dense), e, static_cast<const Item*>(compact));
   });
   check(cudaGetLastError(), "scatter_");
 }

@@ -11,19 +11,10 @@ constexpr int64_t kChunk = 1024;  // entries: 4 for each of 256 threads; small, 
 
 }  // namespace
 
-int64_t Entries::entries() const {
-  switch (kind) {
-    case kRows: return count * columns;
-    case kColumns: return rows * count;
-    case kBlocks: return count * block_rows * block_columns;
-    default: return count;
-  }
-}
-
-bool Entries::runs_of(int64_t n) const {
-  switch (kind) {
-    case kRows: return columns % n == 0;
-    case kBlocks: return block_columns % n == 0;
+bool runs_of(const Entries& e, int64_t n) {
+  switch (e.kind) {
+    case kRows: return e.columns % n == 0;
+    case kBlocks: return e.block_columns % n == 0;
     case kDense: return true;
     default: return n == 1;
   }
@@ -44,7 +35,7 @@ void AdamWParameter::classify(bool amsgrad) {
   typed = value.dtype != Dtype::float64 && is_float(exp_avg) && is_float(exp_avg_sq) && (!amsgrad || is_float(max_exp_avg_sq)) &&
           (is_float(value) || (master.data && is_float(master))) &&
           (!anchor.data || anchor.dtype == value.dtype);
-  vector = typed && entries.runs_of(kVectorBytes / item_size(Dtype::float32)) && is_aligned(dense);
+  vector = typed && runs_of(entries, kVectorBytes / item_size(Dtype::float32)) && is_aligned(dense);
   for (const Array* a : {&value, &exp_avg, &exp_avg_sq, &max_exp_avg_sq, &master, &anchor}) {
     vector = vector && is_aligned(a->data);
   }

@@ -2,10 +2,11 @@
 
 #include "../csrc/cuda/adamw.cu"
 
+using namespace clm;
 using namespace clm::cuda;
 
 // Returns how often a thread block turned to another parameter.
-extern "C" int64_t adamw_step_on_host(char* table, int64_t chunk_count, int64_t blocks, Array* grads, double* settings,
+extern "C" int64_t adamw_step_on_host(char* table, int64_t chunk_count, int64_t blocks, Array* grads, Settings* settings,
                                       void* grad_scale, void* clip, bool amsgrad, bool maximize) {
   const Chunk* chunks = reinterpret_cast<Chunk*>(table);
   const AdamWStep step{chunks, reinterpret_cast<AdamWParameter*>(table + chunk_count * sizeof(Chunk)), grads, settings,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import namedtuple
+
 import torch
 from oracles import assert_same_bits, entries_of, pick
 from tolerances import assert_close
 from torch import Tensor
 
 from clm_kernels.ops import reference
+from clm_kernels.ops.fields import TENSORS
+from clm_kernels.ops.layout import DENSE, Layout
 from clm_kernels.ops.parameters import Parameters
 
+Tensors = namedtuple("Tensors", TENSORS)
 LOW = (torch.bfloat16, torch.float16)
 SHAPES = {  # 16-byte accesses fit the first; the second has odd runs; the third is longer than a chunk of 1024
     "even": ((16, 40), (4, 8)),
@@ -34,52 +39,52 @@ def aligned(tensor: Tensor, offset: int = 0) -> Tensor:
 
 
 def parameter(kind, dtype, shape, block, amsgrad=False, anchored=False, master=True, moments=None, offset=0, wide_index=False):
-    """value, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor, dense, index; and the layout."""
+    """`Tensors` of one parameter, and its layout."""
     dense, none = torch.randn(shape).to(dtype), torch.empty(0)
     entries = None if kind == "dense" else entries_of(kind, shape, "some", block)
     value = pick(dense, entries) if entries else dense.clone()
     moments = moments or (torch.float64 if dtype == torch.float64 else torch.float32)
-    tensors = [
-        value,
-        0.1 * torch.randn(value.shape).to(moments),
-        0.01 * torch.rand(value.shape).to(moments),
-        0.01 * torch.rand(value.shape).to(moments) if amsgrad else none,
-        value.float() if master and dtype in LOW else none,
-        torch.randn(value.shape).to(dtype) if anchored else none,
-        dense if entries else none,
-    ]
+    floats = {
+        "values": value,
+        "exp_avgs": 0.1 * torch.randn(value.shape).to(moments),
+        "exp_avg_sqs": 0.01 * torch.rand(value.shape).to(moments),
+        "max_exp_avg_sqs": 0.01 * torch.rand(value.shape).to(moments) if amsgrad else none,
+        "masters": value.float() if master and dtype in LOW else none,
+        "anchors": torch.randn(value.shape).to(dtype) if anchored else none,
+        "denses": dense if entries else none,
+    }
+    floats = {name: aligned(tensor, offset) if tensor.numel() else tensor for name, tensor in floats.items()}
     index = (entries.index.long() if wide_index else entries.index) if entries else none.int()
-    tensors = [aligned(t, offset) if t.numel() else t for t in tensors]
-    return [*tensors, index], tuple(entries.layout) if entries else (4, 0, 0, 0, 0)
+    return Tensors(**floats, indices=index), entries.layout if entries else Layout(DENSE, 0, 0, 0, 0)
 
 
 def widened(parameters):
     """What the reference is to train: the same parameters in float32 (float64 for float64), so that it rounds nothing."""
-    wide = [
-        (
-            [t.to(torch.float64 if tensors[0].dtype == torch.float64 else torch.float32, copy=True) for t in tensors[:7]],
-            tensors[7],
-            layout,
-        )
-        for tensors, layout in parameters
-    ]
-    return [([*tensors[:4], torch.empty(0), *tensors[5:], index], layout) for tensors, index, layout in wide]
+    truth = []
+    for tensors, layout in parameters:
+        wide = torch.float64 if tensors.values.dtype == torch.float64 else torch.float32
+        copies = Tensors(*(tensor.to(wide, copy=True) for tensor in tensors))
+        truth.append((copies._replace(masters=torch.empty(0), indices=tensors.indices), layout))
+    return truth
 
 
 def check_step(parameters, truth, before):
     """Compares after one step, and lets the truth go on from the rounded tensors; `before` are copies of the dense weights."""
     for (tensors, layout), (expected, _), dense in zip(parameters, truth, before, strict=True):
-        value, index = tensors[0], tensors[7]
-        for i in (0, 1, 2, 3):
-            assert_close(tensors[i], expected[i])
-        if tensors[4].numel():
-            assert_close(tensors[4], expected[0])
-            assert_same_bits(value, tensors[4].to(value.dtype))
-        for i in (0, 1, 2, 3):
-            expected[i].copy_(tensors[4] if i == 0 and tensors[4].numel() else tensors[i])
-        if layout[0] != 4:
-            reference.scatter_(dense, index, layout, value)
-            assert_same_bits(tensors[6], dense)
+        states = ("exp_avgs", "exp_avg_sqs", "max_exp_avg_sqs")
+        for name in ("values", *states):
+            assert_close(getattr(tensors, name), getattr(expected, name))
+        held = tensors.values
+        if tensors.masters.numel():
+            held = tensors.masters
+            assert_close(held, expected.values)
+            assert_same_bits(tensors.values, held.to(tensors.values.dtype))
+        expected.values.copy_(held)
+        for name in states:
+            getattr(expected, name).copy_(getattr(tensors, name))
+        if layout.kind != DENSE:
+            reference.scatter_(dense, tensors.indices, layout, tensors.values)
+            assert_same_bits(tensors.denses, dense)
 
 
 def plan(make, parameters, amsgrad=False, maximize=False):
@@ -93,4 +98,4 @@ def settings(parameters, step=3.0):
 
 
 def grads(parameters, offset=0):
-    return [aligned(torch.randn(tensors[0].shape).to(tensors[0].dtype), offset) for tensors, _ in parameters]
+    return [aligned(torch.randn(tensors.values.shape).to(tensors.values.dtype), offset) for tensors, _ in parameters]

@@ -74,11 +74,15 @@ def test_adamw(dtype, size, variant):
     truth = widened(mine)
     plans = plan(cuda.AdamWPlan, mine, amsgrad, maximize), plan(reference.AdamWPlan, truth, amsgrad, maximize)
     for step in range(1, 4):
-        table, gradients, before = settings(mine, step), grads(mine, options.get("offset", 0)), [t[6].clone() for t, _ in mine]
+        table, gradients, before = (
+            settings(mine, step),
+            grads(mine, options.get("offset", 0)),
+            [t.denses.clone() for t, _ in mine],
+        )
         original = [grad.clone() for grad in gradients]
         scale, clip = (torch.tensor(4.0), torch.tensor(0.5)) if step == 2 else (None, None)
         plans[0](gradients, table, scale, torch.tensor(0.0), clip)
-        plans[1]([grad.to(t[0].dtype) * (clip or 1.0) for grad, (t, _) in zip(gradients, truth, strict=True)], table)
+        plans[1]([grad.to(t.values.dtype) * (clip or 1.0) for grad, (t, _) in zip(gradients, truth, strict=True)], table)
         check_step(mine, truth, before)
         for grad, was in zip(gradients, original, strict=True):
             assert_same_bits(grad, was / (scale or 1.0))
@@ -105,7 +109,7 @@ def test_many_steps_in_flight_use_their_own_settings():
             step(gradients, settings(mine, i + 1.0) * (1 + i % 3))
             if wait:
                 torch.cuda.synchronize()
-        results.append([tensors[0] for tensors, _ in mine])
+        results.append([tensors.values for tensors, _ in mine])
     for ahead, waited in zip(*results, strict=True):
         assert_same_bits(ahead, waited)
 
@@ -119,10 +123,10 @@ def test_a_cuda_graph_replays_with_new_settings(dtype):
     table = settings(mine, 1).cuda()
 
     def check(run, now):
-        before = [t[6].clone() for t, _ in mine]
+        before = [t.denses.clone() for t, _ in mine]
         table.copy_(now)
         run()
-        oracle([grad.to(t[0].dtype) for grad, (t, _) in zip(gradients, truth, strict=True)], now)
+        oracle([grad.to(t.values.dtype) for grad, (t, _) in zip(gradients, truth, strict=True)], now)
         check_step(mine, truth, before)
 
     check(lambda: step(gradients, table), settings(mine, 1))

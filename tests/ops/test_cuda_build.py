@@ -15,7 +15,8 @@ from cuda_parameters import SHAPES, VARIANTS, check_step, grads, parameter, plan
 from oracles import DTYPES, KINDS, assert_same_bits, entries_of
 from places import ROOT
 
-from clm_kernels.ops import reference
+from clm_kernels.ops import addresses, reference
+from clm_kernels.ops.layout import ROWS, Layout
 
 try:
     from clm_kernels import _cuda
@@ -30,7 +31,7 @@ needs_pybind = pytest.mark.skipif(importlib.util.find_spec("pybind11") is None, 
 needs_module = pytest.mark.skipif(_cuda is None, reason="clm_kernels._cuda is not built: CLM_KERNELS_CUDA=1 pip install -e .")
 on_layouts = pytest.mark.parametrize("kind", [*KINDS, "dense"])
 on_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-SELECTED = ((0, 4, 4, 0, 0), 0, 4, 2)
+SELECTED = (ROWS, 4, 4, 0, 0, 0, 4, 2, 8)  # `fields.ENTRIES`
 
 
 @needs_nvcc
@@ -118,14 +119,17 @@ def test_chunks_cover_every_entry_once(counts):
 def test_dense_offsets(kind, shape, block, which, wide):
     entries = entries_of(kind, shape, which, block)
     index = entries.index.long() if wide else entries.index.int()
-    offsets = _cuda.dense_offsets((tuple(entries.layout), index.data_ptr(), index.itemsize, index.numel()))
+    offsets = _cuda.dense_offsets(addresses.entries(index, entries.layout, torch.empty(entries.compact_shape)))
     assert offsets == entries.layout.flat_index(index).flatten().tolist()
 
 
 @needs_module
 def test_dense_offsets_beyond_32_bits():
     index = torch.tensor([2**31 + 3])
-    assert _cuda.dense_offsets(((0, 2**32, 2, 0, 0), index.data_ptr(), 8, 1)) == [2**32 + 6, 2**32 + 7]
+    assert _cuda.dense_offsets(addresses.entries(index, Layout.of("rows", (2**32, 2)), torch.empty(1, 2))) == [
+        2**32 + 6,
+        2**32 + 7,
+    ]
 
 
 def _parameter(kind="rows", dtype=torch.float32, size="odd", **options):
@@ -167,8 +171,7 @@ def on_host(tmp_path_factory):
     def step(made, grads, settings, scale=None, clip=None, amsgrad=False, maximize=False, blocks=7):
         chunks = len(made.plan.chunks())
         scalars = [None if s is None else s.data_ptr() for s in (scale, clip)]
-        codes = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-        table = torch.tensor([(grad.data_ptr(), codes[grad.dtype]) for grad in grads])
+        table = torch.tensor(addresses.arrays(grads))
         return run(made.table.data_ptr(), chunks, blocks, table.data_ptr(), settings.data_ptr(), *scalars, amsgrad, maximize)
 
     return step
@@ -186,11 +189,15 @@ def test_the_update_equals_the_reference(on_host, dtype, size, variant):
     truth = widened(mine)
     plans = _plan(mine, amsgrad=amsgrad, maximize=maximize), plan(reference.AdamWPlan, truth, amsgrad, maximize)
     for step in range(1, 4):
-        table, gradients, before = settings(mine, step), grads(mine, options.get("offset", 0)), [t[6].clone() for t, _ in mine]
+        table, gradients, before = (
+            settings(mine, step),
+            grads(mine, options.get("offset", 0)),
+            [t.denses.clone() for t, _ in mine],
+        )
         original = [grad.clone() for grad in gradients]
         scale, clip = (torch.tensor(4.0), torch.tensor(0.5)) if step == 2 else (None, None)
         on_host(plans[0], gradients, table, scale, clip, amsgrad, maximize)
-        plans[1]([grad.to(t[0].dtype) * (clip or 1.0) for grad, (t, _) in zip(gradients, truth, strict=True)], table)
+        plans[1]([grad.to(t.values.dtype) * (clip or 1.0) for grad, (t, _) in zip(gradients, truth, strict=True)], table)
         check_step(mine, truth, before)
         for grad, was in zip(gradients, original, strict=True):
             assert_same_bits(grad, was / (scale or 1.0))

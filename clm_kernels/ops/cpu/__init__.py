@@ -1,7 +1,11 @@
 """The C++ kernels for tensors on the CPU: same functions, same arguments as `ops.reference`."""
 
+from ..fields import check_build
+
 try:
     from ... import _cpu
+
+    check_build(_cpu)
 except ImportError as error:
     raise ImportError(
         "the C++ kernels are not built: install a C++ compiler and run `pip install --force-reinstall clm-kernels`, "

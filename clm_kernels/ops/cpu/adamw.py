@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ... import _cpu
+from ..addresses import arrays, plan_arguments
 from ..parameters import Parameters
-from .arguments import DTYPES, array
 
 
 class AdamWPlan:
@@ -14,10 +14,7 @@ class AdamWPlan:
 
     def __init__(self, parameters: Parameters):
         self.parameters = parameters  # kept alive
-        dtypes = [[DTYPES[tensor.dtype] for tensor in tensors] for tensors in parameters.floats]
-        self.plan = _cpu.AdamWPlan(
-            parameters.addresses, dtypes, parameters.sizes, parameters.layouts, parameters.amsgrad, parameters.maximize
-        )
+        self.plan = _cpu.AdamWPlan(**plan_arguments(parameters))
         self.written = parameters.written
 
     def __call__(
@@ -32,7 +29,7 @@ class AdamWPlan:
             return
         settings = settings.contiguous()
         scale, factor = (None if scalar is None else scalar.item() for scalar in (grad_scale, clip))
-        self.plan.run(list(map(array, grads)), settings.data_ptr(), scale, factor, torch.get_num_threads())
+        self.plan.run(arrays(grads), settings.data_ptr(), scale, factor, torch.get_num_threads())
         increment_version(self.written)
         if grad_scale is not None:
             increment_version(grads)

@@ -3,8 +3,12 @@
 They run asynchronously on the current stream of the tensors' device, and wait for nothing.
 """
 
+from ..fields import check_build
+
 try:
-    from ... import _cuda  # noqa: F401
+    from ... import _cuda
+
+    check_build(_cuda)
 except ImportError as error:
     raise ImportError(
         "the CUDA kernels are not built: install the CUDA toolkit (nvcc) and run "

@@ -5,9 +5,11 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ... import _cuda
+from ..addresses import array, plan_arguments
+from ..fields import SETTINGS
 from ..parameters import Parameters
 from ..upload import upload
-from .arguments import DTYPES, NO_ARRAY, GradTable, array, stream, table
+from .arguments import NO_ARRAY, GradTable, stream, table
 
 OP = "adamw_step_"
 
@@ -21,15 +23,12 @@ class AdamWPlan:
 
     def __init__(self, parameters: Parameters):
         self.parameters = parameters  # kept alive
-        dtypes = [[DTYPES[tensor.dtype] for tensor in tensors] for tensors in parameters.floats]
-        self.plan = _cuda.AdamWPlan(
-            parameters.addresses, dtypes, parameters.sizes, parameters.layouts, parameters.amsgrad, parameters.maximize
-        )
+        self.plan = _cuda.AdamWPlan(**plan_arguments(parameters))
         self.written = parameters.written
         self.device = parameters.values[0].device
         self.table = table(self.plan.table(), self.device)
         self.grads = GradTable(OP, len(parameters.values), self.device)
-        self.settings = torch.empty(len(parameters.values), 6, dtype=torch.float64, device=self.device)
+        self.settings = torch.empty(len(parameters.values), len(SETTINGS), dtype=torch.float64, device=self.device)
 
     def __call__(
         self,

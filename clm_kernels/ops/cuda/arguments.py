@@ -1,26 +1,15 @@
-"""Tensors as the CUDA kernels take them: addresses, codes, tables on the device, the current stream."""
+"""What the CUDA kernels are told beside the tensors: tables on the device, the current stream."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from operator import attrgetter
 
 import torch
 from torch import Tensor
 
+from ..addresses import arrays, dtype_of
+from ..fields import ARRAY
 from ..upload import upload
 
-DTYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # Dtype in csrc/cuda/kernels.h
-NO_ARRAY = (0, 0)
-DTYPE_OF = attrgetter("dtype")
-
-
-def array(tensor: Tensor) -> tuple[int, int]:
-    return tensor.data_ptr(), DTYPES[tensor.dtype]
-
-
-def entries(index: Tensor, layout: Sequence[int]) -> tuple[tuple[int, ...], int, int, int]:
-    return tuple(layout), index.data_ptr(), index.itemsize, index.numel()
+NO_ARRAY = (0,) * len(ARRAY)
 
 
 def stream(device: torch.device) -> int:
@@ -37,11 +26,11 @@ class GradTable:
 
     def __init__(self, op: str, length: int, device: torch.device):
         self.op, self.known = op, None
-        self.table = torch.empty(max(length, 1), 2, dtype=torch.int64, device=device)
+        self.table = torch.empty(max(length, 1), len(ARRAY), dtype=torch.int64, device=device)
 
     def address(self, grads: list[Tensor]) -> int:
-        known = list(map(Tensor.data_ptr, grads)), list(map(DTYPE_OF, grads))
+        known = list(map(Tensor.data_ptr, grads)), list(map(dtype_of, grads))
         if known != self.known:
-            upload(self.op, "grads", self.table, torch.tensor(list(map(array, grads)), dtype=torch.int64, device="cpu"))
+            upload(self.op, "grads", self.table, torch.tensor(arrays(grads), dtype=torch.int64, device="cpu"))
             self.known = known
         return self.table.data_ptr()

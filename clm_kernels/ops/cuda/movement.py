@@ -7,20 +7,21 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from ... import _cuda
+from ..addresses import entries
 from ..layout import Layout
-from .arguments import entries, stream
+from .arguments import stream
 
 
 def gather(dense: Tensor, index: Tensor, layout: Sequence[int]) -> Tensor:
     dense = dense.contiguous()
-    compact = dense.new_empty(Layout(*layout).compact_shape(index.numel()))
+    compact = Layout(*layout).new_compact(dense, index)
     with torch.cuda.device(dense.device):
-        _cuda.gather(dense.data_ptr(), entries(index, layout), dense.itemsize, compact.data_ptr(), stream(dense.device))
+        _cuda.gather(dense.data_ptr(), entries(index, layout, compact), dense.itemsize, compact.data_ptr(), stream(dense.device))
     return compact
 
 
 def scatter_(dense: Tensor, index: Tensor, layout: Sequence[int], values: Tensor) -> None:
     values = values.contiguous()
     with torch.cuda.device(dense.device):
-        _cuda.scatter(dense.data_ptr(), entries(index, layout), dense.itemsize, values.data_ptr(), stream(dense.device))
+        _cuda.scatter(dense.data_ptr(), entries(index, layout, values), dense.itemsize, values.data_ptr(), stream(dense.device))
     increment_version(dense)

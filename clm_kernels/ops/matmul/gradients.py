@@ -53,7 +53,7 @@ def _strip_by_strip(dy: Tensor, x: Tensor, index: Tensor, layout: Layout, dtype:
     grid_columns = layout.columns // max(1, block_columns)
     least = math.lcm(block_rows, lanes(dy))  # so that each strip of dy begins where it can be read fast
     height = max(1, STRIP // max(1, layout.columns * least)) * least
-    compact = dy.new_empty(layout.compact_shape(index.numel()), dtype=dtype)
+    compact = layout.new_compact(dy, index, dtype)
     for unit_row, begin, end in strips(index, grid_columns, height // block_rows):
         row = unit_row * block_rows
         strip = product(dy[:, row : min(row + height, layout.rows)].T, x)[:, : layout.columns]

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..fields import SETTINGS
 from ..layout import DENSE, Layout
 from ..parameters import Parameters
 from .gradients import accumulator
@@ -14,8 +15,7 @@ class AdamWPlan:
 
     def __init__(self, parameters: Parameters):
         self.parameters = list(zip(*parameters.tensors, strict=True))
-        layouts = parameters.layouts
-        self.layouts = [Layout(*layouts[i : i + 5]) for i in range(0, len(layouts), 5)]
+        self.layouts = Layout.every(parameters.layouts)
         self.amsgrad, self.maximize = parameters.amsgrad, parameters.maximize
 
     def __call__(
@@ -31,7 +31,7 @@ class AdamWPlan:
         for tensors, layout, grad, scalars in zip(self.parameters, self.layouts, grads, settings.tolist(), strict=True):
             if grad_scale is not None:
                 grad.div_(grad_scale)
-            self._update(*tensors, layout, grad, clip, *scalars)
+            self._update(*tensors, layout, grad, clip, **dict(zip(SETTINGS, scalars, strict=True)))
 
     def _update(
         self, value, exp_avg, exp_avg_sq, max_exp_avg_sq, master, anchor, dense, index, layout, grad, clip,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -10,47 +10,92 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from ..layout import BLOCKS, COLUMNS, DENSE, ROWS
+from ..fields import SETTINGS, TENSORS
+from ..layout import BLOCKS, COLUMNS, DENSE, ROWS, Layout
 from ..parameters import Parameters
 from ..upload import upload
 from .narrow import narrow
+from .tables import length, places
 
 OP = "adamw_step_"
 CHUNK = 512  # entries of one program
-SCALARS = 9  # of one parameter
 TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 _ROWS, _COLUMNS, _BLOCKS, _DENSE = tl.constexpr(ROWS), tl.constexpr(COLUMNS), tl.constexpr(BLOCKS), tl.constexpr(DENSE)
 
 
+class Chunk(NamedTuple):
+    """What one program updates."""
+
+    parameter: int
+    first: int  # entry
+    outer: int  # whole runs before that
+    inner: int  # entries of its own run before that
+
+
+class Shape(NamedTuple):
+    """Where the entries of a parameter stand in its dense weight.
+
+    A run is a row, the entries of one row in the selected columns, a block, or one element.
+    """
+
+    size: int  # entries
+    kind: int
+    row_size: int  # of the dense weight
+    run: int  # entries
+    height: int  # of a block
+    width: int
+    grid: int  # blocks side by side
+
+
+class Scalars(NamedTuple):
+    """What is the same for all entries of a parameter, as in csrc/adamw.h."""
+
+    decay: Tensor
+    beta1: Tensor
+    one_minus_beta1: Tensor
+    beta2: Tensor
+    one_minus_beta2: Tensor
+    step_size: Tensor
+    correction2: Tensor
+    eps: Tensor
+    sign: Tensor
+
+
+_TENSORS, _CHUNK, _SHAPE, _SCALARS = map(length, (TENSORS, Chunk._fields, Shape._fields, Scalars._fields))
+_VALUES, _EXP_AVGS, _EXP_AVG_SQS, _MAX_EXP_AVG_SQS, _MASTERS, _ANCHORS, _DENSES, _INDICES = places(TENSORS)
+_PARAMETER, _FIRST, _OUTER, _INNER = places(Chunk._fields)
+_SIZE, _KIND, _ROW_SIZE, _RUN, _HEIGHT, _WIDTH, _GRID = places(Shape._fields)
+_DECAY, _BETA1, _ONE_MINUS_BETA1, _BETA2, _ONE_MINUS_BETA2, _STEP_SIZE, _CORRECTION2, _EPS, _SIGN = places(Scalars._fields)
+
+
 @triton.jit
 def array(table, parameter, which: tl.constexpr, dtype: tl.constexpr):
-    """The array of number `which` of a parameter, by its address."""
-    return tl.load(table + parameter * 8 + which).to(tl.pointer_type(dtype))
+    """One of a parameter's arrays, by its address."""
+    return tl.load(table + parameter * _TENSORS + which).to(tl.pointer_type(dtype))
 
 
 @triton.jit
 def dense_offset(shapes, parameter, index, outer, inner, mask):
     """Where compact entries stand in the dense weight, from how many runs of entries lie before them, and how many entries.
 
-    A run is a row, the entries of one row in the selected columns, a block, or one element. Divisions are of 32 bits, but for
-    block numbers that need 64.
+    Divisions are of 32 bits, but for block numbers that need 64.
     """
-    shape = shapes + parameter * 7
-    kind, columns, run = tl.load(shape + 1), tl.load(shape + 2), tl.load(shape + 3).to(tl.int32)
-    height, width = tl.load(shape + 4), tl.load(shape + 5).to(tl.int32)
-    grid = tl.load(shape + 6).to(index.dtype.element_ty)  # blocks side by side
+    shape = shapes + parameter * _SHAPE
+    kind, row_size, run = tl.load(shape + _KIND), tl.load(shape + _ROW_SIZE), tl.load(shape + _RUN).to(tl.int32)
+    height, width = tl.load(shape + _HEIGHT), tl.load(shape + _WIDTH).to(tl.int32)
+    grid = tl.load(shape + _GRID).to(index.dtype.element_ty)
     outer += inner // run
     inner %= run
     offset = outer
     if kind == _ROWS:
-        offset = tl.load(index + outer, mask=mask, other=0).to(tl.int64) * columns + inner
+        offset = tl.load(index + outer, mask=mask, other=0).to(tl.int64) * row_size + inner
     elif kind == _COLUMNS:
-        offset = outer * columns + tl.load(index + inner, mask=mask, other=0).to(tl.int64)
+        offset = outer * row_size + tl.load(index + inner, mask=mask, other=0).to(tl.int64)
     elif kind == _BLOCKS:
         block = tl.load(index + outer, mask=mask, other=0)
         row = (block // grid).to(tl.int64) * height + inner // width
-        offset = row * columns + (block % grid).to(tl.int64) * width + inner % width
+        offset = row * row_size + (block % grid).to(tl.int64) * width + inner % width
     else:
         offset = tl.load(index + outer, mask=mask, other=0).to(tl.int64)
     return offset
@@ -64,25 +109,23 @@ def adamw(
     SKIPPED: tl.constexpr, CLIPPED: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     """Updates one chunk of one parameter."""
-    chunk = (
-        chunks + tl.program_id(0).to(tl.int64) * 4
-    )  # parameter, first entry, whole runs before it, entries of its own run before it
-    parameter = tl.load(chunk)
-    entry = tl.load(chunk + 1) + tl.arange(0, SIZE)
-    end = tl.load(shapes + parameter * 7)
+    chunk = chunks + tl.program_id(0).to(tl.int64) * _CHUNK
+    parameter = tl.load(chunk + _PARAMETER)
+    entry = tl.load(chunk + _FIRST) + tl.arange(0, SIZE)
+    end = tl.load(shapes + parameter * _SHAPE + _SIZE)
     if SKIPPED:
         end = tl.where(tl.load(found_inf) == 0, end, 0)  # nothing is read or written
     mask = entry < end
-    value = array(addresses, parameter, 0, VALUE) + entry
-    exp_avg = array(addresses, parameter, 1, MOMENT) + entry
-    exp_avg_sq = array(addresses, parameter, 2, MOMENT) + entry
+    value = array(addresses, parameter, _VALUES, VALUE) + entry
+    exp_avg = array(addresses, parameter, _EXP_AVGS, MOMENT) + entry
+    exp_avg_sq = array(addresses, parameter, _EXP_AVG_SQS, MOMENT) + entry
     gradient = tl.load(grads + parameter).to(tl.pointer_type(GRAD)) + entry
 
-    scalar = scalars + parameter * 9  # SCALARS
-    decay, beta1, rest1 = tl.load(scalar).to(WIDE), tl.load(scalar + 1).to(WIDE), tl.load(scalar + 2).to(WIDE)
-    beta2, rest2 = tl.load(scalar + 3).to(WIDE), tl.load(scalar + 4).to(WIDE)
-    step_size, correction2 = tl.load(scalar + 5).to(WIDE), tl.load(scalar + 6).to(WIDE)
-    eps, sign = tl.load(scalar + 7).to(WIDE), tl.load(scalar + 8).to(WIDE)
+    scalar = scalars + parameter * _SCALARS
+    decay, eps, sign = tl.load(scalar + _DECAY).to(WIDE), tl.load(scalar + _EPS).to(WIDE), tl.load(scalar + _SIGN).to(WIDE)
+    beta1, one_minus_beta1 = tl.load(scalar + _BETA1).to(WIDE), tl.load(scalar + _ONE_MINUS_BETA1).to(WIDE)
+    beta2, one_minus_beta2 = tl.load(scalar + _BETA2).to(WIDE), tl.load(scalar + _ONE_MINUS_BETA2).to(WIDE)
+    step_size, correction2 = tl.load(scalar + _STEP_SIZE).to(WIDE), tl.load(scalar + _CORRECTION2).to(WIDE)
 
     g = tl.load(gradient, mask=mask, other=0.0).to(WIDE)
     if SCALED:
@@ -94,18 +137,18 @@ def adamw(
     g *= sign
     held = value
     if HAS_MASTER:
-        held = array(addresses, parameter, 4, MASTER) + entry
+        held = array(addresses, parameter, _MASTERS, MASTER) + entry
     weight = tl.load(held, mask=mask, other=0.0).to(WIDE)
     away = weight
     if ANCHORED:
-        away = weight - tl.load(array(addresses, parameter, 5, ANCHOR) + entry, mask=mask, other=0.0).to(WIDE)
+        away = weight - tl.load(array(addresses, parameter, _ANCHORS, ANCHOR) + entry, mask=mask, other=0.0).to(WIDE)
     weight -= decay * away
-    m = beta1 * tl.load(exp_avg, mask=mask, other=0.0).to(WIDE) + rest1 * g
-    v = beta2 * tl.load(exp_avg_sq, mask=mask, other=0.0).to(WIDE) + rest2 * g * g
+    m = beta1 * tl.load(exp_avg, mask=mask, other=0.0).to(WIDE) + one_minus_beta1 * g
+    v = beta2 * tl.load(exp_avg_sq, mask=mask, other=0.0).to(WIDE) + one_minus_beta2 * g * g
     tl.store(exp_avg, narrow(m, MOMENT), mask=mask)
     tl.store(exp_avg_sq, narrow(v, MOMENT), mask=mask)
     if AMSGRAD:
-        largest = array(addresses, parameter, 3, MOMENT) + entry
+        largest = array(addresses, parameter, _MAX_EXP_AVG_SQS, MOMENT) + entry
         v = tl.maximum(v, tl.load(largest, mask=mask, other=0.0).to(WIDE), propagate_nan=tl.PropagateNan.ALL)
         tl.store(largest, narrow(v, MOMENT), mask=mask)
     weight -= step_size * m / (tl.sqrt(v) * correction2 + eps)
@@ -113,11 +156,11 @@ def adamw(
     if HAS_MASTER:
         tl.store(held, narrow(weight, MASTER), mask=mask)
     tl.store(value, narrow(weight, VALUE), mask=mask)
-    if tl.load(shapes + parameter * 7 + 1) != _DENSE:
-        index = array(addresses, parameter, 7, INDEX)
-        dense = array(addresses, parameter, 6, VALUE)
-        inner = tl.load(chunk + 3).to(tl.int32) + tl.arange(0, SIZE)
-        offset = dense_offset(shapes, parameter, index, tl.load(chunk + 2), inner, mask)
+    if tl.load(shapes + parameter * _SHAPE + _KIND) != _DENSE:
+        index = array(addresses, parameter, _INDICES, INDEX)
+        dense = array(addresses, parameter, _DENSES, VALUE)
+        inner = tl.load(chunk + _INNER).to(tl.int32) + tl.arange(0, SIZE)
+        offset = dense_offset(shapes, parameter, index, tl.load(chunk + _OUTER), inner, mask)
         tl.store(dense + offset, narrow(weight, VALUE), mask=mask)
 
 
@@ -129,35 +172,23 @@ class AdamWPlan:
     """
 
     def __init__(self, parameters: Parameters):
-        values, layouts = parameters.values, parameters.layouts
+        values, every = parameters.values, Layout.every(parameters.layouts)
         self.parameters, self.device, self.written = parameters, values[0].device, parameters.written
-        self.addresses = self._table(list(zip(*parameters.addresses, strict=True)))
-        shapes = [self._shape(i, layouts[5 * i : 5 * i + 5]) for i in range(len(values))]
+        addresses = (map(Tensor.data_ptr, tensors) for tensors in parameters.tensors)
+        self.addresses = self._table(list(zip(*addresses, strict=True)))
+        shapes = list(map(shape_of, values, parameters.indices, every))
         self.shapes = self._table(shapes)
-        self.runs = [shape[3] for shape in shapes]
-        self.scalars = torch.empty(len(values), SCALARS, dtype=torch.float64, device=self.device)
+        self.runs = [shape.run for shape in shapes]
+        self.scalars = torch.empty(len(values), len(Scalars._fields), dtype=torch.float64, device=self.device)
         self.grads, self.grad_addresses = torch.empty(len(values), dtype=torch.int64, device=self.device), None
         groups: dict[tuple, list[int]] = {}
         for i in range(len(values)):
             if values[i].numel():
-                groups.setdefault(self._types(i, shapes[i][1]), []).append(i)
+                groups.setdefault(self._types(i, shapes[i].kind), []).append(i)
         self.groups = [(types, members, self._chunks(members)) for types, members in groups.items()]
 
     def _table(self, rows: list) -> Tensor:
         return torch.tensor(rows, dtype=torch.int64).to(self.device)
-
-    def _shape(self, i: int, layout: Sequence[int]) -> list[int]:
-        kind, _, columns, height, width = layout
-        run = {ROWS: columns, COLUMNS: self.parameters.indices[i].numel(), BLOCKS: height * width}.get(kind, 1)
-        return [
-            self.parameters.values[i].numel(),
-            kind,
-            columns,
-            max(1, run),
-            height,
-            max(1, width),
-            max(1, columns // max(1, width)),
-        ]
 
     def _types(self, i: int, kind: int) -> tuple:
         """What is compiled into the kernel for a parameter."""
@@ -176,7 +207,7 @@ class AdamWPlan:
 
     def _chunks(self, members: list[int]) -> Tensor:
         firsts = ((i, first) for i in members for first in range(0, self.parameters.values[i].numel(), CHUNK))
-        return self._table([(i, first, *divmod(first, self.runs[i])) for i, first in firsts])
+        return self._table([Chunk(i, first, *divmod(first, self.runs[i])) for i, first in firsts])
 
     def _scalars(self, settings: Tensor) -> Tensor:
         """On the device; where the settings lie there, they stay there."""
@@ -222,9 +253,30 @@ class AdamWPlan:
             increment_version(grads)
 
 
+def shape_of(values: Tensor, index: Tensor, layout: Layout) -> Shape:
+    run = {ROWS: layout.columns, COLUMNS: index.numel(), BLOCKS: layout.block_rows * layout.block_columns}.get(layout.kind, 1)
+    width = max(1, layout.block_columns)
+    return Shape(
+        size=values.numel(), kind=layout.kind, row_size=layout.columns, run=max(1, run),
+        height=layout.block_rows, width=width, grid=max(1, layout.columns // width),
+    )  # fmt: skip
+
+
 def scalars(settings: Tensor, maximize: bool) -> Tensor:
-    """What is the same for all entries of a parameter, in float64: `(P, SCALARS)`, from the table of `ops.adamw_step_`."""
-    lr, beta1, beta2, eps, weight_decay, step = settings.unbind(1)
-    sign = torch.full_like(lr, -1.0 if maximize else 1.0)
-    step_size, correction2 = lr / (1 - beta1**step), (1 - beta2**step) ** -0.5
-    return torch.stack([lr * weight_decay, beta1, 1 - beta1, beta2, 1 - beta2, step_size, correction2, eps, sign], 1)
+    """In float64, a row for each parameter, from the table of `ops.adamw_step_`."""
+    of = dict(zip(SETTINGS, settings.unbind(1), strict=True))
+    lr, beta1, beta2, step = of["lr"], of["beta1"], of["beta2"], of["step"]
+    return torch.stack(
+        Scalars(
+            decay=lr * of["weight_decay"],
+            beta1=beta1,
+            one_minus_beta1=1 - beta1,
+            beta2=beta2,
+            one_minus_beta2=1 - beta2,
+            step_size=lr / (1 - beta1**step),
+            correction2=(1 - beta2**step) ** -0.5,
+            eps=of["eps"],
+            sign=torch.full_like(lr, -1.0 if maximize else 1.0),
+        ),
+        1,
+    )

@@ -32,7 +32,7 @@ def sum_segments(dy, token, begins, ends, out, width, dy_stride, COLUMNS: tl.con
 def embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
     """As `ops.embedding_grad`, but for float64."""
     dy = unit_columns(dy)
-    compact = dy.new_empty(Layout(*layout).compact_shape(index.numel()), dtype=dtype)
+    compact = Layout(*layout).new_compact(dy, index, dtype)
     if compact.numel() == 0 or ids.numel() == 0:
         return compact.zero_()
     ordered, token = torch.sort(ids.long(), stable=True)

@@ -64,7 +64,7 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
     """As `ops.weight_grad`, but for float64."""
     layout = Layout(*layout)
     count, tokens = index.numel(), dy.shape[0]
-    compact = dy.new_empty(layout.compact_shape(count), dtype=dtype)
+    compact = layout.new_compact(dy, index, dtype)
     if tokens == 0 or compact.numel() == 0:
         return compact.zero_()
     if layout.kind == ELEMENTS:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import triton
@@ -19,6 +20,21 @@ from ..registry import INTERPRETED
 from .gradients import precision, processors, share_of_tokens, unit_columns
 from .gradients import weight_grad as any_weight_grad
 from .narrow import narrow
+from .tables import length, places
+
+
+class Tile(NamedTuple):
+    """Strips of one group: those from `row` to `row_end` with those from `column` to `column_end`."""
+
+    row: int
+    row_end: int
+    column: int
+    column_end: int
+    left: int  # of the group's column strips the first
+
+
+_TILE = length(Tile._fields)
+_ROW, _ROW_END, _COLUMN, _COLUMN_END, _LEFT = places(Tile._fields)
 
 
 @triton.jit
@@ -31,10 +47,10 @@ def grouped_product(
 
     ``out[split, b, h, w] = sum over t of dy[t, HEIGHT * row + h] * x[t, WIDTH * column + w]`` for the blocks b of the tile.
     """
-    tile, split = tl.program_id(0), tl.program_id(1)
-    row, row_end = tl.load(tiles + 5 * tile), tl.load(tiles + 5 * tile + 1)
-    column, column_end = tl.load(tiles + 5 * tile + 2), tl.load(tiles + 5 * tile + 3)
-    left = tl.load(tiles + 5 * tile + 4)  # of the group's column strips the first
+    tile, split = tiles + tl.program_id(0) * _TILE, tl.program_id(1)
+    row, row_end = tl.load(tile + _ROW), tl.load(tile + _ROW_END)
+    column, column_end = tl.load(tile + _COLUMN), tl.load(tile + _COLUMN_END)
+    left = tl.load(tile + _LEFT)
     i, j = tl.arange(0, TILE_ROWS), tl.arange(0, TILE_COLUMNS)
     row += i // HEIGHT
     column += j // WIDTH
@@ -78,7 +94,7 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
     tiles = tile_table(groups.shapes, tile_rows // sizes[0], tile_columns // sizes[1], dy.device)
     split_tokens = share_of_tokens(tokens, len(tiles), step, processors(dy.device))
     splits = triton.cdiv(tokens, split_tokens)
-    compact = dy.new_empty(layout.compact_shape(count), dtype=dtype)
+    compact = layout.new_compact(dy, index, dtype)
     out = compact if splits == 1 else compact.new_empty((splits, *compact.shape), dtype=torch.float32)
     with torch.cuda.device_of(dy):
         grouped_product[len(tiles), splits](
@@ -105,7 +121,7 @@ def warps(tile_rows: int, tile_columns: int) -> int:
 
 @functools.cache
 def tile_table(shapes: tuple[Shape, ...], rows: int, columns: int, device: torch.device) -> Tensor:
-    """``(tiles, 5)`` int32: of a tile's row strips the first and the end, of its column strips too, and its group's first column strip.
+    """``(tiles, fields of a Tile)`` int32.
 
     Args:
         rows, columns: strips that a tile holds.
@@ -114,7 +130,7 @@ def tile_table(shapes: tuple[Shape, ...], rows: int, columns: int, device: torch
     for count, high, wide in shapes:
         for _ in range(count):
             table += [
-                (i, min(i + rows, top + high), j, min(j + columns, left + wide), left)
+                Tile(i, min(i + rows, top + high), j, min(j + columns, left + wide), left)
                 for i in range(top, top + high, rows)
                 for j in range(left, left + wide, columns)
             ]
