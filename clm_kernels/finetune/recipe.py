@@ -40,6 +40,10 @@ def to_stderr(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
+def say_nothing(line: str) -> None:
+    """In place of `to_stderr` where process 0 says it already."""
+
+
 def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     """Trains a classifier as `config` says, and leaves it in the output folder.
 
@@ -48,6 +52,8 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     lora leaves an adapter in PEFT's format, full a whole checkpoint; beside it stand the config, the tokenizer, the
     selection and ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture
     of what they chose and left.
+
+    Under torchrun process 0 alone writes and says anything; the others' reports lack the sizes of what it has written.
 
     Args:
         config: what to train on what, and how.
@@ -63,7 +69,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     if config.method == "lora":
         require_peft("train")
     with advice_when_out_of_memory(config):
-        return _train(config, say)
+        return _train(config, say if is_main() else say_nothing)
 
 
 def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:

@@ -33,6 +33,7 @@ def arguments(config: TrainConfig, folder: Path, best: str) -> TrainingArguments
         warmup_steps=config.warmup, lr_scheduler_type=config.scheduler,
         seed=config.seed, bf16=config.precision == "bf16", fp16=config.precision == "fp16",
         restore_callback_states_from_checkpoint=True,
+        average_tokens_across_devices=False,  # else each process multiplies a loss that is a mean already by their number
         report_to=config.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
     )  # fmt: skip
