@@ -123,6 +123,7 @@ class TrainConfig:
 
     resume: bool = running(False, "Go on from the last checkpoint in the output folder.")
     overwrite: bool = running(False, "Replace the run that stands in the output folder.")
+    keep_checkpoints: bool = running(False, "Keep checkpoints/ in the output folder of a run that has ended well.")
 
     @property
     def peak_learning_rate(self) -> float:

@@ -52,10 +52,11 @@ def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
     require(checkpoint is not None, "train", "output", "a run with a checkpoint", f"{str(output)!r} without one")
     recorded, given, default = TrainConfig(**read_json(output / RUN)["config"]), config.absolute(), TrainConfig()
     for name, value in vars(recorded).items():
-        if name not in ("resume", "overwrite", "output"):
+        if name not in ("resume", "overwrite", "output", "keep_checkpoints"):
             same = getattr(given, name) in (value, getattr(default, name))
             require(same, "train", name, f"{value!r} as in the run to resume", repr(getattr(given, name)))
-    return replace(recorded, output=given.output, resume=True)
+    keep = recorded.keep_checkpoints or given.keep_checkpoints
+    return replace(recorded, output=given.output, keep_checkpoints=keep, resume=True)
 
 
 @contextmanager

@@ -30,7 +30,16 @@ from .models import Loaded, load, longest, pooling_for
 from .outputs import ADAPTER, CHECKPOINTS, DELTA, GROUPS, REPORT, check_output, is_main, run_folder, write_folder
 from .replaying import replaying
 from .report import Report, machine, validations, without_timing
-from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
+from .trainer import (
+    Bar,
+    Interruption,
+    Progress,
+    RunTrainer,
+    arguments,
+    drop_checkpoints,
+    early_stopping,
+    last_checkpoint,
+)
 
 Say = Callable[[str], None]
 
@@ -51,7 +60,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     test data is scored once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
     lora leaves an adapter in PEFT's format, full a whole checkpoint; beside it stand the config, the tokenizer, the
     selection and ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture
-    of what they chose and left.
+    of what they chose and left. Checkpoints are for resuming: they go when all is written, unless the config keeps them.
 
     Under torchrun process 0 alone writes and says anything; the others' reports lack the sizes of what it has written.
 
@@ -196,6 +205,8 @@ def _train(config: TrainConfig, say: Say) -> Report:
         fit(run, method, report, say)
         if is_main():
             _save(config, output, loaded, method, report, run.limit)
+    if is_main() and not config.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
+        drop_checkpoints(output / CHECKPOINTS)
     return report
 
 
@@ -241,6 +252,7 @@ def fit(run: Run, method: Method, report: Report, say: Say) -> None:
     kept = replaying(config, run.loaded.model, run.loaded.tokenizer, splits["train"], args, report, say)
     with interruption, kept:
         trainer.train(resume_from_checkpoint=str(last_checkpoint(Path(args.output_dir))) if config.resume else None)
+    trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.history = validations(trainer.state.log_history)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)

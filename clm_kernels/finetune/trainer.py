@@ -141,6 +141,14 @@ def drop_broken_checkpoints(folder: Path) -> None:
             shutil.rmtree(checkpoint)
 
 
+def drop_checkpoints(folder: Path) -> None:
+    """Removes all checkpoints, and the folder unless something else, as a logger's files, stands in it."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
 def _is_whole(checkpoint: Path) -> bool:
     """Whether it has all its files: the Trainer writes trainer_state.json last."""
     try:
