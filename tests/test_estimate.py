@@ -13,9 +13,9 @@ from models import CONFIGS, build
 from typer.testing import CliRunner
 
 import clm_kernels as clm
-from clm_kernels.choose import sensitivity
+from clm_kernels.choose import random_selection, sensitivity
 from clm_kernels.cli import app
-from clm_kernels.estimate import Estimate, Work, batch, estimate, prepare
+from clm_kernels.estimate import Estimate, Work, batch, estimate, prepare, training
 from clm_kernels.estimate import build as build_work
 from clm_kernels.estimate.kernels import KernelsOf
 from clm_kernels.estimate.ledger import Ledger, size_of
@@ -61,6 +61,20 @@ def test_within_10_percent_of_what_the_allocator_says(case):
     assert found.weights == report.bytes["weights"]
     assert found.optimizer_state + found.masters == pytest.approx(report.bytes["optimizer state"], rel=0.02)
     assert found.peak == pytest.approx(report.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("changes", [{"kind": kind, "density": 0.3} for kind in ("rows", "columns", "blocks", "groups")], ids=str)
+def test_counted_as_if_drawn(changes, monkeypatch):
+    """On the meta device nothing is drawn, and every byte is what it is for the indices that a draw gives."""
+    work, asked = replace(SMALL, **changes), []
+
+    def drawn(*args, dry, **options):
+        asked.append(dry)
+        return random_selection(*args, **options)
+
+    dry = estimate(LLAMA, work)
+    monkeypatch.setattr(training, "random_selection", drawn)
+    assert estimate(LLAMA, work) == dry and asked == [True]
 
 
 def test_lora_too():

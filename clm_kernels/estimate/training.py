@@ -105,7 +105,8 @@ def prepare(model: nn.Module, work: Work) -> tuple[nn.Module, Optimizer]:
 def spread(model: nn.Module, work: Work) -> Selection:
     """A Selection of this density that reaches as far down as `layers` lets it, scattered as a real one is."""
     if work.kind in (*LINES, "blocks", "groups"):
-        return random_selection(model, density=work.density, kind=work.kind, layers=work.layers, block=(BLOCK, BLOCK))
+        dry = model.device.type == "meta"
+        return random_selection(model, density=work.density, kind=work.kind, layers=work.layers, block=(BLOCK, BLOCK), dry=dry)
     units = find_units(model, work.kind, layers=work.layers)
     generator = torch.Generator().manual_seed(0)
     scores = {name: torch.rand(part.layout.units, generator=generator) for name, part in units.items()}
