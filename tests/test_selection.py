@@ -125,6 +125,26 @@ class TestEntries:
         entries = Entries.of("rows", numbers, SHAPE)
         assert entries.index.tolist() == expected and entries.index.dtype == i32
 
+    @pytest.mark.parametrize("units", [40, 10_000])  # 16 times the numbers lie between
+    def test_of_is_sorted_and_unique_however_many_units_there_are(self, units):
+        numbers = torch.randint(units, (100,), generator=torch.Generator().manual_seed(0))
+        numbers[:3] = torch.tensor([units - 1, 0, units - 1])
+        entries = Entries.of("rows", numbers, (units, 2))
+        assert entries.index.tolist() == sorted(set(numbers.tolist()))
+        for outside in (-1, units):
+            with pytest.raises(ValueError, match=rf"index must be in \[0, {units}\)"):
+                Entries.of("rows", torch.cat([numbers, torch.tensor([outside])]), (units, 2))
+
+    def test_without_data_there_are_only_sizes(self):
+        entries = Entries.without_data("blocks", 3, SHAPE, BLOCK)
+        drawn = make("blocks", [0, 1, 2])
+        assert (entries.layout, entries.compact_shape, entries.count) == (drawn.layout, drawn.compact_shape, drawn.count)
+        assert entries.index.is_meta and entries.index.dtype == i32
+        assert entries == entries and entries not in (drawn, Entries.without_data("blocks", 3, SHAPE, BLOCK))
+        for count in (-1, drawn.units + 1):
+            with pytest.raises(ValueError, match=f"count must be from 0 to {drawn.units}, got {count}"):
+                Entries.without_data("blocks", count, SHAPE, BLOCK)
+
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
     def test_of_takes_any_integers_and_shape(self, dtype):
         assert Entries.of("elements", index([5, 2], [0, 5], dtype=dtype), SHAPE) == Entries("elements", index(0, 2, 5), SHAPE)

@@ -33,12 +33,15 @@ def train(config: TrainConfig) -> None:
     """
     quiet()
     from .. import finetune
+    from ..finetune.outputs import is_main
     from . import show
 
     try:
         report = finetune.train(config)
     except KeyboardInterrupt:
-        raise fail(_after_interruption(config), INTERRUPTED) from None
+        raise (fail(_after_interruption(config), INTERRUPTED) if is_main() else typer.Exit(INTERRUPTED)) from None
+    if not is_main():
+        return
     console = Console()
     if report.selection:
         console.print(show.selection(report.selection))

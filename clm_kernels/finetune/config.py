@@ -130,6 +130,7 @@ class Run:
     report_to: str = _run("none", "Where the Trainer logs to: tensorboard, wandb, … ; none.")
     resume: bool = _run(False, "Go on from the last checkpoint in the output folder.")
     overwrite: bool = _run(False, "Replace the run that stands in the output folder.")
+    keep_checkpoints: bool = _run(False, "Keep checkpoints/ in the output folder of a run that has ended well.")
 
     def check(self) -> None:
         """Raises ValueError, one line, for the first field that cannot be right."""

@@ -50,10 +50,11 @@ def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
     recorded, given = TrainConfig(**read_json(output / RUN)["config"]), config.absolute().options()
     default = TrainConfig().options()
     for name, value in recorded.options().items():
-        if name not in ("resume", "overwrite", "output"):
+        if name not in ("resume", "overwrite", "output", "keep_checkpoints"):
             same = given[name] in (value, default[name])
             require(same, "train", name, f"{value!r} as in the run to resume", repr(given[name]))
-    return replace(recorded, output=given["output"], resume=True)
+    keep = recorded.run.keep_checkpoints or given["keep_checkpoints"]
+    return replace(recorded, output=given["output"], keep_checkpoints=keep, resume=True)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from .outputs import check_output, is_main, run_folder, write_folder
 from .replaying import replaying
 from .report import Report, machine, validations, without_timing
 from .tasks import Task
-from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, early_stopping, last_checkpoint
+from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, drop_checkpoints, early_stopping, last_checkpoint
 
 Say = Callable[[str], None]
 
@@ -40,6 +40,10 @@ def to_stderr(line: str) -> None:
     tqdm.write(line, file=sys.stderr)
 
 
+def say_nothing(line: str) -> None:
+    """In place of `to_stderr` where process 0 says it already."""
+
+
 def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     """Trains a classifier as `config` says, and leaves it in the output folder.
 
@@ -47,7 +51,9 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     test data is scored once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
     lora leaves an adapter in PEFT's format, full a whole checkpoint; beside it stand the config, the tokenizer, the
     selection and ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture
-    of what they chose and left.
+    of what they chose and left. Checkpoints are for resuming: they go when all is written, unless the config keeps them.
+
+    Under torchrun process 0 alone writes and says anything; the others' reports lack the sizes of what it has written.
 
     Args:
         config: what to train on what, and how.
@@ -62,6 +68,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     config = check_output(config)
     METHODS[config.training.method].check_packages()
     with advice_when_out_of_memory(config):
+        say = say if is_main() else say_nothing
         return _train(begin(config, say), say)
 
 
@@ -206,6 +213,8 @@ def _train(run: Begun, say: Say) -> Report:
         fit(run, prepared, report, say)
         if is_main():
             _save(run, prepared, report)
+    if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
+        drop_checkpoints(Path(run.args.output_dir))
     return report
 
 
@@ -241,6 +250,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say) -> None:
     with interruption, kept:
         checkpoint = last_checkpoint(Path(args.output_dir)) if run.config.run.resume else None
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.history = validations(trainer.state.log_history)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)

@@ -34,6 +34,7 @@ def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
         warmup_steps=training.warmup, lr_scheduler_type=training.scheduler,
         seed=run.seed, bf16=training.precision == "bf16", fp16=training.precision == "fp16",
         restore_callback_states_from_checkpoint=True,
+        average_tokens_across_devices=False,  # else each process multiplies a loss that is a mean already by their number
         report_to=run.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
     )  # fmt: skip
@@ -139,6 +140,14 @@ def drop_broken_checkpoints(folder: Path) -> None:
     for checkpoint in folder.glob("checkpoint-*"):
         if not _is_whole(checkpoint):
             shutil.rmtree(checkpoint)
+
+
+def drop_checkpoints(folder: Path) -> None:
+    """Removes all checkpoints, and the folder unless something else, as a logger's files, stands in it."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _is_whole(checkpoint: Path) -> bool:

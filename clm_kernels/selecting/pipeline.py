@@ -168,7 +168,10 @@ def drawn_selection(model: nn.Module, select: Select, seed: int = SEED) -> Selec
     """
     density = select.density if select.density is not None else DENSITY
     if select.kind in (*LINES, "blocks", "elements", "groups"):
-        return random_selection(model, density=density, kind=select.kind, layers=select.layers, block=select.blocks, seed=seed)
+        dry = next(model.parameters()).is_meta
+        return random_selection(
+            model, density=density, kind=select.kind, layers=select.layers, block=select.blocks, seed=seed, dry=dry
+        )
     units = find_units(model, select.kind, layers=select.layers)
     generator = torch.Generator().manual_seed(seed)
     scores = {name: torch.rand(part.layout.units, generator=generator) for name, part in units.items()}

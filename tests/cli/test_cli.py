@@ -20,6 +20,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from clm_kernels import Selection
 from clm_kernels.finetune import Classifier, TrainConfig
+from clm_kernels.finetune.config import PARTS
 
 SELECTING = ["--batch-size", "8", "--density", "0.1", "--per", "weight", "--sensitivity-examples", "24"]
 FAST = ["--epochs", "2", "--learning-rate", "0.01", *SELECTING]
@@ -183,7 +184,7 @@ def test_doctor_names_what_is_there_and_what_is_missing(monkeypatch):
 
 def test_every_field_is_an_option():
     help = run("train", "--help").stdout
-    for spec in fields(TrainConfig):
+    for spec in (spec for part in PARTS.values() for spec in fields(part)):
         assert f"--{spec.name.replace('_', '-')}"[:18] in help, spec.name
 
 

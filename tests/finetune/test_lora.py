@@ -70,7 +70,7 @@ def test_what_stands_in_the_folder(adapted):
     config, report = adapted
     output = Path(config.run.output)
     assert {path.name for path in output.iterdir()} == {
-        "adapter_config.json", "adapter_model.safetensors", "checkpoints", "config.json", "report.json", "run.json",
+        "adapter_config.json", "adapter_model.safetensors", "config.json", "report.json", "run.json",
         "selection.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     written = json.loads((output / "adapter_config.json").read_text())
@@ -109,7 +109,7 @@ def test_the_best_checkpoint_is_kept_and_its_scores_are_the_saved_models(lora, t
     assert report.best["accuracy"] > report.history[-1]["accuracy"]
     classifier = Classifier.load(tmp_path / "o")
     for part, scores in (("validation", report.best), ("test", report.test)):
-        rows = [json.loads(line) for line in Path(getattr(lora, part)).read_text().splitlines()]
+        rows = [json.loads(line) for line in Path(lora.options()[part]).read_text().splitlines()]
         found = [prediction.label for prediction in classifier.predict([row["text"] for row in rows])]
         assert sum(label == row["label"] for label, row in zip(found, rows, strict=True)) / len(rows) == scores["accuracy"]
 
@@ -211,7 +211,7 @@ def test_a_pooler_that_the_checkpoint_lacks_is_part_of_the_head(lora, tmp_path):
 
 def test_the_command_line(lora, adapted, tmp_path):
     run = CliRunner().invoke
-    options = [f"--{name}={getattr(lora, name)}" for name in ("model", "train", "validation", "test")]
+    options = [f"--{name}={lora.options()[name]}" for name in ("model", "train", "validation", "test")]
     options += ["--method=lora", "--lora-rank=2", "--lora-targets=all-linear", "--epochs=1", f"--output={tmp_path / 'o'}"]
     result = run(app, ["train", *options])
     assert result.exit_code == 0, result.output

@@ -60,7 +60,7 @@ def test_it_learns_and_says_what_it_merged(finished):
     before, after = (AutoTokenizer.from_pretrained(folder) for folder in (config.data.model, config.run.output))
     assert len(after) == len(before) + len(written["tokens"]) == len(before) + 4
     for part in ("train", "validation", "test"):
-        texts, lengths = read(getattr(config, part)), written["tokens_per_text"][part]
+        texts, lengths = read(config.options()[part]), written["tokens_per_text"][part]
         counted = [sum(len(ids) for ids in t(texts, add_special_tokens=False)["input_ids"]) / len(texts) for t in (before, after)]
         assert [lengths["before"], lengths["after"]] == counted and counted[1] < 0.9 * counted[0]
     (line,) = (line for line in lines if line.startswith("merged"))
@@ -169,7 +169,7 @@ def test_a_selection_made_for_the_base_or_for_the_new_tokens(plain, finished, tm
 
 
 def test_from_the_command_line(plain, tmp_path):
-    files = [option for part in ("model", "train", "validation") for option in (f"--{part}", getattr(plain, part))]
+    files = [option for part in ("model", "train", "validation") for option in (f"--{part}", plain.options()[part])]
     options = ["--epochs", "1", "--batch-size", "8", "--sensitivity-examples", "24", "--merge-tokens"]
     result = run("train", *files, "--output", tmp_path / "o", *options, "3")
     assert result.exit_code == 0, result.stderr

@@ -31,7 +31,7 @@ def test_what_stands_in_the_folder(finished):
     config, report = finished
     output = Path(config.run.output)
     names = {path.name for path in output.iterdir()}
-    assert names == {"checkpoints", "config.json", "delta.safetensors", "report.json", "run.json", "selection.safetensors",
+    assert names == {"config.json", "delta.safetensors", "report.json", "run.json", "selection.safetensors",
                      "selection.png", "sensitivity.safetensors", "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
     assert json.loads((output / "config.json").read_text())["id2label"] == {"0": "access", "1": "billing", "2": "delivery"}
     written = json.loads((output / "report.json").read_text())
@@ -73,7 +73,7 @@ def test_test_data_never_chooses(base, tmp_path):
     """Another test file, with turned labels, changes the test score and nothing else."""
     wrong = {"access": "billing", "billing": "delivery", "delivery": "access"}
     turned = write_jsonl(tmp_path / "turned.jsonl", [{**row, "label": wrong[row["label"]]} for row in texts(18, 2)])
-    outputs = {str(tmp_path / name): test for name, test in (("0", base.test), ("1", turned), ("2", ""))}
+    outputs = {str(tmp_path / name): test for name, test in (("0", base.data.test), ("1", turned), ("2", ""))}
     reports = [train(replace(base, output=output, test=test), silent) for output, test in outputs.items()]
     assert reports[0].best == reports[1].best == reports[2].best
     assert reports[0].test["accuracy"] > reports[1].test["accuracy"]
@@ -85,7 +85,7 @@ def test_the_reported_scores_are_the_saved_models(finished):
     config, report = finished
     classifier = Classifier.load(config.run.output)
     for part, scores in (("validation", report.best), ("test", report.test)):
-        rows = [json.loads(line) for line in Path(getattr(config, part)).read_text().splitlines()]
+        rows = [json.loads(line) for line in Path(config.options()[part]).read_text().splitlines()]
         found = [prediction.label for prediction in classifier.predict([row["text"] for row in rows])]
         assert sum(label == row["label"] for label, row in zip(found, rows, strict=True)) / len(rows) == scores["accuracy"]
 
@@ -93,7 +93,7 @@ def test_the_reported_scores_are_the_saved_models(finished):
 def test_the_best_weights_are_saved_not_the_last(base, tmp_path):
     report = train(replace(base, output=str(tmp_path / "o"), learning_rate=0.03, scheduler="constant"), silent)
     assert report.best["accuracy"] > report.history[-1]["accuracy"]
-    rows = [json.loads(line) for line in Path(base.validation).read_text().splitlines()]
+    rows = [json.loads(line) for line in Path(base.data.validation).read_text().splitlines()]
     predictions = Classifier.load(tmp_path / "o").predict([row["text"] for row in rows])
     right = sum(prediction.label == row["label"] for prediction, row in zip(predictions, rows, strict=True))
     assert right / len(rows) == report.best["accuracy"]
@@ -119,7 +119,7 @@ def test_same_seed_same_result(finished, tmp_path):
 
 def test_validation_is_carved_and_recorded(base, tmp_path):
     report = train(replace(base, output=str(tmp_path / "o"), validation="", epochs=1), silent)
-    assert report.data["validation"]["carved_from"] == base.train
+    assert report.data["validation"]["carved_from"] == base.data.train
     assert report.data["train"]["rows"] + report.data["validation"]["rows"] == 48
 
 

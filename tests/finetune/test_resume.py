@@ -11,8 +11,8 @@ from interruption import press_ctrl_c
 from tiny_runs import assert_same, silent, trained_tensors
 from tiny_task import texts, write_jsonl
 
-from clm_kernels.finetune import Classifier, TrainConfig, train
-from clm_kernels.finetune.trainer import Interruption, last_checkpoint
+from clm_kernels.finetune import Classifier, TrainConfig, recipe, train
+from clm_kernels.finetune.trainer import Interruption, drop_checkpoints, last_checkpoint
 
 # Interruption and resuming
 
@@ -105,7 +105,7 @@ def test_a_broken_checkpoint_is_passed_over(finished, tmp_path, monkeypatch):
 
 
 def test_resume_refuses_what_is_another_run(finished, tmp_path, monkeypatch):
-    data = {part: shutil.copy(getattr(finished[0], part), tmp_path) for part in ("train", "validation", "test")}
+    data = {part: shutil.copy(finished[0].options()[part], tmp_path) for part in ("train", "validation", "test")}
     config = replace(finished[0], output=str(tmp_path / "o"), **data)
     with pytest.raises(ValueError, match="output must be the folder of a run to resume"):
         train(replace(config, resume=True), silent)
@@ -121,5 +121,48 @@ def test_resume_refuses_what_is_another_run(finished, tmp_path, monkeypatch):
 
 
 def test_a_finished_run_is_not_resumed(finished):
-    with pytest.raises(ValueError, match="finished"):
+    with pytest.raises(ValueError, match=r"output must be an unfinished run to resume, got .*, which is finished"):
         train(replace(finished[0], resume=True), silent)
+
+
+# Checkpoints after the end
+
+
+def test_checkpoints_are_kept_where_asked_for_also_by_who_resumes(finished, tmp_path, monkeypatch):
+    config = replace(finished[0], output=str(tmp_path / "o"))
+    with monkeypatch.context() as context:
+        press_ctrl_c(context, 8)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, silent)
+    assert {path.name for path in (tmp_path / "o" / "checkpoints").iterdir()} == {"checkpoint-6", "checkpoint-8"}
+    train(TrainConfig(output=config.output, resume=True, keep_checkpoints=True), silent)
+    assert (tmp_path / "o" / "report.json").is_file()
+    assert last_checkpoint(tmp_path / "o" / "checkpoints").name == "checkpoint-18"
+    train(replace(config, overwrite=True), silent)
+    assert not (tmp_path / "o" / "checkpoints").exists()
+
+
+def test_checkpoints_go_last_and_nothing_else_goes(finished, tmp_path, monkeypatch):
+    """An error while they are removed leaves the result; what a logger has put beside them is not ours."""
+    output = tmp_path / "o"
+
+    def drop(folder):
+        assert (output / "report.json").is_file() and last_checkpoint(folder) is not None
+        (folder / "runs").mkdir()
+        drop_checkpoints(folder)
+        raise OSError("a busy file")
+
+    monkeypatch.setattr(recipe, "drop_checkpoints", drop)
+    with pytest.raises(OSError, match="a busy file"):
+        train(replace(finished[0], output=str(output)), silent)
+    assert [path.name for path in (output / "checkpoints").iterdir()] == ["runs"]
+    assert_same(trained_tensors(output), trained_tensors(finished[0].output))
+
+
+def test_a_run_that_fails_keeps_its_checkpoints(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as context:
+        context.setattr(recipe, "_save", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(replace(finished[0], output=str(tmp_path / "o")), silent)
+    train(TrainConfig(output=str(tmp_path / "o"), resume=True), silent)
+    assert_same(trained_tensors(tmp_path / "o"), trained_tensors(finished[0].output))

@@ -63,6 +63,20 @@ def test_within_10_percent_of_what_the_allocator_says(case):
     assert found.peak == pytest.approx(report.peak, rel=0.1)
 
 
+@pytest.mark.parametrize("changes", [{"kind": kind, "density": 0.3} for kind in ("rows", "columns", "blocks", "groups")], ids=str)
+def test_counted_as_if_drawn(changes, monkeypatch):
+    """On the meta device nothing is drawn, and every byte is what it is for the indices that a draw gives."""
+    work, asked = replace(SMALL, **changes), []
+
+    def drawn(*args, dry, **options):
+        asked.append(dry)
+        return random_selection(*args, **options)
+
+    dry = estimate(LLAMA, work)
+    monkeypatch.setattr(training, "random_selection", drawn)
+    assert estimate(LLAMA, work) == dry and asked == [True]
+
+
 def test_lora_too():
     pytest.importorskip("peft")
     works = {

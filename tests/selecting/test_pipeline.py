@@ -344,3 +344,15 @@ def test_a_random_selection_has_the_density_and_its_seed(kind):
     assert all(entries.index.numel() == 1 for entries in few.values()) and set(few) < set(selection)
     with pytest.raises(ValueError, match=r"density must lie in \(0, 1\], got 0"):
         random_selection(model, density=0)
+
+
+@pytest.mark.parametrize("density", [1e-9, 0.125, 0.3, 1.0])  # 0.3: three groups, which the strips do not divide into
+@pytest.mark.parametrize("kind", ["rows", "columns", "blocks", "elements", "groups"])
+def test_a_dry_selection_is_as_large_and_holds_no_index(kind, density):
+    model = build()
+    drawn, dry = (random_selection(model, density=density, kind=kind, block=(8, 8), seed=3, dry=d) for d in (False, True))
+    assert dry.summary() == drawn.summary()
+    for name, entries in drawn.items():
+        held = dry[name].index
+        assert held.is_meta and (held.shape, held.dtype) == (entries.index.shape, entries.index.dtype)
+        assert (dry[name].layout, dry[name].compact_shape) == (entries.layout, entries.compact_shape)

@@ -19,6 +19,7 @@ def random_selection(
     layers: str = "all",
     block: tuple[int, int] = (BLOCK, BLOCK),
     seed: int = 0,
+    dry: bool = False,
 ) -> Selection:
     """The same share of each eligible weight's units, at least one, drawn with `seed`.
 
@@ -28,6 +29,7 @@ def random_selection(
         kind: ``"rows"``, ``"columns"``, ``"blocks"``, ``"elements"``, or ``"groups"``, see `dealt_groups`.
         layers: ``"all"``, ``"upper half"`` or ``"upper third"``.
         block: height and width, for blocks.
+        dry: as many entries, but on the meta device and not drawn: for a model without data, to see what training it takes.
 
     Raises:
         ValueError: for arguments out of range, or weights that the blocks do not divide.
@@ -35,12 +37,15 @@ def random_selection(
     if not 0.0 < density <= 1.0:
         raise ValueError(f"random_selection: density must lie in (0, 1], got {density}")
     if kind == "groups":
-        return dealt_groups(model, density=density, layers=layers, seed=seed)
+        return dealt_groups(model, density=density, layers=layers, seed=seed, dry=dry)
     generator = torch.Generator().manual_seed(seed)
     selection = {}
     for name, module in eligible_weights(model, layers).items():
         shape, size = tuple(module.weight.shape), block if kind == "blocks" else None
         units = Entries.of(kind, [], shape, size).units
-        chosen = torch.randperm(units, generator=generator)[: max(1, round(density * units))]
-        selection[name] = Entries.of(kind, chosen, shape, size)
+        count = max(1, round(density * units))
+        if dry:
+            selection[name] = Entries.without_data(kind, count, shape, size)
+        else:
+            selection[name] = Entries.of(kind, torch.randperm(units, generator=generator)[:count], shape, size)
     return Selection(selection)

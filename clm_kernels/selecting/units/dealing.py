@@ -12,7 +12,9 @@ from ..scores.sensitivity import eligible_weights
 STRIPS = (16, 8, 4, 2, 1)  # 16 values in bfloat16 fill a sector of 32 bytes, the least that a GPU reads
 
 
-def dealt_groups(model: nn.Module, *, density: float = DENSITY_GROUPS, layers: str = "all", seed: int = 0) -> Selection:
+def dealt_groups(
+    model: nn.Module, *, density: float = DENSITY_GROUPS, layers: str = "all", seed: int = 0, dry: bool = False
+) -> Selection:
     """Of each eligible weight the blocks in which the groups of a row strip and of a column strip match.
 
     Row strips and column strips are dealt at random into ``round(1 / density)`` groups, each gets as many as any other up
@@ -25,6 +27,7 @@ def dealt_groups(model: nn.Module, *, density: float = DENSITY_GROUPS, layers: s
         density: of each weight's entries, in (0, 1].
         layers: ``"all"``, ``"upper half"`` or ``"upper third"``.
         seed: of the deal.
+        dry: as many blocks, but on the meta device: for a model without data, to see what training it takes.
 
     Raises:
         ValueError: for arguments out of range.
@@ -33,14 +36,17 @@ def dealt_groups(model: nn.Module, *, density: float = DENSITY_GROUPS, layers: s
         raise ValueError(f"dealt_groups: density must lie in (0, 1], got {density}")
     generator = torch.Generator().manual_seed(seed)
     shapes = {name: tuple(module.weight.shape) for name, module in eligible_weights(model, layers).items()}
-    return Selection((name, dealt(shape, round(1 / density), generator)) for name, shape in shapes.items())
+    return Selection((name, dealt(shape, round(1 / density), generator, dry)) for name, shape in shapes.items())
 
 
-def dealt(shape: tuple[int, int], groups: int, generator: torch.Generator) -> Entries:
-    """The matching blocks of one weight, of the strips that `strip` allows."""
+def dealt(shape: tuple[int, int], groups: int, generator: torch.Generator, dry: bool = False) -> Entries:
+    """The matching blocks of one weight, of the strips that `strip` allows; if `dry`, as many on the meta device."""
     groups = min(groups, *shape)
     block = tuple(strip(side, groups) for side in shape)
     rows, columns = (deal(side // width, groups, generator) for side, width in zip(shape, block, strict=True))
+    if dry:
+        count = int(rows.bincount(minlength=groups) @ columns.bincount(minlength=groups))
+        return Entries.without_data("blocks", count, shape, block)
     return Entries.of("blocks", (rows[:, None] == columns).flatten().nonzero(), shape, block)
 
 

@@ -1,0 +1,103 @@
+"""`torchrun clm-kernels train`: two processes that leave, say and count what one process does."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import needs_datasets  # noqa: F401
+import pytest
+import torch
+import torch.distributed as dist
+from places import ROOT
+from tiny_runs import silent, trained_tensors
+from tiny_task import save_model, write_data
+
+from clm_kernels.finetune import TrainConfig, train
+from clm_kernels.finetune.trainer import RunTrainer
+
+PROCESSES, EXAMPLES, EPOCHS = 2, 48, 4
+OPTIONS = {"batch_size": EXAMPLES // PROCESSES, "epochs": EPOCHS, "learning_rate": 0.02, "pooling": "mean"}
+OPTIONS |= {"warmup": 0.0, "scheduler": "constant"}
+PROGRAM = """
+import os
+from clm_kernels.cli import main
+try:
+    main()
+except SystemExit as ended:
+    open(os.path.join(os.environ["ENDED"], os.environ["RANK"]), "w").write(str(ended.code))
+    raise
+"""
+
+
+def torchrun(folder, options):
+    """Trains through the command line; each process leaves its exit code in a file named after its rank."""
+    launcher = ["--standalone", "--nproc-per-node", PROCESSES, "--log-dir", folder / "logs", "--redirects", 3, "--no-python"]
+    given = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    arguments = [sys.executable, "-m", "torch.distributed.run", *launcher, sys.executable, "-c", PROGRAM, "train", *given]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "ENDED": str(folder)}
+    return subprocess.run([*map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300)
+
+
+def alone(config):
+    """Trains in this process, and takes the mean of accumulated losses, which the Trainer does only if it counts no items."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(RunTrainer, "_get_num_items_in_batch", lambda *_: None)
+        train(replace(config, gradient_accumulation=PROCESSES), silent)
+
+
+def without_dropout(folder):
+    """Processes draw their own dropout: without it, two can be compared with one."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {name: 0.0 for name in config if "dropout" in name}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folder in which two processes have left `two`, and one process `one`."""
+    if not (dist.is_available() and dist.is_gloo_available()):
+        pytest.skip("needs torch.distributed with gloo")
+    folder = tmp_path_factory.mktemp("torchrun")
+    options = {"model": save_model(folder / "model"), **write_data(folder, count=EXAMPLES), **OPTIONS}
+    without_dropout(folder / "model")
+    two = torchrun(folder, options | {"output": folder / "two"})
+    ended = {rank: (folder / str(rank)).read_text() for rank in range(PROCESSES) if (folder / str(rank)).exists()}
+    alone(TrainConfig(**options, output=str(folder / "one")))
+    (logs,) = (folder / "logs").glob("*/attempt_0")
+    said = [{stream: (logs / f"{rank}/{stream}.log").read_text() for stream in ("stdout", "stderr")} for rank in range(PROCESSES)]
+    return folder, two, ended, said
+
+
+def test_every_process_ends_well(runs):
+    _, two, ended, said = runs
+    assert two.returncode == 0, f"{two.stderr}\n{said}"
+    assert ended == {0: "0", 1: "0"}
+
+
+def test_process_0_alone_speaks(runs):
+    *_, (first, second) = runs
+    assert first["stdout"].count("try it: clm-kernels predict") == 1 and first["stdout"].count("trained") == 1
+    assert sum(line.startswith("epoch ") for line in first["stderr"].splitlines()) == EPOCHS
+    assert second["stdout"] == ""
+    assert [line for line in second["stderr"].splitlines() if "reducer.cpp" not in line] == []  # DDP's own warning, of each
+
+
+def test_two_processes_leave_what_one_does(runs):
+    """Each takes half of the examples in every step, as one process does that accumulates two batches.
+
+    A key's bias, whose gradient is 0 but for rounding, is what differs most: by 6e-6 where all else has moved by 0.06.
+    """
+    folder = runs[0]
+    assert {path.name for path in (folder / "two").iterdir()} == {path.name for path in (folder / "one").iterdir()}
+    two, one = (json.loads((folder / name / "report.json").read_text()) for name in ("two", "one"))
+    assert two["selection"] == one["selection"] and two["sizes"].keys() == one["sizes"].keys()
+    assert [line["accuracy"] for line in two["history"]] == [line["accuracy"] for line in one["history"]]
+    assert two["best"]["step"] == one["best"]["step"] and two["test"]["accuracy"] == one["test"]["accuracy"]
+    torch.testing.assert_close(trained_tensors(folder / "two"), trained_tensors(folder / "one"), rtol=0, atol=1e-4)
+    for loss, apart in (("train_loss", 1e-4), ("loss", 1e-2)):  # validation's last batches are filled up with texts of the first
+        many, few = ([line[loss] for line in report["history"]] for report in (two, one))
+        assert many == pytest.approx(few, abs=apart) and many[-1] < many[0] - 0.1
+    assert two["best"]["step"] > 2  # so that what is compared has seen several steps
