@@ -8,6 +8,7 @@ from pathlib import Path
 
 from clm_kernels.demo import model_directory
 from clm_kernels.finetune.models import load_tokenizer
+from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.token_groups import token_groups
 from clm_kernels.token_groups.merging import merge_groups
 
@@ -45,7 +46,7 @@ def merging(tokenizer, task: str) -> dict[str, object]:
 def main() -> list[dict[str, object]]:
     if not DATA.parent.is_dir():
         raise SystemExit(f"benchmarks.groups: needs the data sets in {DATA.parent}; CLM_KERNELS_DATA names another place")
-    tokenizer = load_tokenizer(model_directory(), "sequence")
+    tokenizer = load_tokenizer(model_directory(), TASKS["sequence"])
     rows = [counting(tokenizer), *(merging(tokenizer, task) for task in ("banking77", "clinc150"))]
     keep("groups", rows)
     return rows

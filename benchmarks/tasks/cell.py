@@ -19,9 +19,8 @@ import transformers
 from transformers import set_seed
 
 from clm_kernels.finetune import TrainConfig
-from clm_kernels.finetune.encode import collator
-from clm_kernels.finetune.methods import Method
-from clm_kernels.finetune.recipe import Run, begin, begin_report, fit
+from clm_kernels.finetune.methods import Prepared
+from clm_kernels.finetune.recipe import Begun, begin, begin_report, fit
 from clm_kernels.models.replay import replay
 
 from . import cost
@@ -68,31 +67,34 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
     before = cost.memory(torch.device("cpu"))
     run = begin(config, _say)
     run.args.save_only_model, run.args.disable_tqdm = True, True
-    parameters, made = run.loaded.model.num_parameters(), []
+    method, loaded, made = way.method or run.method, run.loaded, []
+    parameters, training, seed = loaded.model.num_parameters(), run.config.training, run.config.run.seed
 
     def choose() -> None:
-        selection = way.select(run)
-        set_seed(config.seed)
-        made.extend((selection, way.prepare(run, selection)))
+        selection = method.choose(run.config, loaded, run.splits["train"]).selection
+        set_seed(seed)
+        made.extend(
+            (selection, method.prepare(loaded.model, run.config, selection, head=loaded.head, extension=loaded.extension))
+        )
 
     began = time.perf_counter()
     choosing = cost.flops(choose)
     selecting = time.perf_counter() - began
-    selection, method = made
-    report = begin_report(run, selection, method, parameters, selecting)
-    set_seed(config.seed)
-    fit(run, method, report, _say)
+    selection, prepared = made
+    report = begin_report(run, selection, prepared, parameters, selecting)
+    set_seed(seed)
+    fit(run, prepared, report, _say)
     peak = cost.memory(run.args.device) - (before if run.args.device.type == "cpu" else 0)
-    first, later = _flops_per_token(run, method)
+    first, later = _flops_per_token(run, prepared)
     lengths = list(run.splits["train"].dataset["length"])
-    real, padded = cost.tokens(lengths, config.batch_size, int(config.epochs), config.seed)
+    real, padded = cost.tokens(lengths, training.batch_size, int(training.epochs), seed)
     stepping = sum(report.seconds["epochs"]) + report.seconds.get("replay", 0.0)
-    once = (first - later) * padded / config.epochs
+    once = (first - later) * padded / training.epochs
     return {
         "score": report.best_by, "validation": report.best[report.best_by], "best_step": report.best["step"],
         "test": report.test and report.test[report.best_by], "test_scores": report.test,
         "history": [{"step": line["step"], "validation": line[report.best_by]} for line in report.history],
-        "trained": report.trained, "trained_head": trained_head(method, run), "parameters": parameters,
+        "trained": report.trained, "trained_head": trained_head(prepared, loaded.head), "parameters": parameters,
         "seconds": {"selecting": selecting, "training": stepping},
         "tokens": real, "tokens_per_second": real / stepping, "flops": {"selecting": choosing, "training": later * padded + once},
         "peak_bytes": peak,
@@ -100,16 +102,15 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _flops_per_token(run: Run, method: Method) -> tuple[float, float]:
+def _flops_per_token(run: Begun, prepared: Prepared) -> tuple[float, float]:
     """Of a step with texts not seen before, and with others."""
-    model = method.model or run.loaded.model
-    with replay(run.loaded.model) if run.config.replay else contextlib.nullcontext():
-        return tuple(cost.flops_per_token(model, _first_batch(run)) for _ in range(2))
+    with replay(run.loaded.model) if run.config.training.replay else contextlib.nullcontext():
+        return tuple(cost.flops_per_token(prepared.model, _first_batch(run)) for _ in range(2))
 
 
-def _first_batch(run: Run) -> dict[str, torch.Tensor]:
-    rows = run.splits["train"].dataset.select(range(min(run.config.batch_size, len(run.splits["train"].split))))
-    batch = collator(run.data.task, run.loaded.tokenizer)(rows.remove_columns("length").to_list())
+def _first_batch(run: Begun) -> dict[str, torch.Tensor]:
+    rows = run.splits["train"].dataset.select(range(min(run.config.training.batch_size, len(run.splits["train"].split))))
+    batch = run.task.collate(run.loaded.tokenizer)(rows.remove_columns("length").to_list())
     return {name: tensor.to(run.args.device) for name, tensor in batch.items()}
 
 

@@ -1,25 +1,15 @@
-"""The methods, a line each: what the recipe is told, and what takes the place of its selection and its patch."""
+"""The methods, a line each: what the recipe is told, and what takes the place of its method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from clm_kernels.finetune.config import TrainConfig
-from clm_kernels.finetune.methods import Method, prepare, select
-from clm_kernels.finetune.recipe import Run
-from clm_kernels.selection import Selection
+from clm_kernels.finetune.config import PARTS
+from clm_kernels.finetune.methods import Method
 
 from . import baselines
-
-
-def measured(run: Run) -> Selection:
-    return select(run.config, run.loaded, run.splits["train"])
-
-
-def by_recipe(run: Run, selection: Selection) -> Method:
-    return prepare(run.config, run.loaded, selection)
 
 
 @dataclass(frozen=True)
@@ -29,8 +19,7 @@ class Way:
     Attributes:
         label: its name in tables and pictures.
         options: fields of TrainConfig that it sets.
-        select: warms up the head and chooses what is trained.
-        prepare: makes model and optimizer ready.
+        method: what warms up the head, chooses, and makes model and optimizer ready, if it is none of `train`'s.
         group: ``"ours"``, ``"baseline"`` or ``"control"``.
         headline: whether it gets the larger number of seeds.
         asked: whether it runs only where it is asked for by name.
@@ -40,8 +29,7 @@ class Way:
 
     label: str
     options: Mapping[str, Any]
-    select: Callable[[Run], Selection] = measured
-    prepare: Callable[[Run, Selection], Method] = by_recipe
+    method: Method | None = None
     group: str = "baseline"
     headline: bool = False
     asked: bool = False
@@ -51,7 +39,7 @@ class Way:
 
     def missing(self) -> str:
         """What TrainConfig lacks for it; empty if nothing."""
-        known = {spec.name: spec.metadata["choices"] for spec in fields(TrainConfig)}
+        known = {spec.name: spec.metadata["choices"] for part in PARTS.values() for spec in fields(part)}
         for name, value in self.options.items():
             if name not in known or (known[name] and value not in known[name]):
                 return f"TrainConfig.{name} = {value!r}"
@@ -68,12 +56,12 @@ WORDS = "merged tokens never cross the words of token classification"
 METHODS = {
     "full": Way("full fine-tuning", {"method": "full"}, headline=True),
     "head": Way("head only", HEAD),
-    "bitfit": Way("BitFit", HEAD, prepare=baselines.bitfit),
-    "layers": Way("whole layers", HEAD, prepare=baselines.whole_layers),
-    "lora": Way("LoRA", HEAD, prepare=baselines.lora),
+    "bitfit": Way("BitFit", HEAD, method=baselines.BitFit("head")),
+    "layers": Way("whole layers", HEAD, method=baselines.WholeLayers("head")),
+    "lora": Way("LoRA", HEAD, method=baselines.LoRA("head")),
     "lora_qv": Way("LoRA, query and value", {"method": "lora"}, asked=True),
-    "prefix": Way("prefix tuning", HEAD, prepare=baselines.prefix),
-    "shira": Way("SHiRA", HEAD, prepare=baselines.shira),
+    "prefix": Way("prefix tuning", HEAD, method=baselines.Prefix("head")),
+    "shira": Way("SHiRA", HEAD, method=baselines.Shira("head")),
     "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
     "groups": Way("ours, dealt groups", GROUPS, group="ours", asked=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
@@ -85,8 +73,8 @@ METHODS = {
     "elements": Way("ours, scattered elements", SPARSE | {"select": "random", "kind": "elements"}, group="ours", asked=True),
     "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 50, "merge_by": "saving"}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
-    "random": Way("random selection", SPARSE, select=baselines.random_units, group="control"),
-    "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, select=baselines.by_random_groups, group="control"),
+    "random": Way("random selection", SPARSE, method=baselines.RandomUnits("sparse"), group="control"),
+    "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, method=baselines.RandomGroups("sparse"), group="control"),
 }  # fmt: skip
 
 # What an interval is computed for: the first against the second.

@@ -135,7 +135,7 @@ def test_checkpoints_are_kept_where_asked_for_also_by_who_resumes(finished, tmp_
         with pytest.raises(KeyboardInterrupt):
             train(config, silent)
     assert {path.name for path in (tmp_path / "o" / "checkpoints").iterdir()} == {"checkpoint-6", "checkpoint-8"}
-    train(TrainConfig(output=config.output, resume=True, keep_checkpoints=True), silent)
+    train(TrainConfig(output=config.run.output, resume=True, keep_checkpoints=True), silent)
     assert (tmp_path / "o" / "report.json").is_file()
     assert last_checkpoint(tmp_path / "o" / "checkpoints").name == "checkpoint-18"
     train(replace(config, overwrite=True), silent)
@@ -156,7 +156,7 @@ def test_checkpoints_go_last_and_nothing_else_goes(finished, tmp_path, monkeypat
     with pytest.raises(OSError, match="a busy file"):
         train(replace(finished[0], output=str(output)), silent)
     assert [path.name for path in (output / "checkpoints").iterdir()] == ["runs"]
-    assert_same(trained_tensors(output), trained_tensors(finished[0].output))
+    assert_same(trained_tensors(output), trained_tensors(finished[0].run.output))
 
 
 def test_a_run_that_fails_keeps_its_checkpoints(finished, tmp_path, monkeypatch):
@@ -165,4 +165,4 @@ def test_a_run_that_fails_keeps_its_checkpoints(finished, tmp_path, monkeypatch)
         with pytest.raises(ZeroDivisionError):
             train(replace(finished[0], output=str(tmp_path / "o")), silent)
     train(TrainConfig(output=str(tmp_path / "o"), resume=True), silent)
-    assert_same(trained_tensors(tmp_path / "o"), trained_tensors(finished[0].output))
+    assert_same(trained_tensors(tmp_path / "o"), trained_tensors(finished[0].run.output))
