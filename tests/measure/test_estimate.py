@@ -23,7 +23,7 @@ from clm_kernels.measure.estimate.operations import flops
 from clm_kernels.measure.profiling import memory, profiling
 from clm_kernels.measure.subject import batch, prepare, resolved
 from clm_kernels.measure.subject import build as build_subject
-from clm_kernels.selecting.scores import sensitivity
+from clm_kernels.selecting.scores.sensitivity import sensitivity
 
 SIZE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 500}
 BERT = tf.BertConfig(**SIZE, num_labels=5)
