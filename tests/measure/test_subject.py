@@ -22,6 +22,7 @@ from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.measure import estimate, subject
 from clm_kernels.measure.profiling import steps
 from clm_kernels.models.portable import read_config
+from clm_kernels.selection import Selection
 
 BERT = build().config
 
@@ -92,7 +93,7 @@ def test_profile_without_options_trains_what_train_would(stored, measured):
 @pytest.mark.parametrize(
     "options", [{}, {"method": "lora"}, {"method": "lora", "lora_targets": "all-linear"}, {"method": "head"}]
 )
-def test_a_run_trains_as_many_numbers_as_estimate_says(tmp_path, options):
+def test_a_run_trains_what_estimate_says(tmp_path, options):
     pytest.importorskip("datasets")
     if options.get("method") == "lora":
         pytest.importorskip("peft")
@@ -102,6 +103,9 @@ def test_a_run_trains_as_many_numbers_as_estimate_says(tmp_path, options):
     report = train(replace(config, output=str(tmp_path / "out")), lambda line: None)
     model = read_config(config.data.model, num_labels=len(report.labels))
     assert estimate.estimate(model, config, 16).trained == report.trained
+    config = resolved(config, model)
+    drawn = METHODS[config.training.method].draw(subject.build(model, config, "meta"), config)
+    assert drawn == Selection.load(tmp_path / "out" / "selection.safetensors")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
