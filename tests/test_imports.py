@@ -27,7 +27,8 @@ LAYERS = (  # a part imports from the layers below its own
     {"values", "extension"},
     {"selection"},
     {"ops"},
-    {"errors", "files", "fingerprint", "_version"},
+    {"options"},
+    {"defaults", "errors", "files", "fingerprint", "_version"},
 )
 SIDEWAYS = {
     ("delta", "patching"),  # a Delta refuses a model that is patched

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from transformers import LlamaConfig
 
+from clm_kernels.finetune.config import TrainConfig
 from clm_kernels.measure.bench.timing import Timer, rotated
-from clm_kernels.measure.estimate import Work, batch, build, estimate, prepare
+from clm_kernels.measure.estimate import estimate
+from clm_kernels.measure.subject import batch, build, prepare, resolved
 
 from ..common import ratio
 from ..estimate import LLAMA_7B, METHODS
@@ -27,32 +30,32 @@ SMALL = {
 
 
 def rows(scale: Scale) -> Iterator[dict[str, object]]:
-    config, shape = copy.deepcopy(LLAMA_7B), {"batch": 8, "length": 64, "precision": "bf16"}
+    model, texts, length = copy.deepcopy(LLAMA_7B), 8, 64
     if not scale.on_gpu:
-        shape |= {"batch": 2, "length": 8}
-        config.update(SMALL)
-    works = {name: Work(**{**vars(METHODS[name]), **shape}) for name in (OURS, LORA)}
+        texts, length = 2, 8
+        model.update(SMALL)
     steps, peaks = {}, {}
-    for name, work in works.items():
-        steps[name], peaks[name] = stepper(work, config, scale)
+    for name in (OURS, LORA):
+        config = resolved(replace(METHODS[name], batch_size=texts, dtype="bfloat16"), model, length, "llama")
+        steps[name], peaks[name] = stepper(model, config, length, scale)
         if name == OURS:
-            predicted = estimate(config, work, scale.device.type).peak
+            predicted = estimate(model, config, length, scale.device.type).peak
             yield line(LLAMA + "peak GB", peaks[name] / 1e9, peak=peaks[name], estimated=predicted)
     seconds = rotated(steps, Timer(scale.device, flush=False, whole=True), scale.rounds)
     details = {"milliseconds": milliseconds(seconds), "peaks": peaks}
     yield line(LLAMA + "time / LoRA's on all linears", ratio(seconds, OURS, LORA), **details)
 
 
-def stepper(work: Work, config: LlamaConfig, scale: Scale) -> tuple[Callable[[], None], int]:
+def stepper(model: LlamaConfig, config: TrainConfig, length: int, scale: Scale) -> tuple[Callable[[], None], int]:
     """A training step, and the most bytes that its tensors take, the model's among them."""
     before = torch.cuda.memory_allocated() if scale.on_gpu else 0
-    model, optimizer = prepare(build(config, work, scale.device), work)
-    inputs = batch(model, work, scale.device)
+    prepared = prepare(build(model, config, scale.device), config)
+    inputs = batch(config, length, scale.device)
 
     def step() -> None:
-        model(**inputs).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        prepared.model(**inputs).loss.backward()
+        prepared.optimizer.step()
+        prepared.optimizer.zero_grad()
 
     for _ in range(3):
         step()

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ..defaults import LENGTH
 from ..errors import require
 from ..finetune.config import TrainConfig
 from .options import config_options
@@ -28,7 +29,7 @@ PARTS = ("weights", "optimizer_state", "masters", "gradients", "activations", "w
 @config_options(PREPARING)
 def estimate(
     config: TrainConfig,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 128,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = LENGTH,
     device: Annotated[str, typer.Option(help="Whose kernels are assumed: cuda or cpu.")] = "cuda",
 ) -> None:
     """Predict memory and FLOPs of a training step from the config alone, and say on which GPUs full, LoRA and sparse fit.
@@ -46,25 +47,34 @@ def estimate(
     require(device in ("cpu", "cuda"), "estimate", "device", "cpu or cuda", repr(device))
     config.check(("model",))
     check_directory("estimate", config.data.model)
-    described, config = read_config(config.data.model), resolved(config, "estimate")
+    described = read_config(config.data.model)
+    asked = resolved(config, described, length, "estimate")
     console = Console()
     if not console.is_terminal:
         console.width = 140
-    method, rank = config.training.method, config.lora.lora_rank
-    if missing := method != "lora" and not _has_peft():
+    if not _has_peft():
         console.print("LoRA is left out: it needs the package peft")
-    others = {"full": replace(config, method="full")}
-    for wanted in () if missing else dict.fromkeys(("query,value", "all-linear", config.lora.lora_targets)):
-        others[f"LoRA r {rank}, {wanted}"] = replace(config, method="lora", lora_targets=wanted)
-    sparse = resolved(replace(config, method="sparse"), "estimate").selecting
-    others[f"sparse {sparse.density:.3g} {sparse.kind}, {sparse.layers}"] = replace(config, method="sparse")
-    found = dict.fromkeys((config, *others.values()))
+    others = {}
+    for name, other in _others(config).items():
+        other = resolved(other, described, length, "estimate")
+        others[name if other.data.dtype == asked.data.dtype else f"{name}, {other.data.dtype}"] = other
+    found = dict.fromkeys((asked, *others.values()))
     for other in track(found, "estimating", transient=True):
         found[other] = predict(described, other, length, device)
-    checkpointing = ", checkpointing" if config.training.gradient_checkpointing else ""
-    title = f"{Path(config.data.model).name}, {config.training.batch_size} x {length} tokens, {config.data.dtype}, {device}{checkpointing}"
-    console.print(_parts(found[config], f"{method}: {title}"))
+    training = asked.training
+    checkpointing = ", checkpointing" if training.gradient_checkpointing else ""
+    size = f"{training.batch_size} x {length} tokens, {asked.data.dtype}, {device}{checkpointing}"
+    title = f"{Path(config.data.model).name}, {size}"
+    console.print(_parts(found[asked], f"{training.method}: {title}"))
     console.print(_fits({name: found[other] for name, other in others.items()}, title))
+
+
+def _others(config: TrainConfig) -> dict[str, TrainConfig]:
+    """What to compare with, by name."""
+    others, rank, sparse = {"full": replace(config, method="full")}, config.lora.lora_rank, config.selecting.resolved()
+    for targets in dict.fromkeys(("query,value", "all-linear", config.lora.lora_targets)) if _has_peft() else ():
+        others[f"LoRA r {rank}, {targets}"] = replace(config, method="lora", lora_targets=targets)
+    return others | {f"sparse {sparse.density:.3g} {sparse.kind}, {sparse.layers}": replace(config, method="sparse")}
 
 
 def _has_peft() -> bool:

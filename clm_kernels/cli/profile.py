@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from ..defaults import LENGTH
 from ..errors import require
 from ..finetune.config import TrainConfig
 from .estimate import PREPARING
@@ -22,7 +23,7 @@ from .quiet import quiet
 @config_options(PREPARING)
 def profile(
     config: TrainConfig,
-    length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = 128,
+    length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = LENGTH,
     device: Annotated[str, typer.Option(help="cpu or cuda; by default the GPU if there is one.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Steps to profile.")] = 5,
     output: Annotated[Path | None, typer.Option(help="Folder for profile.json, profile.png and Chrome traces.")] = None,
@@ -34,26 +35,36 @@ def profile(
     quiet()
     import torch
 
+    from ..finetune.models import check_directory
     from ..measure.bench.machine import provenance
     from ..measure.profiling import picture
     from ..measure.profiling.steps import measure
     from ..measure.subject import resolved
+    from ..models.portable import read_config
 
     config.check(("model",))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     here = device.startswith("cpu") or torch.cuda.is_available()
     require(here, "profile", "device", "cpu where there is no CUDA GPU", repr(device))
-    config = resolved(config, "profile")
+    check_directory("profile", config.data.model)
+    described = read_config(config.data.model)
+    compared = {
+        name: resolved(replace(config, method=name), described, length, "profile")
+        for name in dict.fromkeys(("full", config.training.method))
+    }
+    config = compared[config.training.method]
     if output is not None:
         picture.require_matplotlib()
         output.mkdir(parents=True, exist_ok=True)
     reports = {}
-    for name in track(dict.fromkeys(("full", config.training.method)), "profiling", transient=True):
+    for name, each in track(compared.items(), "profiling", transient=True):
         trace = output and output / f"trace-{name}.json.gz"
-        reports[name] = measure(replace(config, method=name), length, device, steps, trace=trace)
+        reports[name] = measure(each, length, device, steps, trace=trace)
 
     model, size = Path(config.data.model).name, config.training.batch_size
-    title = f"{model}, {size} x {length} tokens, {config.data.dtype}, {device}"
+    dtypes = {each.data.dtype: name for name, each in compared.items()}
+    dtype = config.data.dtype if len(dtypes) == 1 else ", ".join(f"{name} {dtype}" for dtype, name in dtypes.items())
+    title = f"{model}, {size} x {length} tokens, {dtype}, {device}"
     console = Console(soft_wrap=True)
     console.print(_table(reports, title))
     if output is not None:

@@ -23,31 +23,37 @@ def task_of(config: TrainConfig) -> Task:
     return TASKS["sequence" if config.data.task == "auto" else config.data.task]
 
 
-def resolved(config: TrainConfig, function: str) -> TrainConfig:
-    """The config as `train` would resolve it, checked.
-
-    Raises:
-        ValueError: for options that cannot be right.
-    """
-    config.check(())
-    if config.data.dtype == "auto":
-        config = replace(config, dtype="float32")
-    require(config.selecting.kind != "elements" or function != "estimate", function, "kind", "another than elements", "elements")
-    return METHODS[config.training.method].resolved(config, task_of(config))
-
-
-def build(model: PretrainedConfig, config: TrainConfig, length: int, device: torch.device | str) -> nn.Module:
-    """The model in training mode: random weights, on the meta device none.
+def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function: str) -> TrainConfig:
+    """The config as `train` would resolve it, checked; the dtype ``"auto"`` is that of the model's config, else float32.
 
     Args:
         length: tokens a text.
+        function: whose errors they are.
 
     Raises:
-        ValueError: if the model has no positions for that many.
+        ValueError: for options that cannot be right, or if the model has no positions for texts that long.
+        RuntimeError: for LoRA without peft.
     """
-    require(length >= 1, "build", "length", "at least 1", length)
+    config.check(())
+    method = METHODS[config.training.method]
+    method.check_packages()
+    require(length >= 1, function, "length", "at least 1", length)
     positions = getattr(model, "max_position_embeddings", None) or length
-    require(length <= positions, "build", "length", f"at most the model's {positions} positions", length)
+    require(length <= positions, function, "length", f"at most the model's {positions} positions", length)
+    config = method.resolved(config, task_of(config))
+    if config.data.dtype != "auto":
+        return config
+    stored = str(model.dtype or torch.float32).removeprefix("torch.")
+    require(stored in DTYPES, function, "dtype", f"float32 or bfloat16 for a checkpoint in {stored}", "'auto'")
+    return replace(config, dtype=stored)
+
+
+def build(model: PretrainedConfig, config: TrainConfig, device: torch.device | str) -> nn.Module:
+    """The model in training mode: random weights, on the meta device none.
+
+    Args:
+        config: resolved.
+    """
     model = copy.deepcopy(model)
     if model.pad_token_id is None:
         model.pad_token_id = 0  # decoders ask for one, though no batch here is padded
@@ -56,9 +62,12 @@ def build(model: PretrainedConfig, config: TrainConfig, length: int, device: tor
 
 
 def prepare(model: nn.Module, config: TrainConfig) -> Prepared:
-    """Made ready as `train` does it, with a selection that is drawn as large and as deep as a real one."""
+    """Made ready as `train` does it, with a selection that is drawn as large and as deep as a real one.
+
+    Args:
+        config: resolved.
+    """
     method = METHODS[config.training.method]
-    method.check_packages()
     prepared = method.prepare(model, config, method.draw(model, config))
     if config.training.gradient_checkpointing:
         checkpoint_layers(model)
@@ -70,9 +79,13 @@ def prepare(model: nn.Module, config: TrainConfig) -> Prepared:
 def batch(config: TrainConfig, length: int, device: torch.device | str) -> dict[str, Tensor]:
     """A batch of full length, without padding."""
     ids = torch.ones(config.training.batch_size, length, dtype=torch.long, device=device)
-    shape = ids.shape if task_of(config).per_token else ids.shape[:1]
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        "labels": torch.zeros(shape, dtype=torch.long, device=device),
+        "labels": torch.zeros(labels_shape(config, ids), dtype=torch.long, device=device),
     }
+
+
+def labels_shape(config: TrainConfig, ids: Tensor) -> torch.Size:
+    """Of the labels of texts ``(texts, length)``: one a token, or one a text."""
+    return ids.shape if task_of(config).per_token else ids.shape[:1]

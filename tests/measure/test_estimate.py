@@ -14,50 +14,73 @@ from typer.testing import CliRunner
 
 import clm_kernels as clm
 from clm_kernels.cli import app
-from clm_kernels.measure.estimate import Estimate, Work, batch, estimate, prepare
-from clm_kernels.measure.estimate import build as build_work
+from clm_kernels.finetune import TrainConfig
+from clm_kernels.finetune.methods import METHODS
+from clm_kernels.measure.estimate import Estimate, estimate
 from clm_kernels.measure.estimate.kernels import KernelsOf
 from clm_kernels.measure.estimate.ledger import Ledger, size_of
 from clm_kernels.measure.estimate.operations import flops
-from clm_kernels.measure.profiling import session as profiling
-from clm_kernels.selecting.scores import sensitivity
+from clm_kernels.measure.profiling import memory, profiling
+from clm_kernels.measure.subject import batch, prepare, resolved
+from clm_kernels.measure.subject import build as build_subject
+from clm_kernels.selecting import pipeline
+from clm_kernels.selecting.scores.sensitivity import sensitivity
+from clm_kernels.selecting.units.control import random_selection
 
 SIZE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 500}
 BERT = tf.BertConfig(**SIZE, num_labels=5)
 LLAMA = tf.LlamaConfig(**SIZE, num_key_value_heads=2, num_labels=5, pad_token_id=0)
-SMALL = Work(batch=4, length=32, density=0.05)
+LENGTH = 32
+SMALL = TrainConfig(batch_size=4, kind="columns", density=0.05)
 
 
-def measured(config, work):
-    model, optimizer = prepare(build_work(config, work, "cpu"), work)
-    with profiling(model, optimizer, steps=1, warm_up=2) as profiled:
+def on_cpu(model, config, length=LENGTH):
+    """What `estimate` describes, made on the CPU, and a batch of it."""
+    config = resolved(config, model, length, "on_cpu")
+    return prepare(build_subject(model, config, "cpu"), config), batch(config, length, "cpu")
+
+
+def step(prepared, inputs):
+    prepared.model(**inputs).loss.backward()
+    prepared.optimizer.step()
+    prepared.optimizer.zero_grad()
+
+
+def measured(model, config):
+    prepared, inputs = on_cpu(model, config)
+    with profiling(prepared.model, prepared.optimizer, steps=1, warm_up=2) as profiled:
         for _ in range(4):
-            model(**batch(model, work, "cpu")).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            step(prepared, inputs)
     return profiled.report
 
 
 CASES = {
     "full": (BERT, {"method": "full"}),
-    "full, bf16, checkpointing": (LLAMA, {"method": "full", "precision": "bf16", "checkpointing": True}),
-    "head": (BERT, {"method": "head", "batch": 16}),
+    "full, bf16, checkpointing": (LLAMA, {"method": "full", "dtype": "bfloat16", "gradient_checkpointing": True}),
+    "head": (BERT, {"method": "head", "batch_size": 16}),
     "columns, tokens": (BERT, {"task": "token"}),
-    "columns, bf16": (LLAMA, {"precision": "bf16"}),
-    "columns, bf16, checkpointing": (LLAMA, {"precision": "bf16", "checkpointing": True}),
+    "columns, bf16": (LLAMA, {"dtype": "bfloat16"}),
+    "columns, bf16, checkpointing": (LLAMA, {"dtype": "bfloat16", "gradient_checkpointing": True}),
     "rows, upper half": (LLAMA, {"kind": "rows", "layers": "upper half"}),
-    "rows, upper half, checkpointing": (BERT, {"kind": "rows", "layers": "upper half", "checkpointing": True}),
+    "rows, upper half, checkpointing": (BERT, {"kind": "rows", "layers": "upper half", "gradient_checkpointing": True}),
     "heads and neurons": (BERT, {"kind": "heads+neurons", "density": 0.2}),
     "dealt groups": (BERT, {"kind": "groups", "density": 0.125}),
     "blocks and embeddings": (BERT, {"kind": "blocks+embeddings", "density": 0.1}),
+    "lora": (BERT, {"method": "lora"}),
+    "lora, all linear, bf16, checkpointing": (
+        LLAMA,
+        {"method": "lora", "lora_targets": "all-linear", "dtype": "bfloat16", "gradient_checkpointing": True},
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_within_10_percent_of_what_the_allocator_says(case):
-    config, changes = CASES[case]
-    work = replace(SMALL, **changes)
-    found, report = estimate(config, work), measured(config, work)
+    model, changes = CASES[case]
+    if changes.get("method") == "lora":
+        pytest.importorskip("peft")
+    config = replace(SMALL, **changes)
+    found, report = estimate(model, config, LENGTH), measured(model, config)
     assert found.weights == report.bytes["weights"]
     assert found.optimizer_state + found.masters == pytest.approx(report.bytes["optimizer state"], rel=0.02)
     assert found.peak == pytest.approx(report.peak, rel=0.1)
@@ -66,32 +89,51 @@ def test_within_10_percent_of_what_the_allocator_says(case):
 @pytest.mark.parametrize("changes", [{"kind": kind, "density": 0.3} for kind in ("rows", "columns", "blocks", "groups")], ids=str)
 def test_counted_as_if_drawn(changes, monkeypatch):
     """On the meta device nothing is drawn, and every byte is what it is for the indices that a draw gives."""
-    work, asked = replace(SMALL, **changes), []
+    config, asked = replace(SMALL, **changes), []
 
     def drawn(*args, dry, **options):
         asked.append(dry)
         return random_selection(*args, **options)
 
-    dry = estimate(LLAMA, work)
-    monkeypatch.setattr(training, "random_selection", drawn)
-    assert estimate(LLAMA, work) == dry and asked == [True]
+    dry = estimate(LLAMA, config, LENGTH)
+    monkeypatch.setattr(pipeline, "random_selection", drawn)
+    assert estimate(LLAMA, config, LENGTH) == dry and asked == [True]
 
 
-def test_lora_too():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_optimizer_holds_what_estimate_says(method, dtype):
+    """To the byte: eight a trained number, four for the master of a bf16 one, and the counters of steps."""
+    if method == "lora":
+        pytest.importorskip("peft")
+    config = replace(SMALL, method=method, dtype=dtype)
+    found, (prepared, inputs) = estimate(LLAMA, config, LENGTH), on_cpu(LLAMA, config)
+    step(prepared, inputs)
+    masters = [state["master"] for state in prepared.optimizer.state.values() if "master" in state]
+    assert found.masters == size_of(masters)
+    assert found.optimizer_state + found.masters == memory.optimizer_state(prepared.optimizer)
+    assert found.trained == prepared.trained
+    numbers = 8 + 4 * (dtype == "bfloat16")
+    if method == "full":  # torch's AdamW: two moments in the weights' own type, and no masters
+        numbers = 8 if dtype == "float32" else 4
+    assert numbers <= (found.optimizer_state + found.masters) / found.trained < numbers + 0.1
+
+
+def test_lora_trains_its_matrices_and_the_head():
     pytest.importorskip("peft")
-    works = {
-        targets: replace(SMALL, method="lora", targets=targets, precision="bf16") for targets in ("query,value", "all-linear")
-    }
-    found = {targets: estimate(LLAMA, work) for targets, work in works.items()}
-    assert found["all-linear"].peak == pytest.approx(measured(LLAMA, works["all-linear"]).peak, rel=0.1)
-    qv = LLAMA.num_hidden_layers * 12 * (2 * 64 + 64 + 32) + 5 * 64  # query of 64 features, value of 32, and the head
-    assert found["query,value"].trained == qv < found["all-linear"].trained
+    lora = replace(SMALL, method="lora", dtype="bfloat16")
+    found = estimate(LLAMA, lora, LENGTH)
+    # of each layer the matrices beside query, of 64 features, and value, of 32
+    assert found.trained == LLAMA.num_hidden_layers * 12 * (2 * 64 + 64 + 32) + 5 * 64
+    assert found.trained < estimate(LLAMA, replace(lora, lora_targets="all-linear"), LENGTH).trained
+    upper = estimate(LLAMA, replace(lora, layers="upper third", lora_rank=24), LENGTH)
+    assert upper.trained == 1 * 24 * (2 * 64 + 64 + 32) + 5 * 64 and upper.activations < found.activations
 
 
 def test_full_training_in_numbers():
     """Weights, two moments and, at the end of the backward pass, a gradient: four times the parameters, and what is on its way."""
-    found = estimate(BERT, replace(SMALL, method="full", batch=1, length=4))
-    parameters = sum(p.numel() for p in build_work(BERT, SMALL, "meta").parameters())
+    found = estimate(BERT, replace(SMALL, method="full", batch_size=1), 4)
+    parameters = sum(p.numel() for p in build_subject(BERT, replace(SMALL, dtype="float32"), "meta").parameters())
     assert found.trained == parameters
     assert found.weights == 4 * parameters + 2 * 8 * BERT.max_position_embeddings  # two buffers of ids
     assert found.optimizer_state == pytest.approx(8 * parameters, rel=0.01) and found.masters == 0
@@ -99,19 +141,20 @@ def test_full_training_in_numbers():
 
 
 def test_masters_are_float32_values_of_what_is_trained():
-    found = estimate(LLAMA, replace(SMALL, precision="bf16"))
+    found = estimate(LLAMA, replace(SMALL, dtype="bfloat16"), LENGTH)
     assert found.masters == 4 * found.trained
     assert found.optimizer_state == pytest.approx(8 * found.trained, rel=0.05)
-    assert estimate(LLAMA, SMALL).masters == 0
+    assert estimate(LLAMA, SMALL, LENGTH).masters == 0
 
 
 def test_columns_keep_less_for_the_backward_pass_than_rows_do():
-    columns, rows = (estimate(LLAMA, replace(SMALL, kind=kind, batch=16)) for kind in ("columns", "rows"))
+    columns, rows = (estimate(LLAMA, replace(SMALL, kind=kind, batch_size=16), LENGTH) for kind in ("columns", "rows"))
     assert columns.activations < 0.8 * rows.activations
 
 
 def test_checkpointing_trades_memory_for_operations():
-    off, on = (estimate(LLAMA, replace(SMALL, method="full", batch=16, checkpointing=c)) for c in (False, True))
+    full = replace(SMALL, method="full", batch_size=16)
+    off, on = (estimate(LLAMA, replace(full, gradient_checkpointing=again), LENGTH) for again in (False, True))
     assert on.activations < 0.3 * off.activations and on.peak < off.peak
     assert on.flops > 1.2 * off.flops
 
@@ -119,21 +162,21 @@ def test_checkpointing_trades_memory_for_operations():
 def test_operations_are_those_of_the_cost_model():
     from clm_kernels.selecting.budget.cost import step_cost
 
-    model = build_work(LLAMA, SMALL, "cpu")
+    model = build_subject(LLAMA, replace(SMALL, dtype="float32"), "cpu")
     full = step_cost(model, batch=4, length=32)
-    found = estimate(LLAMA, replace(SMALL, method="full"))
+    found = estimate(LLAMA, replace(SMALL, method="full"), LENGTH)
     assert found.flops == pytest.approx(full.forward + full.backward, rel=0.05)
-    assert estimate(LLAMA, SMALL).flops < 0.8 * found.flops
+    assert estimate(LLAMA, SMALL, LENGTH).flops < 0.8 * found.flops
 
 
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_families(family):
-    found = estimate(build(family).config, Work(batch=2, length=8), "cuda")
+    found = estimate(build(family).config, replace(SMALL, batch_size=2), 8, "cuda")
     assert found.peak > found.weights > 0 and found.flops > 0
 
 
 def test_gpus_have_fused_attention_and_smaller_masks_of_dropout():
-    cpu, gpu = (estimate(BERT, replace(SMALL, method="full", length=128), device) for device in ("cpu", "cuda"))
+    cpu, gpu = (estimate(BERT, replace(SMALL, method="full"), 128, device) for device in ("cpu", "cuda"))
     scores = 3 * 4 * 4 * 4 * 128 * 128  # bytes: layers, heads, texts, float32
     assert cpu.activations - gpu.activations > scores
 
@@ -171,49 +214,56 @@ def test_attention_without_data_is_shaped_as_with_it():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "none"}, "estimate: method must be one of sparse, lora, full, head, got 'none'"),
-        ({"kind": "hexagons"}, r"estimate: kind must be rows, .*, or several joined by \+, or groups, got 'hexagons'"),
-        ({"precision": "fp16"}, "estimate: precision must be one of float32, bf16, got 'fp16'"),
-        ({"batch": 0}, "estimate: batch must be at least 1, got 0"),
-        ({"density": 0.0}, r"estimate: density must be in \(0, 1\], got 0.0"),
-        ({"length": 513}, "estimate: length must be at most the model's 512 positions, got 513"),
+        ({"method": "none"}, "train: method must be 'sparse', 'full', 'head' or 'lora', got 'none'"),
+        ({"kind": "hexagons"}, r"train: kind must be 'auto', .*, or several of these joined by \+, got 'hexagons'"),
+        ({"kind": "elements"}, "estimate: kind must be units of several entries, or groups, got 'elements'"),
+        ({"dtype": "float16"}, "train: dtype must be 'auto', 'float32' or 'bfloat16', got 'float16'"),
+        ({"batch_size": 0}, "train: batch_size must be 1 or more, got 0"),
+        ({"lora_rank": 0}, "train: lora_rank must be 1 or more, got 0"),
+        ({"method": "lora", "lora_targets": "fifth"}, "train: lora_targets must be 'all-linear', .*, got 'fifth'"),
+        ({"density": 0.0}, r"train: density must be in \(0, 1\], got 0.0"),
     ],
 )
 def test_bad_input(changes, message):
+    if changes.get("method") == "lora":
+        pytest.importorskip("peft")
     with pytest.raises(ValueError, match=f"^{message}$"):
-        estimate(BERT, replace(SMALL, **changes))
+        estimate(BERT, replace(SMALL, **changes), LENGTH)
+
+
+def test_texts_are_as_long_as_the_model_has_positions():
+    for length, expected in ((0, "at least 1"), (513, "at most the model's 512 positions")):
+        with pytest.raises(ValueError, match=f"^estimate: length must be {expected}, got {length}$"):
+            estimate(BERT, SMALL, length)
 
 
 def test_no_delta_of_a_model_without_data():
-    model = build_work(LLAMA, SMALL, "meta")
+    model = build_subject(LLAMA, replace(SMALL, dtype="float32"), "meta")
     handle = clm.patch(model, clm.Selection({}), dry=True)
     with pytest.raises(RuntimeError, match="patched in memory"):
         handle.delta()
 
 
-def test_the_command(tmp_path):
-    LLAMA.save_pretrained(tmp_path)
-    options = [
-        "--model",
-        str(tmp_path),
-        "--batch",
-        "4",
-        "--length",
-        "32",
-        "--precision",
-        "bf16",
-        "--density",
-        "0.01",
-        "--checkpointing",
-    ]
-    result = CliRunner().invoke(app, ["estimate", *options])
+def rows_of(result):
+    """First cell -> the others, of all tables that were printed."""
     assert result.exit_code == 0, result.output
     lines = [[cell.strip() for cell in line.split("│")] for line in result.output.splitlines() if "│" in line]
-    rows = {cells[1]: cells[2:-1] for cells in lines if len(cells) > 3}
-    found = estimate(LLAMA, Work(batch=4, length=32, precision="bf16", density=0.01, kind="groups", checkpointing=True), "cuda")
+    return {cells[1]: cells[2:-1] for cells in lines if len(cells) > 3}
+
+
+def test_the_command(tmp_path):
+    LLAMA.save_pretrained(tmp_path)
+    options = (
+        "--batch-size 4 --length 32 --dtype bfloat16 --density 0.01 --gradient-checkpointing --lora-rank 3 --lora-targets value"
+    )
+    rows = rows_of(CliRunner().invoke(app, ["estimate", "--model", str(tmp_path), *options.split()]))
+    shape = {"batch_size": 4, "dtype": "bfloat16", "gradient_checkpointing": True}
+    found = estimate(LLAMA, TrainConfig(kind="groups", density=0.01, **shape), 32, "cuda")
     assert rows["peak"] == [f"{found.peak / 1e9:.3f}"] and rows["trained"] == [f"{found.trained:,}"]
     assert rows["sparse 0.01 groups, all"][0] == f"{found.peak / 1e9:.2f} GB" and rows["full"][2:] == ["yes"] * 6
     assert math.isclose(sum(float(rows[part][0]) for part in ("weights", "activations", "workspace")), 0, abs_tol=0.1)
+    pytest.importorskip("peft")
+    assert {"LoRA r 3, query,value", "LoRA r 3, all-linear", "LoRA r 3, value"} <= rows.keys()
 
 
 def test_what_fits_has_room_to_spare():

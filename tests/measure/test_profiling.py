@@ -16,7 +16,9 @@ from typer.testing import CliRunner
 
 import clm_kernels as clm
 from clm_kernels.cli import app
-from clm_kernels.measure.profiling import PHASES, Report, methods, phases, picture
+from clm_kernels.finetune import TrainConfig
+from clm_kernels.finetune.methods import METHODS
+from clm_kernels.measure.profiling import PHASES, Report, phases, picture, steps
 from clm_kernels.selecting.scores.sensitivity import eligible_weights
 from clm_kernels.selecting.units.control import random_selection
 
@@ -230,18 +232,26 @@ def tiny(tmp_path):
     return str(tmp_path / "tiny")
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
-def test_methods_train_what_they_say(tiny, method):
-    work = methods.Work(tiny, density=0.1, batch_size=2, length=8)
-    report = methods.measure(method, work, steps=2, warm_up=2)
-    everything = sum(p.numel() * 4 for p in methods.build(work).parameters())
+@pytest.mark.parametrize("task", ["sequence", "token"])
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_train_what_they_say(tiny, method, task):
+    if method == "lora":
+        pytest.importorskip("peft")
+    config = TrainConfig(model=tiny, method=method, task=task, density=0.1, batch_size=2)
+    report = steps.measure(config, length=8, steps=2, warm_up=2)
+    everything = sum(p.numel() * 4 for p in build(task=task).parameters())
     if method == "full":
         assert report.bytes["gradients"] == everything
     else:
         assert 0 < report.bytes["gradients"] < 0.5 * everything
     assert report.bytes["activations"] > 0
-    with pytest.raises(ValueError, match="method must be one of sparse, full, lora, got 'all'"):
-        methods.measure("all", work)
+
+
+def test_every_token_has_a_label_where_tags_are_learnt(tiny):
+    described = build().config
+    for task, shape in (("sequence", (2,)), ("token", (2, 8))):
+        batch = next(iter(steps.batches(described, TrainConfig(task=task, batch_size=2), 8, 3, pin=False)))
+        assert batch["labels"].shape == shape and batch["labels"].max() < described.num_labels
 
 
 def test_the_picture_shows_every_report(tmp_path):
@@ -271,9 +281,9 @@ def test_the_command(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--method", "prefix"], "method must be one of sparse, full, lora, got 'prefix'"),
-        (["--dtype", "int8"], "dtype must be float32 or bfloat16, got 'int8'"),
-        (["--density", "0"], "density must lie in (0, 1], got 0.0"),
+        (["--method", "prefix"], "method must be 'sparse', 'full', 'head' or 'lora', got 'prefix'"),
+        (["--dtype", "int8"], "dtype must be 'auto', 'float32' or 'bfloat16', got 'int8'"),
+        (["--density", "0"], "density must be in (0, 1], got 0.0"),
         (["--model", "nowhere"], "profile: model 'nowhere' must be a directory"),
         (["--kind", "diagonals"], "diagonals"),
     ],
@@ -285,6 +295,6 @@ def test_what_the_command_refuses(tiny, options, message):
 
 def test_without_matplotlib_the_command_says_so_before_it_measures(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    monkeypatch.setattr(methods, "measure", lambda *args, **kwargs: pytest.fail("measured"))
+    monkeypatch.setattr(steps, "measure", lambda *args, **kwargs: pytest.fail("measured"))
     result = _command("--model", tiny, "--device", "cpu", "--output", tmp_path / "out")
     assert result.exit_code == 1 and "pip install matplotlib" in result.stderr

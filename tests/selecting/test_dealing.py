@@ -6,16 +6,16 @@ from dataclasses import replace
 import needs_datasets  # noqa: F401
 import pytest
 import torch
-from clm_kernels.measure.estimate.training import spread
 from dealt_groups import GROUPS, SHAPES, deal_out, grid_of
 from models import build
 
 import clm_kernels as clm
 from clm_kernels.finetune import TrainConfig
+from clm_kernels.finetune.methods import METHODS
 from clm_kernels.finetune.recipe import choose_selection, train
 from clm_kernels.finetune.tasks import TASKS
-from clm_kernels.measure.estimate import Work
-from clm_kernels.measure.estimate import build as build_work
+from clm_kernels.measure.subject import build as build_subject
+from clm_kernels.measure.subject import resolved
 from clm_kernels.selecting.pipeline import best_units, check_units
 from clm_kernels.selecting.scores.sensitivity import eligible_weights
 from clm_kernels.selecting.units.control import random_selection
@@ -114,11 +114,11 @@ def test_other_kinds_are_scored_by_fisher_unless_told():
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
 def test_train_takes_an_eighth_by_chance(task):
-    resolved = TrainConfig(kind="groups").resolved(TASKS[task])
-    chosen = resolved.selecting
-    assert (chosen.kind, chosen.density, chosen.select) == ("groups", 1 / 8, "random")
-    assert resolved.training.learning_rate == TrainConfig().resolved(TASKS[task]).training.learning_rate
-    assert TrainConfig(kind="groups", density=0.25).resolved(TASKS[task]).selecting.density == 0.25
+    method, task = METHODS["sparse"], TASKS[task]
+    dealt = method.resolved(TrainConfig(kind="groups"), task)
+    assert (dealt.selecting.kind, dealt.selecting.density, dealt.selecting.select) == ("groups", 1 / 8, "random")
+    assert dealt.training.learning_rate == method.resolved(TrainConfig(), task).training.learning_rate
+    assert method.resolved(TrainConfig(kind="groups", density=0.25), task).selecting.density == 0.25
     with pytest.raises(ValueError, match=r"^train: select must be auto or random for groups, .*, got 'tokens'$"):
         TrainConfig(kind="groups", select="tokens").check(())
 
@@ -135,7 +135,7 @@ def test_estimate_deals_as_train_does():
     import transformers as tf
 
     sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 50}
-    work = Work(kind="groups", density=0.25, length=16, batch=2)
-    work.check()
-    selection = spread(build_work(tf.BertConfig(**sizes), work, "meta"), work)
+    model = tf.BertConfig(**sizes)
+    config = resolved(TrainConfig(density=0.25), model, 16, "estimate")
+    selection = METHODS["sparse"].draw(build_subject(model, config, "meta"), config)
     assert {entries.density for entries in selection.values()} == {0.25}

@@ -10,6 +10,8 @@ from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
+from ...defaults import LENGTH
+from ...errors import require
 from ...finetune.config import TrainConfig
 from ...values import Values
 from ..subject import batch, build, prepare, resolved
@@ -17,9 +19,7 @@ from .kernels import KernelsOf
 from .ledger import Ledger, size_of
 from .operations import flops
 
-__all__ = ["LENGTH", "Estimate", "estimate"]
-
-LENGTH = 128  # tokens a text, padding included
+__all__ = ["Estimate", "estimate"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def estimate(model: PretrainedConfig, config: TrainConfig | None = None, length:
     Args:
         model: config of the model; its weights are not read.
         config: method, selection, batch size and all else by which `train` makes a model ready, with its defaults; the task
-            ``"auto"`` is sequence classification. Of the dtype ``"bfloat16"`` are weights and arithmetic.
+            ``"auto"`` is sequence classification, the dtype ``"auto"`` what the model's config names, else float32. Of the dtype are
+            weights and arithmetic.
         length: tokens a text, padding included.
         device: whose kernels for attention and dropout are assumed: ``"cpu"`` or ``"cuda"``.
 
@@ -72,9 +73,9 @@ def estimate(model: PretrainedConfig, config: TrainConfig | None = None, length:
         ValueError: for arguments out of range, or a model that does not run on such batches.
         RuntimeError: for LoRA without peft.
     """
-    config = resolved(config or TrainConfig(), "estimate")
-    made = build(model, config, length, "meta")
-    prepared = prepare(made, config)
+    config = resolved(config or TrainConfig(), model, length, "estimate")
+    require(config.selecting.kind != "elements", "estimate", "kind", "units of several entries, or groups", "'elements'")
+    prepared = prepare(build(model, config, "meta"), config)
     called, optimizer = prepared.model, prepared.optimizer
     inputs = batch(config, length, "meta")
     owned = [*called.parameters(), *called.buffers(), *(p.entries._held for p in called.parameters() if isinstance(p, Values))]
