@@ -12,6 +12,7 @@ from rich.progress import track
 from rich.table import Table
 
 from ..errors import require
+from ..extras import needs
 from .quiet import quiet
 
 
@@ -42,7 +43,7 @@ def profile(
         device.startswith("cpu") or torch.cuda.is_available(), "profile", "device", "cpu where there is no CUDA GPU", repr(device)
     )
     if output is not None:
-        picture.require_matplotlib()
+        needs("matplotlib.figure", "profile")
         output.mkdir(parents=True, exist_ok=True)
     work = methods.Work(model, density, kind, layers, batch_size, length, dtype, device)
     reports = {}

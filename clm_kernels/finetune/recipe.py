@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from ..errors import require
+from ..extras import needs
 from ..models.portable import save_portable
 from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
 from ..selecting.overview import Overview, overview
@@ -23,7 +24,7 @@ from .chosen import draw_choice, load_choice, save_choice
 from .config import TrainConfig
 from .data import Data, load_data
 from .encode import Encoded, best_by, collator, encode, scorer
-from .lora import Adapter, fold, require_peft
+from .lora import Adapter, fold
 from .merging import merge_tokens
 from .methods import Method, choose_units, find_groups, prepare, spent
 from .models import Loaded, load, longest, pooling_for
@@ -55,13 +56,13 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
 
     Raises:
         ValueError: for anything in the config or the files that cannot be right.
-        RuntimeError: if the method lora has no peft.
+        NotInstalled: without accelerate or datasets; if the method is lora, without peft.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint to resume from.
     """
     config.check(("output",) if config.resume else ("model", "train", "output"))
     config = check_output(config)
-    if config.method == "lora":
-        require_peft("train")
+    for package in ("accelerate", "datasets", *(["peft"] if config.method == "lora" else [])):
+        needs(package, "train")
     with advice_when_out_of_memory(config):
         return _train(config, say)
 

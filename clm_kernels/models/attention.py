@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..extras import needs
+
 CONFIG_KEY = "clm_bidirectional"
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
 LAYER_TYPES = {"full_attention", "sliding_attention", "chunked_attention"}  # those that a mask describes
@@ -134,11 +136,10 @@ def _record(model: nn.Module) -> list[int] | None:
 
 def _sees_both_sides(model: nn.Module) -> str:
     """Why there is nothing to take off; nothing if there is."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
+    encoders = needs("transformers.models.auto.modeling_auto", "bidirectional").MODEL_FOR_MASKED_LM_MAPPING_NAMES
     config = _config(model)
     decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
-    if getattr(config, "model_type", None) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
+    if getattr(config, "model_type", None) in encoders and not decoder:
         return "is an encoder and attends to both sides already"
     asked, kind = getattr(config, "use_bidirectional_attention", None), getattr(config, "model_type", "")
     heeded = asked == "all" or (asked is True and kind.startswith("gemma3"))  # Gemma 1 and 2 keep their causal mask
@@ -149,8 +150,7 @@ def _sees_both_sides(model: nn.Module) -> str:
 
 def _attentions(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
     """The module that holds the layers, and every layer's attention in order."""
-    from transformers import PreTrainedModel
-
+    pretrained = needs("transformers", "bidirectional").PreTrainedModel
     found = {name: module for name, module in model.named_modules() if getattr(module, "is_causal", None) is True}
     config = _config(model)
     numbers = [getattr(module, "layer_idx", None) for module in found.values()]
@@ -160,7 +160,7 @@ def _attentions(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
         or not numbers
         or model.config.is_encoder_decoder  # which the config of its decoder alone may not say
         or not set(getattr(config, "layer_types", None) or ()) <= LAYER_TYPES
-        or not isinstance(stack, PreTrainedModel)
+        or not isinstance(stack, pretrained)
         or not stack._supports_attention_backend
         or not all(_takes_anything(module) for module in (stack, *found.values()))
     ):

@@ -114,5 +114,5 @@ class TestPicture:
 
     def test_needs_matplotlib(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(ImportError, match=r"^overview: a picture needs the package matplotlib: `pip install matplotlib`$"):
+        with pytest.raises(ImportError, match=r"^overview.draw: the package matplotlib is needed: pip install"):
             draw(self.lines(), tmp_path / "chosen.png")

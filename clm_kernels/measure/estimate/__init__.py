@@ -64,7 +64,7 @@ def estimate(config: PretrainedConfig, work: Work, device: str = "cpu") -> Estim
 
     Raises:
         ValueError: for arguments out of range, or a model that does not run on such batches.
-        ImportError: for LoRA without peft.
+        NotInstalled: for LoRA without peft.
     """
     model = build(config, work, "meta")
     called, optimizer = prepare(model, work)

@@ -11,6 +11,7 @@ from torch.optim import AdamW, Optimizer
 from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PretrainedConfig
 
 from ...errors import require
+from ...extras import needs
 from ...finetune import TrainConfig
 from ...finetune.lora import targets
 from ...models.recomputing import checkpoint_layers, recompute_norms
@@ -116,13 +117,10 @@ def spread(model: nn.Module, work: Work) -> Selection:
 
 def _with_adapters(model: nn.Module, work: Work) -> nn.Module:
     """PEFT's LoRA as in arXiv 2310.01208: alpha 32, dropout 0.1."""
-    try:
-        from peft import LoraConfig, TaskType, get_peft_model
-    except ImportError as error:
-        raise ImportError("estimate: the method lora needs the package peft: `pip install peft`") from error
-    kind = TaskType.SEQ_CLS if work.task == "sequence" else TaskType.TOKEN_CLS
+    peft = needs("peft", "estimate")
+    kind = peft.TaskType.SEQ_CLS if work.task == "sequence" else peft.TaskType.TOKEN_CLS
     options = {"task_type": kind, "r": work.rank, "lora_alpha": 32, "lora_dropout": 0.1}
-    return get_peft_model(model, LoraConfig(target_modules=targets(model, work.targets), **options)).train()
+    return peft.get_peft_model(model, peft.LoraConfig(target_modules=targets(model, work.targets), **options)).train()
 
 
 def batch(model: nn.Module, work: Work, device: torch.device | str) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ...errors import require
+from ...extras import needs
 from ...finetune.models import check_directory
 from ...optim import SparseAdamW
 from ...patching import patch
@@ -46,7 +47,7 @@ def measure(method: str, work: Work, steps: int = 5, warm_up: int = 4, trace: Pa
 
     Raises:
         ValueError: for a method, directory or selection that there is not.
-        ImportError: for LoRA without peft.
+        NotInstalled: for LoRA without peft.
     """
     require(method in METHODS, "profile", "method", f"one of {', '.join(METHODS)}", repr(method))
     model = build(work)
@@ -90,10 +91,7 @@ def full(model: nn.Module, work: Work) -> tuple[nn.Module, Optimizer]:
 
 
 def lora(model: nn.Module, work: Work) -> tuple[nn.Module, Optimizer]:
-    try:
-        from peft import LoraConfig, TaskType, get_peft_model
-    except ImportError as error:
-        raise ImportError("profile: the method lora needs the package peft: `pip install peft`") from error
-    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
-    adapted = get_peft_model(model, config).train()
+    peft = needs("peft", "profile")
+    config = peft.LoraConfig(task_type=peft.TaskType.SEQ_CLS, r=LORA_RANK, lora_alpha=2 * LORA_RANK, target_modules="all-linear")
+    adapted = peft.get_peft_model(model, config).train()
     return adapted, AdamW([p for p in adapted.parameters() if p.requires_grad], lr=1e-5, fused=True)

