@@ -7,7 +7,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,9 +69,9 @@ class Entries:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Entries: {name} cannot be changed; make new ones by Entries.of")
 
-    __delattr__ = __setattr__
+    __delattr__ = __setattr__  # type: ignore[assignment]
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Entries, (self.kind, self.index, self.shape, self.block)  # to another process torch sends the memory itself
 
     @classmethod
@@ -151,7 +151,7 @@ class Entries:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Entries) and self.layout == other.layout and torch.equal(self._held, other._held)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         block = f", block={self.block}" if self.block else ""
@@ -283,7 +283,7 @@ def _checked_layout(kind: str, shape: tuple[int, int], block: tuple[int, int] | 
     return Layout.of(kind, shape, block)
 
 
-def _pair(name: str, value, expected: str) -> tuple[int, int]:
+def _pair(name: str, value: Any, expected: str) -> tuple[int, int]:
     try:
         pair = tuple(map(operator.index, value))
     except TypeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,8 @@ def restore_attention(model: nn.Module) -> nn.Module:
 
 def bidirectional_layers(model: nn.Module) -> range:
     """The layers that `bidirectional` has chosen: here, or in the checkpoint, if its config alone makes transformers do so."""
-    numbers = sorted(m.layer_idx for m in model.modules() if hasattr(m, _HOOK) and hasattr(m, "layer_idx"))
+    modules: list[Any] = list(model.modules())
+    numbers = sorted(m.layer_idx for m in modules if hasattr(m, _HOOK) and hasattr(m, "layer_idx"))
     if numbers:
         return range(numbers[0], numbers[-1] + 1)
     told = (record := _record(model)) and getattr(_config(model), "is_causal", True) is False
@@ -124,13 +126,14 @@ def _causal_first(stack: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, d
     return args, kwargs | {"use_cache": False, "is_causal": True}
 
 
-def _config(model: nn.Module):
+def _config(model: nn.Module) -> Any:
     """Config of the layers that read text, of a model of transformers; None of any other module."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else None
 
 
-def _record(model: nn.Module) -> list[int] | None:
+def _record(model: nn.Module) -> Any:
+    """The first layer and one past the last, as the config tells; None where it does not."""
     return getattr(_config(model), CONFIG_KEY, None)
 
 
@@ -148,7 +151,7 @@ def _sees_both_sides(model: nn.Module) -> str:
     return ""
 
 
-def _attentions(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+def _attentions(model: Any) -> tuple[nn.Module, list[nn.Module]]:
     """The module that holds the layers, and every layer's attention in order."""
     pretrained = needs("transformers", "bidirectional").PreTrainedModel
     found = {name: module for name, module in model.named_modules() if getattr(module, "is_causal", None) is True}
@@ -193,7 +196,7 @@ def _range(layers: str | range | tuple[int, int], count: int) -> range:
     return chosen
 
 
-def _check_implementation(stack: nn.Module) -> None:
+def _check_implementation(stack: Any) -> None:
     implementation = stack.config._attn_implementation
     if implementation not in ATTENTIONS:
         raise ValueError(f"bidirectional: the attention implementation must be {', '.join(ATTENTIONS)}, got {implementation}")

@@ -7,8 +7,7 @@ import torch
 from models import build
 
 import clm_kernels as clm
-from clm_kernels.selecting import overview
-from clm_kernels.selecting.overview import draw
+from clm_kernels.selecting.overview import draw, overview
 from clm_kernels.selecting.scores.sensitivity import eligible_weights
 from clm_kernels.selecting.units.finding import find_units
 from clm_kernels.selection import Entries, Selection
