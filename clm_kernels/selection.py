@@ -170,7 +170,14 @@ class Summary(NamedTuple):
 
 
 class Selection(Mapping[str, Entries]):
-    """An ordered map from weight name to `Entries`: everything that is trained sparsely."""
+    """An ordered map from weight name to `Entries`: everything that is trained sparsely.
+
+    Args:
+        entries: the map, or pairs of a name and its Entries.
+
+    Raises:
+        ValueError: if a value is no Entries.
+    """
 
     def __init__(self, entries: Mapping[str, Entries] | Iterable[tuple[str, Entries]] = ()):
         self._entries = dict(entries)

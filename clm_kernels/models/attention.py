@@ -60,7 +60,11 @@ def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all
 
 
 def causal(model: nn.Module) -> nn.Module:
-    """Takes back what `bidirectional` did, hooks and config; returns the model. Any other model is left as it is."""
+    """Takes back what `bidirectional` did, hooks and config; returns the model.
+
+    Args:
+        model: changed in place; one that `bidirectional` has not changed is left as it is.
+    """
     for module in model.modules():
         if handle := module.__dict__.pop(_HOOK, None):
             handle.remove()
@@ -75,6 +79,9 @@ def causal(model: nn.Module) -> nn.Module:
 def restore_attention(model: nn.Module) -> nn.Module:
     """Makes a model that was just loaded attend as its config says that it was trained; returns the model.
 
+    Args:
+        model: changed in place; one whose config says nothing is left as it is.
+
     Raises:
         ValueError: as `bidirectional` does.
     """
@@ -82,7 +89,11 @@ def restore_attention(model: nn.Module) -> nn.Module:
 
 
 def bidirectional_layers(model: nn.Module) -> range:
-    """The layers that `bidirectional` has chosen: here, or in the checkpoint, if its config alone makes transformers do so."""
+    """The layers that `bidirectional` has chosen: here, or in the checkpoint, if its config alone makes transformers do so.
+
+    Args:
+        model: any; of one that attends to one side, the range is empty.
+    """
     modules: list[Any] = list(model.modules())
     numbers = sorted(m.layer_idx for m in modules if hasattr(m, _HOOK) and hasattr(m, "layer_idx"))
     if numbers:

@@ -58,6 +58,10 @@ def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
     Where transformers knows the mean itself (``classifier_pooling``), it is set there; elsewhere hooks put the pooled
     vector where the head looks.
 
+    Args:
+        model: a transformers model for sequence classification, changed in place.
+        pooling: one of `POOLINGS`.
+
     Raises:
         ValueError: for another pooling, or a model that is no text classifier of that kind; it is left as it was.
     """
