@@ -33,7 +33,7 @@ def profile(
     quiet()
     import torch
 
-    from ..measure.bench import machine as provenance
+    from ..measure.bench.machine import provenance
     from ..measure.profiling import methods, picture
 
     require(method in methods.METHODS, "profile", "method", f"one of {', '.join(methods.METHODS)}", repr(method))
