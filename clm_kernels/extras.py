@@ -48,7 +48,16 @@ def said_what_to_install(function: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        if (package := _missing(error)) is None:
             raise
-        raise NotInstalled(f"{function}: the package {package} is needed: {install(package)}", name=error.name) from error
+        raise NotInstalled(f"{function}: the package {package} is needed: {install(package)}", name=package) from error
+
+
+def _missing(error: BaseException | None) -> str | None:
+    """The optional package that an import missed, or another one on its behalf, as transformers' own imports do."""
+    while error is not None:
+        package = (getattr(error, "name", None) or "").partition(".")[0]
+        if isinstance(error, ModuleNotFoundError) and package in EXTRAS:
+            return package
+        error = error.__cause__
+    return None

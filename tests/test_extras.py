@@ -88,6 +88,15 @@ def test_one_that_is_missing_is_named(monkeypatch):
     assert isinstance(caught.value, ImportError) and isinstance(caught.value, RuntimeError)
 
 
+def test_what_another_package_misses_is_named():
+    """transformers' lazy imports raise an error of their own from the one that says what is missing."""
+    with pytest.raises(NotInstalled, match=r"^train: the package accelerate is needed"), said_what_to_install("train"):
+        try:
+            raise ModuleNotFoundError("No module named 'accelerate.utils'", name="accelerate.utils")
+        except ModuleNotFoundError as missed:
+            raise ModuleNotFoundError("Could not import module 'Trainer'.") from missed
+
+
 def test_other_failures_to_import_stay_what_they_are():
     for error in (
         ModuleNotFoundError("No module named 'mine'", name="mine"),

