@@ -6,8 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
+from .extras import said_what_to_install
 
 if TYPE_CHECKING:
+    from . import ops as ops
     from .delta import Delta as Delta
     from .finetune.classifier import Classifier as Classifier
     from .finetune.config import TrainConfig as TrainConfig
@@ -60,14 +62,19 @@ _PACKAGES = ("ops",)  # that are reached as attributes without being imported by
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str) -> Any:
+def _load(name: str) -> Any:
     if name in _PACKAGES:
         return importlib.import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    with said_what_to_install(name):
+        found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = found
     return found
+
+
+if not TYPE_CHECKING:  # which would take any name for one of this package's
+    __getattr__ = _load
 
 
 def __dir__() -> list[str]:

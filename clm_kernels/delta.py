@@ -23,7 +23,7 @@ from .models.attention import bidirectional, bidirectional_layers, causal
 from .models.pooling import current_pooling, set_pooling
 from .models.structure import weights
 from .patching.layers import Compact
-from .selection import Selection
+from .selection import Entries, Selection
 
 if TYPE_CHECKING:
     from .patching import Handle
@@ -86,8 +86,8 @@ class Delta:
         named = weights(handle.model)
         if not all([*handle.whole.values(), *handle.originals.values()]):
             raise RuntimeError("Handle.delta: the model must have been patched in memory, got one of the meta device (dry)")
-        for name, values in handle.values.items():
-            if handle.patched and fingerprint(values) != fingerprint(_read(named[name], values.entries)):
+        for name, trained in handle.values.items():
+            if handle.patched and fingerprint(trained) != fingerprint(_read(named[name], trained.entries)):
                 raise RuntimeError(
                     f"Handle.delta: the values of {name!r} are not what the model holds; train with SparseAdamW, or refresh() them"
                 )
@@ -259,11 +259,11 @@ class Delta:
         return f"Delta({self.selection.count:,} entries of {len(self.selection)} weights, {len(self.whole)} whole, {len(self.labels)} labels)"
 
 
-def _read(weight: Tensor, entries) -> Tensor:
+def _read(weight: Tensor, entries: Entries | None) -> Tensor:
     return weight.detach().clone() if entries is None else ops.gather(weight.detach(), entries.to(weight.device))
 
 
-def _write(weight: Tensor, entries, values: Tensor) -> None:
+def _write(weight: Tensor, entries: Entries | None, values: Tensor) -> None:
     values = values.to(weight.device)
     with torch.no_grad():
         weight.copy_(values) if entries is None else ops.scatter_(weight.detach(), entries.to(weight.device), values)

@@ -7,7 +7,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,9 +69,9 @@ class Entries:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"Entries: {name} cannot be changed; make new ones by Entries.of")
 
-    __delattr__ = __setattr__
+    __delattr__ = __setattr__  # type: ignore[assignment]
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return Entries, (self.kind, self.index, self.shape, self.block)  # to another process torch sends the memory itself
 
     @classmethod
@@ -165,7 +165,7 @@ class Entries:
             return self._held is other._held
         return torch.equal(self._held, other._held)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         block = f", block={self.block}" if self.block else ""
@@ -184,7 +184,14 @@ class Summary(NamedTuple):
 
 
 class Selection(Mapping[str, Entries]):
-    """An ordered map from weight name to `Entries`: everything that is trained sparsely."""
+    """An ordered map from weight name to `Entries`: everything that is trained sparsely.
+
+    Args:
+        entries: the map, or pairs of a name and its Entries.
+
+    Raises:
+        ValueError: if a value is no Entries.
+    """
 
     def __init__(self, entries: Mapping[str, Entries] | Iterable[tuple[str, Entries]] = ()):
         self._entries = dict(entries)
@@ -297,7 +304,7 @@ def _checked_layout(kind: str, shape: tuple[int, int], block: tuple[int, int] | 
     return Layout.of(kind, shape, block)
 
 
-def _pair(name: str, value, expected: str) -> tuple[int, int]:
+def _pair(name: str, value: Any, expected: str) -> tuple[int, int]:
     try:
         pair = tuple(map(operator.index, value))
     except TypeError:

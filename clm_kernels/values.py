@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import weakref
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from . import ops
 from .selection import Entries
@@ -25,8 +27,10 @@ class Values(nn.Parameter):
 
     dense: Tensor | None
     spent: bool
+    _entries: Entries
+    _hook: RemovableHandle | None
 
-    def __new__(cls, dense: Tensor, entries: Entries, data: Tensor | None = None, requires_grad: bool = True):
+    def __new__(cls, dense: Tensor, entries: Entries, data: Tensor | None = None, requires_grad: bool = True) -> Values:
         if data is None:
             data = ops.gather(dense.detach(), entries.to(dense.device))
         values = super().__new__(cls, data, requires_grad)
@@ -41,6 +45,12 @@ class Values(nn.Parameter):
         return self._entries
 
     @property
+    def _weight(self) -> Tensor:
+        if self.dense is None:
+            raise RuntimeError("Values: the dense weight has been let go of, by restore() of the handle")
+        return self.dense
+
+    @property
     def hooked(self) -> bool:
         """Whether the compact gradient is taken from the dense one, see `take_dense_gradient`."""
         return self._hook is not None
@@ -48,7 +58,7 @@ class Values(nn.Parameter):
     @torch.no_grad()
     def refresh(self) -> None:
         """Reads the values anew from the dense weight, after somebody else has written there."""
-        self.copy_(ops.gather(self.dense.detach(), self.entries))
+        self.copy_(ops.gather(self._weight.detach(), self.entries))
 
     def follow(self, dense: Tensor) -> None:
         """Takes `dense` for the weight from now on; a hook on the former one goes along."""
@@ -72,12 +82,12 @@ class Values(nn.Parameter):
         reference = weakref.ref(self)
 
         def hook(dense: Tensor) -> None:
-            if (values := reference()) is not None:
+            if (values := reference()) is not None and dense.grad is not None:
                 values._accumulate(dense.grad)
                 dense.grad = None
 
-        self.dense.requires_grad_(True).grad = None
-        self._hook = self.dense.register_post_accumulate_grad_hook(hook)
+        self._weight.requires_grad_(True).grad = None
+        self._hook = self._weight.register_post_accumulate_grad_hook(hook)
 
     def leave_dense_gradient(self) -> None:
         """Undoes `take_dense_gradient`."""
@@ -96,16 +106,16 @@ class Values(nn.Parameter):
         self.spent = False
         ops.masked_grad_(self.grad, dense_grad, self.entries)
 
-    def __deepcopy__(self, memo):
+    def __deepcopy__(self, memo: dict[int, Any]) -> Values:
         if id(self) in memo:
             return memo[id(self)]
-        dense = copy.deepcopy(self.dense, memo)
+        dense: Any = copy.deepcopy(self.dense, memo)
         copied = memo[id(self)] = type(self)(dense, self._entries, self.detach().clone(), self.requires_grad)
         if self.hooked:
             copied.take_dense_gradient()
         return copied
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return _rebuild, (self.dense, self._entries, self.detach(), self.requires_grad, self.hooked)
 
 

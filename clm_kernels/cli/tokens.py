@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..extras import needs
 from ..finetune.config import TrainConfig
 from .options import config_options
 from .quiet import quiet
@@ -35,7 +36,7 @@ def tokens(
     from ..token_groups import token_groups
 
     if picture is not None:
-        drawing.require_matplotlib()
+        needs("matplotlib.figure", "tokens")
     check_directory("tokens", config.data.model)
     task = find_task(config.data)
     split = read_split(config.data.train, task, config.data)

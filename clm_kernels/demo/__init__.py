@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..extras import needs
 from ..finetune.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -41,12 +41,9 @@ def model_directory() -> Path:
     """Where the demo's model is.
 
     Raises:
-        RuntimeError: if its package is not installed.
+        NotInstalled: if its package is not there.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None:
-        raise RuntimeError('demo: the model is not installed; run: pip install "clm-kernels[demo]"')
-    return Path(spec.origin).parent / "model"
+    return Path(needs(PACKAGE, "demo").__file__).parent / "model"
 
 
 def demo_config(output: str) -> TrainConfig:
@@ -58,7 +55,7 @@ def run(output: str, say: Callable[[str], None]) -> Outcome:
     """Trains a selection, and beside it everything; leaves the selection's result in `output`.
 
     Raises:
-        RuntimeError: if the demo's model is not installed.
+        NotInstalled: if the demo's model is not installed.
         ValueError: if `output` holds something else than a former run.
     """
     from ..finetune import Classifier, train

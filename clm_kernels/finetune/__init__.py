@@ -1,5 +1,6 @@
 """The recipe: from a labelled file and a base model to a fine-tuned classifier."""
 
+from ..extras import said_what_to_install
 from .config import TrainConfig
 
 __all__ = ["Classifier", "Report", "TrainConfig", "train"]
@@ -13,4 +14,5 @@ def __getattr__(name: str):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    with said_what_to_install(name):
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)

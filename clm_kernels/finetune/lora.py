@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import listed, require
+from ..extras import needs
 from ..fingerprint import checksum, fingerprint
 from ..models.attention import bidirectional, bidirectional_layers
 from ..models.structure import head_names, weights
@@ -32,19 +32,6 @@ PREFIX = "base_model.model."  # of every tensor's name in PEFT's files
 
 _ROLES = {role: re.compile(rf"^(?:{role[0]}|{role}|w{role[0]})(?:_lin|_proj)?$", re.I) for role in ("query", "key", "value")}
 _FUSED = ("Wqkv", "qkv_proj", "query_key_value", "c_attn", "in_proj", "qkv")  # the three in one weight
-
-
-def require_peft(function: str) -> ModuleType:
-    """The package peft.
-
-    Raises:
-        RuntimeError: if it is not installed.
-    """
-    try:
-        import peft
-    except ImportError as error:
-        raise RuntimeError(f"{function}: method lora needs the package peft: pip install peft") from error
-    return peft
 
 
 def targets(model: nn.Module, wanted: str = "query,value", layers: str = "all") -> list[str]:
@@ -151,9 +138,9 @@ class Adapter:
 
         Raises:
             ValueError: if a file is missing, altered, or of another program.
-            RuntimeError: without peft.
+            NotInstalled: without peft.
         """
-        peft = require_peft("Adapter.load")
+        peft = needs("peft", "Adapter.load")
         path = folder / ADAPTER
         complete = (folder / ADAPTER_CONFIG).is_file()
         require(complete, "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER_CONFIG}", "one without")

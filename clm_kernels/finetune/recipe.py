@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from ..errors import require
+from ..extras import needs
 from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
@@ -61,12 +62,14 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
 
     Raises:
         ValueError: for anything in the config or the files that cannot be right.
-        RuntimeError: if the method lora has no peft.
+        NotInstalled: without accelerate or datasets; if the method is lora, without peft.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint to resume from.
     """
     config.check(("output",) if config.run.resume else ("model", "train", "output"))
     config = check_output(config)
-    METHODS[config.training.method].check_packages()
+    for package in ("accelerate", "datasets"):
+        needs(package, "train")
+    METHODS[config.training.method].check_packages("train")
     with advice_when_out_of_memory(config):
         say = say if is_main() else say_nothing
         return _train(begin(config, say), say)

@@ -36,7 +36,7 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
     """
     config.check(())
     method = METHODS[config.training.method]
-    method.check_packages()
+    method.check_packages(function)
     require(length >= 1, function, "length", "at least 1", length)
     positions = getattr(model, "max_position_embeddings", None) or length
     require(length <= positions, function, "length", f"at most the model's {positions} positions", length)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from ..extras import needs
 
 CONFIG_KEY = "clm_bidirectional"
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
@@ -57,7 +60,11 @@ def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all
 
 
 def causal(model: nn.Module) -> nn.Module:
-    """Takes back what `bidirectional` did, hooks and config; returns the model. Any other model is left as it is."""
+    """Takes back what `bidirectional` did, hooks and config; returns the model.
+
+    Args:
+        model: changed in place; one that `bidirectional` has not changed is left as it is.
+    """
     for module in model.modules():
         if handle := module.__dict__.pop(_HOOK, None):
             handle.remove()
@@ -72,6 +79,9 @@ def causal(model: nn.Module) -> nn.Module:
 def restore_attention(model: nn.Module) -> nn.Module:
     """Makes a model that was just loaded attend as its config says that it was trained; returns the model.
 
+    Args:
+        model: changed in place; one whose config says nothing is left as it is.
+
     Raises:
         ValueError: as `bidirectional` does.
     """
@@ -79,8 +89,13 @@ def restore_attention(model: nn.Module) -> nn.Module:
 
 
 def bidirectional_layers(model: nn.Module) -> range:
-    """The layers that `bidirectional` has chosen: here, or in the checkpoint, if its config alone makes transformers do so."""
-    numbers = sorted(m.layer_idx for m in model.modules() if hasattr(m, _HOOK) and hasattr(m, "layer_idx"))
+    """The layers that `bidirectional` has chosen: here, or in the checkpoint, if its config alone makes transformers do so.
+
+    Args:
+        model: any; of one that attends to one side, the range is empty.
+    """
+    modules: list[Any] = list(model.modules())
+    numbers = sorted(m.layer_idx for m in modules if hasattr(m, _HOOK) and hasattr(m, "layer_idx"))
     if numbers:
         return range(numbers[0], numbers[-1] + 1)
     told = (record := _record(model)) and getattr(_config(model), "is_causal", True) is False
@@ -122,23 +137,23 @@ def _causal_first(stack: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, d
     return args, kwargs | {"use_cache": False, "is_causal": True}
 
 
-def _config(model: nn.Module):
+def _config(model: nn.Module) -> Any:
     """Config of the layers that read text, of a model of transformers; None of any other module."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else None
 
 
-def _record(model: nn.Module) -> list[int] | None:
+def _record(model: nn.Module) -> Any:
+    """The first layer and one past the last, as the config tells; None where it does not."""
     return getattr(_config(model), CONFIG_KEY, None)
 
 
 def _sees_both_sides(model: nn.Module) -> str:
     """Why there is nothing to take off; nothing if there is."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
+    encoders = needs("transformers.models.auto.modeling_auto", "bidirectional").MODEL_FOR_MASKED_LM_MAPPING_NAMES
     config = _config(model)
     decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
-    if getattr(config, "model_type", None) in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not decoder:
+    if getattr(config, "model_type", None) in encoders and not decoder:
         return "is an encoder and attends to both sides already"
     asked, kind = getattr(config, "use_bidirectional_attention", None), getattr(config, "model_type", "")
     heeded = asked == "all" or (asked is True and kind.startswith("gemma3"))  # Gemma 1 and 2 keep their causal mask
@@ -147,10 +162,9 @@ def _sees_both_sides(model: nn.Module) -> str:
     return ""
 
 
-def _attentions(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
+def _attentions(model: Any) -> tuple[nn.Module, list[nn.Module]]:
     """The module that holds the layers, and every layer's attention in order."""
-    from transformers import PreTrainedModel
-
+    pretrained = needs("transformers", "bidirectional").PreTrainedModel
     found = {name: module for name, module in model.named_modules() if getattr(module, "is_causal", None) is True}
     config = _config(model)
     numbers = [getattr(module, "layer_idx", None) for module in found.values()]
@@ -160,7 +174,7 @@ def _attentions(model: nn.Module) -> tuple[nn.Module, list[nn.Module]]:
         or not numbers
         or model.config.is_encoder_decoder  # which the config of its decoder alone may not say
         or not set(getattr(config, "layer_types", None) or ()) <= LAYER_TYPES
-        or not isinstance(stack, PreTrainedModel)
+        or not isinstance(stack, pretrained)
         or not stack._supports_attention_backend
         or not all(_takes_anything(module) for module in (stack, *found.values()))
     ):
@@ -193,7 +207,7 @@ def _range(layers: str | range | tuple[int, int], count: int) -> range:
     return chosen
 
 
-def _check_implementation(stack: nn.Module) -> None:
+def _check_implementation(stack: Any) -> None:
     implementation = stack.config._attn_implementation
     if implementation not in ATTENTIONS:
         raise ValueError(f"bidirectional: the attention implementation must be {', '.join(ATTENTIONS)}, got {implementation}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -57,6 +58,10 @@ def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
     Where transformers knows the mean itself (``classifier_pooling``), it is set there; elsewhere hooks put the pooled
     vector where the head looks.
 
+    Args:
+        model: a transformers model for sequence classification, changed in place.
+        pooling: one of `POOLINGS`.
+
     Raises:
         ValueError: for another pooling, or a model that is no text classifier of that kind; it is left as it was.
     """
@@ -65,16 +70,17 @@ def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
     require(pooling == "native" or _has_text_head(model), "set_pooling", "model", expected, type(model).__name__)
     for handle in model.__dict__.pop("_clm_pooling_hooks", ()):
         handle.remove()
-    knows_mean = hasattr(model.config, "classifier_pooling")
+    config: Any = model.config
+    knows_mean = hasattr(config, "classifier_pooling")
     if knows_mean:
-        native = model.__dict__.setdefault("_clm_native_pooling", model.config.classifier_pooling)
-        model.config.classifier_pooling = "mean" if pooling == "mean" else native
+        native = model.__dict__.setdefault("_clm_native_pooling", config.classifier_pooling)
+        config.classifier_pooling = "mean" if pooling == "mean" else native
         if hasattr(model, "classifier_pooling"):  # EuroBERT's copy, which it reads instead
-            model.classifier_pooling = model.config.classifier_pooling
+            model.classifier_pooling = config.classifier_pooling
     by_hook = pooling != "native" and not (knows_mean and pooling == "mean")
-    setattr(model.config, CONFIG_KEY, pooling if by_hook else "native")
+    setattr(config, CONFIG_KEY, pooling if by_hook else "native")
     if by_hook:
-        model._clm_pooling_hooks = pool_head(model, base_model(model), pooling)
+        model.__dict__["_clm_pooling_hooks"] = pool_head(model, base_model(model), pooling)
     return model
 
 
@@ -82,8 +88,9 @@ def current_pooling(model: nn.Module) -> str | None:
     """What the head of this model reads, as `set_pooling` takes it; None of a model that has no such head."""
     if not _has_text_head(model):
         return None
-    set_there = "_clm_native_pooling" in model.__dict__ and model.config.classifier_pooling == "mean"
-    return "mean" if set_there else getattr(model.config, CONFIG_KEY, "native")
+    config: Any = model.config
+    set_there = "_clm_native_pooling" in model.__dict__ and config.classifier_pooling == "mean"
+    return "mean" if set_there else getattr(config, CONFIG_KEY, "native")
 
 
 def _has_text_head(model: nn.Module) -> bool:

@@ -36,7 +36,7 @@ class Replay:
         self._below = [p for name, p in model.named_parameters() if depth[name] < self.layers]
         self._signature = inspect.signature(type(self.base).forward)
         self._rows: dict[bytes, Tensor] = {}
-        self._batch: Tensor | None = None  # what the layers gave for the batch that is running
+        self._batch: Any = None  # what the layers gave for the batch that is running
         self._recording = False
         self._extra = 0  # what a layer returns beside its hidden states
         self.nbytes = 0
@@ -75,7 +75,7 @@ class Replay:
     def __enter__(self) -> Replay:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     def _seen(self) -> list[int]:
@@ -133,7 +133,7 @@ class Replay:
         finally:
             self._recording = False
 
-    def _layer(self, i: int, forward: Any, *args, **kwargs):
+    def _layer(self, i: int, forward: Any, *args: Any, **kwargs: Any) -> Any:
         """The forward of layer i."""
         hidden = args[0] if args else kwargs["hidden_states"]
         if self._recording and i < self.layers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -100,3 +101,13 @@ def _direct(model: nn.Module, wanted) -> set[str]:
         for name, _ in module.named_parameters(recurse=False)
     )
     return set(found)
+
+
+def weight_of(module: nn.Module) -> Tensor:
+    """The weight of a layer that has one; the type of `nn.Module` does not tell that it is a tensor."""
+    return cast(Tensor, module.weight)
+
+
+def matrix_shape(module: nn.Module) -> tuple[int, int]:
+    """Shape of the weight of a layer, which has two dims."""
+    return cast("tuple[int, int]", tuple(weight_of(module).shape))

@@ -60,12 +60,32 @@ def embedding_grad(dy: Tensor, ids: Tensor, entries: Entries, dtype: torch.dtype
 
 
 def gather(dense: Tensor, entries: Entries) -> Tensor:
-    """The selected entries of `dense`, an exact copy, of ``entries.compact_shape``."""
+    """The selected entries of a dense tensor, an exact copy.
+
+    Args:
+        dense: ``(rows, columns)``, of the shape that the entries are of.
+        entries: what is copied, on dense's device.
+
+    Returns:
+        Compact, of ``entries.compact_shape`` and dense's dtype.
+
+    Raises:
+        ValueError: if shapes or devices do not fit.
+    """
     return _ops.gather(dense, entries._held, entries.layout)
 
 
 def scatter_(dense: Tensor, entries: Entries, values: Tensor) -> Tensor:
-    """Writes compact `values` (of dense's dtype) into `dense` at the selected entries, in place, and returns it."""
+    """Writes compact values into a dense tensor at the selected entries, in place, and returns it.
+
+    Args:
+        dense: ``(rows, columns)``, of the shape that the entries are of.
+        entries: where is written, on dense's device.
+        values: of ``entries.compact_shape`` and dense's dtype.
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit.
+    """
     _ops.scatter_(dense, entries._held, entries.layout, values)
     return dense
 
@@ -79,10 +99,14 @@ def masked_grad_(grad: Tensor, dense_grad: Tensor, entries: Entries, scale: floa
     Args:
         grad: compact, changed in place; any floating dtype.
         dense_grad: of the weight's shape.
+        entries: those that `grad` is of, on its device.
         scale: the inverse of a loss scale, for instance.
 
     Returns:
         0-dim float32: 1 if a selected entry was inf or NaN, else 0 (torch's ``found_inf``).
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit.
     """
     return _ops.masked_grad_(grad, dense_grad, entries._held, entries.layout, scale)
 
@@ -149,6 +173,8 @@ def adamw_step_(
         layouts: ``entries.layout`` of each parameter, one after the other (5 ints each).
         settings: ``(parameters, 6)`` float64: lr, beta1, beta2, eps, weight_decay, step (counted from 1); on the CPU, or
             on values' device, where a GPU reads it without waiting for the host.
+        amsgrad: divide by the running maxima of the second moment.
+        maximize: go up the gradient.
         grad_scale: 0-dim loss scale that the gradients still carry.
         found_inf: 0-dim; if it is not 0, nothing is changed.
         clip: 0-dim factor of all gradients, after `grad_scale`; they themselves are not written.

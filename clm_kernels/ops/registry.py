@@ -84,12 +84,14 @@ _wanted = os.environ.get("CLM_KERNELS_BACKEND", "auto")  # on every thread: auto
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Runs every op inside with the implementation `name`: one of `MODULES`, several, or ``"auto"``.
+    """Runs every op inside with one implementation, on every thread.
 
-    One that lacks an op raises RuntimeError when that is called. Of several, ``"triton,reference"``, the first that has an op
-    for the tensors' device runs it.
+    One that lacks an op raises RuntimeError when that is called. The environment variable ``CLM_KERNELS_BACKEND``, read at
+    import, does the same for the whole process.
 
-    On every thread. The environment variable ``CLM_KERNELS_BACKEND``, read at import, does the same for the whole process.
+    Args:
+        name: one of `MODULES`, or ``"auto"``, or several, ``"triton,reference"``, of which the first that has an op for the
+            tensors' device runs it.
 
     Raises:
         ValueError: if there is no such implementation.
@@ -116,8 +118,15 @@ def chosen(
 ) -> str:
     """The implementation of `op` that `auto`, or whoever asked for one by name, takes on this device.
 
-    `weight_grad` may depend on the call: `kind`, `dtype` of dy, x and the result, `work` (tokens x rows x columns of the
-    weight), `density` and `units` (selected rows or columns). Without a kind, all that it can be there: ``"cpu or matmul"``.
+    Args:
+        device: where the tensors are.
+        op: name of the op; ``"AdamWPlan"`` is `adamw_step_`.
+        kind: of the entries; what runs `weight_grad` may depend on it and on all that follows. Without a kind, all that
+            it can be there: ``"cpu or matmul"``.
+        dtype: of dy, x and the result.
+        work: tokens x rows x columns of the weight.
+        density: selected part of the weight.
+        units: selected rows or columns.
 
     Raises:
         RuntimeError: if one was asked for by name that does not have the op, or not on this device.
@@ -193,13 +202,24 @@ def _choose(wanted: str, device: str, op: str, float64: bool = False) -> str:
 
 
 def interpreted(name: str) -> bool:
-    """Whether the implementation's kernels run in Triton's interpreter, for tests of small sizes."""
+    """Whether an implementation's kernels run in Triton's interpreter, for tests of small sizes.
+
+    Args:
+        name: one of `MODULES`.
+    """
     return name == "triton" and INTERPRETED
 
 
 @functools.cache
 def why_not(name: str) -> str | None:
-    """Why the implementation cannot run here, or None if it can."""
+    """Why an implementation cannot run here, or None if it can.
+
+    Args:
+        name: one of `MODULES`.
+
+    Raises:
+        ValueError: if there is no such implementation.
+    """
     try:
         importlib.import_module(MODULES[_known(name)])
     except ImportError as error:

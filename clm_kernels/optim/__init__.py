@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +71,9 @@ class SparseAdamW(Optimizer):
         check_rates(lr, betas, eps, weight_decay)
         if decay_to not in ("zero", "pretrained"):
             raise ValueError(f"SparseAdamW: decay_to must be 'zero' or 'pretrained', got {decay_to!r}")
-        betas = tuple(beta.squeeze() if isinstance(beta, Tensor) else beta for beta in betas)
+        given = tuple(beta.squeeze() if isinstance(beta, Tensor) else beta for beta in betas)
         defaults = {
-            "lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad, "maximize": maximize,
+            "lr": lr, "betas": given, "eps": eps, "weight_decay": weight_decay, "amsgrad": amsgrad, "maximize": maximize,
             "foreach": foreach, "capturable": capturable, "differentiable": differentiable, "fused": fused, "decay_to": decay_to,
         }  # fmt: skip
         self._forget()
@@ -92,7 +93,7 @@ class SparseAdamW(Optimizer):
         self._captured: list[Batch] = []  # that CUDA graphs go on using
         self._collected: list | None = None  # what the batches were collected from
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self._forget()
         super().__setstate__(state)
         for group in self.param_groups:
@@ -118,7 +119,7 @@ class SparseAdamW(Optimizer):
 
     @torch._disable_dynamo  # torch.compiler.disable, but that one makes the import of this package take a second longer
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step over all parameters that have a gradient; returns what `closure` returns.
 
         `torch.compile` leaves it as it is: it knows its tensors by their addresses, and is one launch already.
@@ -149,7 +150,7 @@ class SparseAdamW(Optimizer):
 
     def _check_hooks(self) -> None:
         for parameter in self._hooked:
-            if parameter.hooked and parameter.dense.grad is not None:
+            if parameter.hooked and parameter.dense is not None and parameter.dense.grad is not None:
                 raise RuntimeError(
                     "SparseAdamW: a selected weight must not have a dense gradient when its compact one is used; "
                     "DDP puts it back: patch the model before wrapping it, and select weights of patched layers only"
@@ -161,7 +162,10 @@ class SparseAdamW(Optimizer):
 
         Compared before every step, so a list is made of one thing at a time, without a Python call an item.
         """
-        identity = [list(map(id, self.state.values())), list(map(id, chain.from_iterable(map(dict.values, self.state.values()))))]
+        identity: list[Any] = [
+            list(map(id, self.state.values())),
+            list(map(id, chain.from_iterable(map(dict.values, self.state.values())))),
+        ]
         for group, parameters in zip(self.param_groups, active, strict=True):
             identity.append((id(group), *(group[key] for key in ("amsgrad", "maximize", "decay_to", "capturable"))))
             identity.append(list(map(id, parameters)))

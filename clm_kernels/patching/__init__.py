@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
@@ -108,7 +108,7 @@ class Handle:
         self.whole: dict[str, str] = {}
         self.originals: dict[str, str] = {}
         self.extension: Extension | None = None
-        self._classes: list[tuple[nn.Module, type]] = []
+        self._classes: list[tuple[Any, type]] = []
         self._requires_grad = {name: parameter.requires_grad for name, parameter in weights(model).items()}
 
     @property
@@ -159,7 +159,7 @@ def _mark(tensor: Tensor) -> str:
     return "" if tensor.is_meta else fingerprint(tensor)
 
 
-def _by_parameter(named: dict[str, nn.Parameter], selection: Selection, dry: bool) -> dict[int, Entries]:
+def _by_parameter(named: dict[str, Tensor], selection: Selection, dry: bool) -> dict[int, Entries]:
     """Entries by the id of their weight, so that tied weights are trained once."""
     found: dict[int, Entries] = {}
     for name, entries in selection.items():
@@ -212,7 +212,7 @@ def _refuse(name: str, module: nn.Module) -> None:
         raise ValueError(f"patch: {name!r} must belong to a module without an attribute {taken[0]!r}, got {original.__name__}")
 
 
-def _swap(handle: Handle, places: list[tuple[str, nn.Module, str, type | None]], entries: Entries) -> None:
+def _swap(handle: Handle, places: list[tuple[str, Any, str, type | None]], entries: Entries) -> None:
     _, first, parameter, _ = places[0]
     dense = getattr(first, parameter)
     values = Values(dense, entries.to(dense.device))
@@ -220,7 +220,7 @@ def _swap(handle: Handle, places: list[tuple[str, nn.Module, str, type | None]],
     covered = all(core is not None for *_, core in places)
     for name, module, parameter, core in places:
         if not isinstance(module, Compact):
-            original = type(module)
+            original: Any = type(module)
             module.__class__ = swapped_class(original, core if covered else Compact)
             module.compact = {}
             handle._classes.append((module, original))

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from torch import Tensor, nn
 
+from ..extras import needs
+
 
 def batches_of(
     model: nn.Module, tokenizer, dataset: Iterable[Mapping], examples: int, batch_size: int, max_length: int, seed: int
@@ -15,8 +17,7 @@ def batches_of(
     for name, value in (("examples", examples), ("batch_size", batch_size), ("max_length", max_length)):
         if value < 1:
             raise ValueError(f"choose: {name} must be at least 1, got {value}")
-    from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding
-
+    transformers = needs("transformers", "choose")
     rows = dataset if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") else list(dataset)
     if len(rows) == 0:
         raise ValueError("choose: dataset must have at least one row, got none")
@@ -24,7 +25,7 @@ def batches_of(
     features = [_features(model, tokenizer, rows[int(i)], max_length) for i in drawn]
     features.sort(key=lambda feature: len(feature["input_ids"]))
     per_token = isinstance(features[0]["labels"], (list, tuple, np.ndarray))
-    collate = (DataCollatorForTokenClassification if per_token else DataCollatorWithPadding)(tokenizer)
+    collate = (transformers.DataCollatorForTokenClassification if per_token else transformers.DataCollatorWithPadding)(tokenizer)
     device = next(model.parameters()).device
     groups = (features[i : i + batch_size] for i in range(0, len(features), batch_size))
     return [{name: value.to(device) for name, value in collate(group).items()} for group in groups]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..extras import needs
 from ..models.structure import depths, weights
 from ..selection import Entries, Selection
 
@@ -168,14 +169,11 @@ def draw(lines: Overview, path: str | Path, title: str = "") -> None:
     """Writes two heat maps of layers x modules (.png, .svg, .pdf): the density selected, and where the sensitivity is.
 
     Raises:
-        ImportError: without matplotlib.
+        NotInstalled: without matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("overview: a picture needs the package matplotlib: `pip install matplotlib`") from error
+    figure_class = needs("matplotlib.figure", "overview.draw").Figure
     layers, parts, cells = lines.grid()
-    figure = Figure(figsize=(3.2 + 1.5 * len(parts), 2.0 + 0.36 * len(layers)), layout="constrained")
+    figure = figure_class(figsize=(3.2 + 1.5 * len(parts), 2.0 + 0.36 * len(layers)), layout="constrained")
     panels = {
         "entries selected, share of the weight": ("density", "{:.1%}"),
         "sensitivity, share of all (in brackets: selected of it)": ("sensitivity", "{:.1%} ({:.0%})"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from .scores.warm_up import warm_up_head
 from .units.control import random_selection
 from .units.dealing import dealt_groups
 from .units.elements import top_entries
-from .units.finding import find_units
+from .units.finding import Units, find_units
 
 
 class Choice(NamedTuple):
@@ -38,7 +38,7 @@ CHANCE = {"elements": ("fisher", "random"), "groups": ("random",)}  # kinds that
 
 def choose(
     model: nn.Module,
-    tokenizer,
+    tokenizer: Any,
     dataset: Iterable[Mapping],
     *,
     density: float | None = None,
@@ -143,8 +143,10 @@ def best_units(
     if kind == "elements":
         return Choice(top_entries(model, batches, density=density, layers=layers, positions=positions), {})
     batch, length = mean_size(batches)
-    whole = {"batch": batch, "length": length, "biases": biases, "norms": norms}
-    units, kinds, options = None, kind, {"kind": kind, "density": density}
+    whole: dict[str, Any] = {"batch": batch, "length": length, "biases": biases, "norms": norms}
+    units: Units | None = None
+    kinds: str | Mapping[str, str] = kind
+    options: dict[str, Any] = {"kind": kind, "density": density}
     if kind not in LINES:
         units = find_units(model, kind, layers=layers, block=block)
         kinds, options = units.kinds, {"units": units, "density": density}
@@ -211,7 +213,7 @@ def _rule(rule: str, kind: str) -> str:
     return rule if rule != "auto" else "random" if kind == "groups" else "fisher"
 
 
-def _groups(rows, tokenizer) -> TokenGroups:
+def _groups(rows: Iterable[Mapping], tokenizer: Any) -> TokenGroups:
     for row in rows:
         if "text" not in row or "label" not in row:
             raise ValueError(f"choose: dataset rows must have text and label where tokens is True, got {sorted(row)}")

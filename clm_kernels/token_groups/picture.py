@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..extras import needs
 from .groups import TokenGroups
 
 GROUPS, CLASSES = 6, 30  # at most, for people to read
@@ -13,9 +14,9 @@ def draw(groups: TokenGroups, path: str | Path) -> None:
     """Writes the picture (.png, .svg, .pdf): the classes with the strongest groups, if there are more than fit.
 
     Raises:
-        ImportError: without matplotlib.
+        NotInstalled: without matplotlib.
     """
-    figure_class = require_matplotlib()
+    figure_class = needs("matplotlib.figure", "token_groups.draw").Figure
     strongest = sorted((label for label, own in groups.by_class.items() if own), key=lambda label: -groups.by_class[label][0].z)
     labels = [label for label in groups.by_class if label in strongest[:CLASSES]]
     highest = max((group.z for group in groups), default=1.0)
@@ -37,12 +38,3 @@ def draw(groups: TokenGroups, path: str | Path) -> None:
     more = f"; {left_out} weaker labels left out" if left_out else ""
     axes.set_title(f"what tells the label: best groups by {groups.measure}, with their z-scores{more}", loc="left", fontsize=10)
     figure.savefig(path, dpi=120)
-
-
-def require_matplotlib():
-    """matplotlib's figure class, which needs no display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("tokens: a picture needs the package matplotlib: `pip install matplotlib`") from error
-    return Figure

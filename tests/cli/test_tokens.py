@@ -68,7 +68,9 @@ def test_what_tokens_refuses(model, data, options, message):
 def test_without_matplotlib_tokens_says_so(model, data, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = run("tokens", "--model", model, "--train", data["train"], "--picture", tmp_path / "groups.png")
-    assert result.exit_code == 1 and "pip install matplotlib" in result.stderr
+    assert (
+        result.exit_code == 1 and 'tokens: the package matplotlib is needed: pip install "clm-kernels[pictures]"' in result.stderr
+    )
 
 
 TRAINING = ["--batch-size", "8", "--density", "0.1", "--sensitivity-examples", "24", "--epochs", "2", "--learning-rate", "0.01"]

@@ -233,9 +233,9 @@ def test_the_command_line(lora, adapted, tmp_path):
 
 def test_without_peft(lora, adapted, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(RuntimeError, match=r"^train: method lora needs the package peft: pip install peft$"):
+    with pytest.raises(RuntimeError, match=r'^train: the package peft is needed: pip install "clm-kernels\[lora\]"$'):
         train(replace(lora, output=str(tmp_path / "o")), silent)
-    with pytest.raises(RuntimeError, match=r"^Adapter.load: method lora needs the package peft: pip install peft$"):
+    with pytest.raises(RuntimeError, match=r'^Adapter.load: the package peft is needed: pip install "clm-kernels\[lora\]"$'):
         Classifier.load(adapted[0].run.output)
     assert not (tmp_path / "o").exists()
 

@@ -297,4 +297,7 @@ def test_without_matplotlib_the_command_says_so_before_it_measures(tiny, tmp_pat
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(steps, "measure", lambda *args, **kwargs: pytest.fail("measured"))
     result = _command("--model", tiny, "--device", "cpu", "--output", tmp_path / "out")
-    assert result.exit_code == 1 and "pip install matplotlib" in result.stderr
+    assert (
+        result.exit_code == 1
+        and 'profile: the package matplotlib is needed: pip install "clm-kernels[pictures]"' in result.stderr
+    )

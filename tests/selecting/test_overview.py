@@ -7,8 +7,7 @@ import torch
 from models import build
 
 import clm_kernels as clm
-from clm_kernels.selecting import overview
-from clm_kernels.selecting.overview import draw
+from clm_kernels.selecting.overview import draw, overview
 from clm_kernels.selecting.scores.sensitivity import eligible_weights
 from clm_kernels.selecting.units.finding import find_units
 from clm_kernels.selection import Entries, Selection
@@ -114,5 +113,5 @@ class TestPicture:
 
     def test_needs_matplotlib(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-        with pytest.raises(ImportError, match=r"^overview: a picture needs the package matplotlib: `pip install matplotlib`$"):
+        with pytest.raises(ImportError, match=r"^overview.draw: the package matplotlib is needed: pip install"):
             draw(self.lines(), tmp_path / "chosen.png")

@@ -70,8 +70,8 @@ class Method(ABC):
         possible = "left out unless layers, cost or a selection leave lower layers frozen"
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
 
-    def check_packages(self) -> None:
-        """Raises RuntimeError if a package that it needs is not installed."""
+    def check_packages(self, function: str) -> None:
+        """Raises NotInstalled, in the name of `function`, if a package that it needs is not there."""
 
     def can_replay(self, config: TrainConfig) -> bool:
         """Whether lower layers may stay frozen."""

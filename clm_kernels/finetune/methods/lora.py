@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from ...errors import require
+from ...extras import needs
 from ..artifacts import ADAPTER
-from ..lora import Adapter, adapt, fold, require_peft, targets
+from ..lora import Adapter, adapt, fold, targets
 from .base import Method, Prepared
 from .optimizer import sparse_adamw
 
@@ -25,8 +26,8 @@ class LowRank(Method):
         alone = "0 with the method lora, which trains no embedding rows"
         require(not config.data.merge_tokens, "train", "merge_tokens", alone, config.data.merge_tokens)
 
-    def check_packages(self):
-        require_peft("train")
+    def check_packages(self, function):
+        needs("peft", function)
 
     def prepare(self, model, config, selection, *, head=True, extension=None):
         """The adapter has the model's dtype; what it starts from is torch's own draw."""

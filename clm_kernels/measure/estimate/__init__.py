@@ -71,7 +71,7 @@ def estimate(model: PretrainedConfig, config: TrainConfig | None = None, length:
 
     Raises:
         ValueError: for arguments out of range, or a model that does not run on such batches.
-        RuntimeError: for LoRA without peft.
+        NotInstalled: for LoRA without peft.
     """
     config = resolved(config or TrainConfig(), model, length, "estimate")
     require(config.selecting.kind != "elements", "estimate", "kind", "units of several entries, or groups", "'elements'")

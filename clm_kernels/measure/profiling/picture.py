@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...extras import needs
 from .memory import PARTS
 from .phases import PHASES
 from .session import Report
@@ -23,9 +24,9 @@ def draw(reports: Mapping[str, Report], path: str | Path, title: str = "") -> No
         reports: by the name of each bar, from top to bottom.
 
     Raises:
-        ImportError: without matplotlib.
+        NotInstalled: without matplotlib.
     """
-    figure_class = require_matplotlib()
+    figure_class = needs("matplotlib.figure", "profiling.draw").Figure
     figure = figure_class(figsize=(11, 1.9 + 0.55 * len(reports)), layout="constrained")
     time, memory = figure.subplots(1, 2)
     phases = {name: {p: report.milliseconds[p] for p in PHASES} for name, report in reports.items()}
@@ -37,15 +38,6 @@ def draw(reports: Mapping[str, Report], path: str | Path, title: str = "") -> No
     memory.set_yticklabels([])
     figure.suptitle(title, x=0.01, ha="left")
     figure.savefig(path, dpi=120)
-
-
-def require_matplotlib():
-    """matplotlib's figure class, which needs no display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("profile: a picture needs the package matplotlib: `pip install matplotlib`") from error
-    return Figure
 
 
 def _bars(axes, rows: Mapping[str, Mapping[str, float]], label: str, totals: list[str], room: int = 0) -> None:

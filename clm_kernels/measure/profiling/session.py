@@ -7,6 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -81,7 +82,9 @@ class profiling:
         self.on_gpu = self.device.type == "cuda"
         self._ends: list[float] = []
         self._hooks: list = []
-        self._profiler = self._range = self._report = None
+        self._profiler: Any = None
+        self._range: Any = None
+        self._report: Report | None = None
         self._gradients = 0
 
     def __enter__(self) -> profiling:
@@ -93,7 +96,7 @@ class profiling:
         ]
         return self
 
-    def __exit__(self, error_type, *error) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
         for hook in self._hooks:
             hook.remove()
         self._leave_range()
@@ -112,7 +115,7 @@ class profiling:
     def _finished(self) -> bool:
         return len(self._ends) > self.warm_up + self.steps
 
-    def _before_forward(self, *_) -> None:
+    def _before_forward(self, *_: object) -> None:
         if self._profiler is not None:
             if self._finished:  # not right at the end of a step: torch is still recording the step itself then
                 self._stop(measured=True)
@@ -120,7 +123,7 @@ class profiling:
                 self._range = record_function(FORWARD)
                 self._range.__enter__()
 
-    def _after_forward(self, *_) -> None:
+    def _after_forward(self, *_: object) -> None:
         self._leave_range()
 
     def _leave_range(self) -> None:
@@ -128,11 +131,11 @@ class profiling:
             self._range.__exit__(None, None, None)
             self._range = None
 
-    def _before_step(self, *_) -> None:
+    def _before_step(self, *_: object) -> None:
         if self._profiler is not None:
             self._gradients = max(self._gradients, memory.gradients(self.optimizer))
 
-    def _after_step(self, *_) -> None:
+    def _after_step(self, *_: object) -> None:
         if self._finished:
             return
         if self.on_gpu:

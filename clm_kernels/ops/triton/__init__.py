@@ -1,9 +1,11 @@
 """Triton kernels, for NVIDIA's and AMD's GPUs; under ``TRITON_INTERPRET=1`` they run on the CPU, slowly, for tests."""
 
+from ...extras import install
+
 try:
     import triton  # noqa: F401
 except ImportError as error:
-    raise ImportError(f"the Triton kernels need the package triton: `pip install triton` ({error})") from error
+    raise ImportError(f"the Triton kernels need the package triton: {install('triton')} ({error})") from error
 
 from .adamw import AdamWPlan
 from .embedding import embedding_grad

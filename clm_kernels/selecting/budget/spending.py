@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ...models.structure import depths, weights
+from ...models.structure import depths, matrix_shape, weights
 from ...ops.layout import Layout
 from ...selection import Selection
 from ..scores.sensitivity import eligible_weights
@@ -95,10 +96,10 @@ def affordable(
     No choice within the cost holds any other weight's units, so they need no score; where it admits none, all are named.
     """
     priced, kinds = CostModel(model, batch, length), {}
-    eligible = {name: module.weight.shape for name, module in eligible_weights(model, layers).items()}
+    eligible = {name: matrix_shape(module) for name, module in eligible_weights(model, layers).items()}
     for name, shape in eligible.items():
         lowest = priced.reach(priced.place(name), priced.depth(name), biases, norms)
-        unit = priced.per_entry(name) * math.prod(shape) / Layout.of(kind, tuple(shape)).units
+        unit = priced.per_entry(name) * math.prod(shape) / Layout.of(kind, shape).units
         if priced.input_gradients(lowest) + priced.of_head() + unit <= round(cost * priced.full.backward):
             kinds[name] = kind
     return kinds or dict.fromkeys(eligible, kind), sum(map(math.prod, eligible.values()))
@@ -153,7 +154,7 @@ def _shape(model: nn.Module, name: str, argument: str) -> tuple[int, int]:
     named = weights(model)
     if name not in named:
         raise ValueError(f"budget: {argument} must be named after the model's weights, got {name!r}")
-    return tuple(named[name].shape)
+    return cast("tuple[int, int]", tuple(named[name].shape))
 
 
 def _by_layer(depth: Tensor, worth: Tensor, sizes: Tensor, share: float) -> Tensor:

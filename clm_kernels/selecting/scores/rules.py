@@ -8,12 +8,14 @@ Each takes the layer, its input ``(B, T, in)`` (of an embedding the ids, ``(B, T
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from ... import ops
+from ...models.structure import matrix_shape, weight_of
 from ...ops.layout import Layout
 from ...selection import Entries
 
@@ -40,11 +42,12 @@ def saliency(module: nn.Module, x: Tensor, dy: Tensor, kind: str, positions: Ten
     """
     if isinstance(module, nn.Embedding):
         rows, gradients = row_gradients(module, x, dy, positions)
-        return _sum_of_rows(module, rows, (module.weight.detach()[rows] * gradients).sum(1).abs())
+        return _sum_of_rows(module, rows, (weight_of(module).detach()[rows] * gradients).sum(1).abs())
     if kind == "blocks":
-        weight = module.weight.detach()
-        return sum(in_blocks(weight * gradient, block).abs() for gradient in gradients_of(module, x, dy, positions)).flatten()
-    weight = module.weight.detach().to(x.dtype)
+        weight = weight_of(module).detach()
+        total: Any = sum(in_blocks(weight * gradient, block).abs() for gradient in gradients_of(module, x, dy, positions))
+        return total.flatten()
+    weight = weight_of(module).detach().to(x.dtype)
     weight = weight.T if stored_transposed(module) else weight  # (out, in)
     of_outputs = (kind == "rows") != stored_transposed(module)
     terms = (dy * (x @ weight.T) if of_outputs else x * (dy @ weight)).float()  # (B, T, units)
@@ -58,14 +61,14 @@ RULES: dict[str, Rule] = {"fisher": fisher, "saliency": saliency}
 
 def magnitude(module: nn.Module, kind: str, block: Block) -> Tensor:
     """Squared norm of the unit itself; asks for no data."""
-    squared = module.weight.detach().float().square()
+    squared = weight_of(module).detach().float().square()
     return in_blocks(squared, block).flatten() if kind == "blocks" else squared.sum(1 if kind == "rows" else 0)
 
 
 def chance(module: nn.Module, kind: str, generator: torch.Generator, block: Block) -> Tensor:
     """Nothing but chance, as a control."""
-    units = Layout.of(kind, tuple(module.weight.shape), block if kind == "blocks" else None).units
-    return torch.rand(units, generator=generator).to(module.weight.device)
+    units = Layout.of(kind, matrix_shape(module), block if kind == "blocks" else None).units
+    return torch.rand(units, generator=generator).to(weight_of(module).device)
 
 
 def stored_transposed(module: nn.Module) -> bool:
@@ -83,7 +86,7 @@ def gradients_of(module: nn.Module, x: Tensor, dy: Tensor, positions: Tensor | N
 
 def squared_gradient(module: nn.Module, x: Tensor, dy: Tensor, positions: Tensor | None, block: Block) -> Tensor:
     """Sum over the examples of the squared gradient, each block of the stored tensor summed up: its grid."""
-    total = _wide(dy).new_zeros(module.weight.shape)
+    total = _wide(dy).new_zeros(weight_of(module).shape)
     for gradient in gradients_of(module, x, dy, positions):
         total.addcmul_(gradient, gradient)
     return in_blocks(total, block)

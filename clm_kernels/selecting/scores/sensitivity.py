@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...defaults import BLOCK
-from ...models.structure import depths, head_names, input_embedding, number_of_layers
+from ...models.structure import depths, head_names, input_embedding, matrix_shape, number_of_layers
 from ...selection import Entries
 from .frozen import frozen
 from .positions import Positions
@@ -92,7 +92,7 @@ def sensitivity(
     if bad := [own for own in kinds.values() if own not in ("rows", "columns", "blocks")]:
         raise ValueError(f"sensitivity: kind must be rows, columns or blocks, got {bad[0]!r}")
     for name in (name for name, own in kinds.items() if own == "blocks"):
-        Entries.of("blocks", [], tuple(eligible[name].weight.shape), block)  # which the blocks must divide
+        Entries.of("blocks", [], matrix_shape(eligible[name]), block)  # which the blocks must divide
     scored = {name: module for name, module in eligible.items() if name in kinds}
     if rule == "magnitude":
         return {name: magnitude(module, kinds[name], block) for name, module in scored.items()}
@@ -139,7 +139,7 @@ def score_pass(
     """
     weights: list[Tensor | None] = [None]  # of the batch that is being passed
 
-    def hook(name: str):
+    def hook(name: str) -> Callable[..., None]:
         def forward_hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             output.requires_grad_()  # the lowest ones have no gradient to hand on: the backward pass ends there
             x = args[0].detach() if args[0].is_floating_point() else args[0][..., None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def warm_up_head(model: nn.Module, batches: Sequence[Mapping[str, Tensor]], *, e
                 base.forward = own_forward
 
 
-def _uncached(output):
+def _uncached(output: Any) -> Any:
     """Without the keys and values of every layer, which decoders give along and no head reads."""
     if not hasattr(output, "items"):
         return output
