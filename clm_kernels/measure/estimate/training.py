@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, AutoModelForTokenCl
 from ...errors import require
 from ...finetune import TrainConfig
 from ...finetune.lora import targets
+from ...models.positions import lend_pad_token, most_positions
 from ...models.recomputing import checkpoint_layers, recompute_norms
 from ...optim import SparseAdamW
 from ...patching import patch
@@ -76,11 +77,10 @@ class Work:
 def build(config: PretrainedConfig, work: Work, device: torch.device | str) -> nn.Module:
     """The model in training mode: random weights, on the meta device none."""
     work.check()
-    positions = getattr(config, "max_position_embeddings", None) or work.length
+    positions = most_positions(config) or work.length
     require(work.length <= positions, "estimate", "length", f"at most the model's {positions} positions", work.length)
     config = copy.deepcopy(config)
-    if config.pad_token_id is None:
-        config.pad_token_id = 0  # decoders ask for one, though no batch here is padded
+    lend_pad_token(config)
     with torch.device(device):
         return AUTO[work.task].from_config(config, dtype=PRECISIONS[work.precision]).train()
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from ...errors import require
 from ...finetune.models import check_directory
+from ...models.positions import lend_pad_token
 from ...optim import SparseAdamW
 from ...patching import patch
 from ...selecting.units.control import random_selection
@@ -64,8 +65,7 @@ def build(work: Work) -> nn.Module:
     check_directory("profile", work.model)
     torch.manual_seed(work.seed)
     config = AutoConfig.from_pretrained(work.model)
-    if config.pad_token_id is None:
-        config.pad_token_id = 0  # decoders ask for one, though no batch here is padded
+    lend_pad_token(config)
     model = AutoModelForSequenceClassification.from_config(config, dtype=getattr(torch, work.dtype))
     return model.to(work.device).train()
 
