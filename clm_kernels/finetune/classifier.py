@@ -13,15 +13,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..delta import Delta
 from ..errors import listed, require
 from ..models.attention import bidirectional_layers
+from ..models.heads import task_of
 from ..models.pooling import pooling_of
 from ..models.portable import read_config, save_portable
+from ..models.structure import head_names
 from ..token_groups.merging import add_tokens
-from .data import TASKS, Split
+from .data import Split
 from .encode import Encoded, collator, encode, spread
 from .lora import Adapter, fold
-from .models import check_directory, load, longest
+from .models import Loaded, check_directory, load, longest
 from .outputs import ADAPTER, DELTA, write_folder
-from .templates import TEXT, template_of
+from .templates import template_of
 
 
 class Prediction(NamedTuple):
@@ -67,7 +69,7 @@ class Classifier:
             return cls._from_delta(_read(Path(delta)), model)
         if own := next((path for name in (DELTA, ADAPTER) if (path := Path(model) / name).is_file()), None):
             read = _read(own)
-            base = read.made.get("model", "")
+            base = read.recipe.model
             expected = f"where it was, {base!r} (else give model and delta)"
             require(Path(base).is_dir(), "Classifier.load", "the base model", expected, "gone")
             return cls._from_delta(read, base, tokenizer=model)
@@ -75,27 +77,29 @@ class Classifier:
 
     @classmethod
     def _from_delta(cls, delta: Delta | Adapter, base: str | Path, tokenizer: str | Path = "") -> Classifier:
-        made = delta.made
-        ours = made.get("task") in TASKS and len(delta.labels) > 1
-        require(ours, "Classifier.load", "delta", "one that `train` made", repr(delta))
-        template = made.get("template", TEXT)
-        loaded = load(base, made["task"], delta.labels, made["pooling"], made["dtype"], tokenizer, template, "none")
+        recipe, labels = delta.recipe, delta.labels
+        ours = bool(recipe.task) and len(labels) > 1
+        require(ours, "Classifier.load", "delta", "one of a text or token classifier, with two labels or more", repr(delta))
+        pooling, dtype = recipe.pooling or "native", recipe.dtype or "auto"
+        loaded = load(base, recipe.task, labels, pooling, dtype, tokenizer, recipe.template, "none")
         if isinstance(delta, Adapter):
             delta.apply(loaded)
         else:
+            _check_whole(loaded, delta)
             if delta.extension is not None:
                 add_tokens(loaded.tokenizer, delta.extension.tokens)
             delta.merge(loaded.model)
-        return cls(loaded.model, loaded.tokenizer, made["task"], made["max_length"])
+        limit = recipe.max_length or longest(loaded, loaded.tokenizer.model_max_length)
+        return cls(loaded.model, loaded.tokenizer, recipe.task, limit)
 
     @classmethod
     def _from_checkpoint(cls, folder: str | Path) -> Classifier:
         check_directory("Classifier.load", folder)
         config = read_config(folder)
         name = (config.architectures or [""])[0]
-        task = next((task for task in TASKS if name.endswith(f"For{task.title()}Classification")), None)
+        task = task_of(name)
         found = f"{name or 'a model'} in {str(folder)!r}"
-        require(task is not None, "Classifier.load", "model", "a fine-tuned classifier", found)
+        require(bool(task), "Classifier.load", "model", "a fine-tuned classifier", found)
         labels = [config.id2label[i] for i in range(config.num_labels)]
         pooling = pooling_of(folder) if task == "sequence" else "native"
         loaded = load(folder, task, labels, pooling, template=template_of(config))
@@ -157,6 +161,15 @@ class Classifier:
         self.tokenizer.model_max_length = self.max_length
         fold(self.model)
         write_folder(folder, lambda beside: (save_portable(self.model, beside), self.tokenizer.save_pretrained(beside)))
+
+
+def _check_whole(loaded: Loaded, delta: Delta) -> None:
+    """Raises ValueError for a weight that is read, and that neither the base's checkpoint nor the delta holds."""
+    pooled = delta.recipe.pooling not in ("", "native")  # then BERT's pooler is left out
+    read = set(head_names(loaded.model)) if pooled else set(loaded.missing)
+    missing = [name for name in loaded.missing if name in read and name not in delta.whole]
+    expected = "one that holds what its base's checkpoint does not: patch with `head` naming that too"
+    require(not missing, "Classifier.load", "delta", expected, f"one without {listed(missing, 3)}")
 
 
 def _read(path: Path) -> Delta | Adapter:

@@ -31,7 +31,7 @@ def merge_tokens(config: TrainConfig, loaded: Loaded, data: Data, say: Callable[
     groups = token_groups(pairs, loaded.tokenizer, top=config.merge_tokens)
     merged = merge_groups(loaded.tokenizer, groups, texts, top=config.merge_tokens, by=config.merge_by)
     check_reload(merged.tokenizer, texts)
-    extension, _ = extend_embeddings(loaded.model, merged)
+    extension = extend_embeddings(loaded.model, merged).extension
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     report = merged.report({name: split.texts for name, split in splits.items() if split is not None})
     lengths = report["tokens_per_text"]

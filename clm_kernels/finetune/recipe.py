@@ -15,8 +15,10 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
 from ..errors import require
+from ..models.conform import recipe_of
 from ..models.portable import save_portable
 from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
+from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .chosen import draw_choice, load_choice, save_choice
@@ -217,7 +219,7 @@ def fit(run: Run, method: Method, report: Report, say: Say) -> None:
     config, args, data, splits = run.config, run.args, run.data, run.splits
     if config.gradient_checkpointing:
         checkpoint_layers(run.loaded.model)
-    if config.recompute_norms and not recompute_norms(run.loaded.model):
+    if config.recompute_norms and not recompute_norms(run.loaded.model).norms:
         say("recompute_norms changes nothing: torch fuses this model's normalisation, which keeps its input alone anyway")
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     trainer = RunTrainer(
@@ -248,18 +250,18 @@ def _save(config: TrainConfig, output: Path, loaded: Loaded, method: Method, rep
     model, tokenizer = loaded.model, loaded.tokenizer
     tokenizer.model_max_length = limit
     task = report.data["task"]
-    made = {"task": task, "max_length": limit, "pooling": pooling_for(config, task), "model": config.model}
-    made["template"] = config.template
-    made["dtype"] = str(model.dtype).removeprefix("torch.")
-    made |= {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
+    details = {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
+    recipe = recipe_of(
+        model, Recipe(task, config.model, limit, pooling_for(config, task), template=config.template, details=details)
+    )
     if method.handle is not None:
-        delta = method.handle.delta(labels=report.labels, made=made)
+        delta = method.handle.delta(labels=report.labels, recipe=recipe)
         method.handle.restore()
         write_folder(output, lambda folder: (model.config.save_pretrained(folder), tokenizer.save_pretrained(folder)))
         delta.save(output / DELTA)
         report.sizes["delta"] = (output / DELTA).stat().st_size
     elif config.method == "lora":
-        adapter = Adapter.of(loaded, report.labels, made)
+        adapter = Adapter.of(loaded, report.labels, recipe)
         fold(model)
         parts = (adapter.save, model.config.save_pretrained, tokenizer.save_pretrained)
         write_folder(output, lambda folder: [write(folder) for write in parts])
