@@ -40,7 +40,7 @@ class Work:
         length: tokens a text, padding included.
         precision: ``"float32"``, or ``"bf16"``: of weights and arithmetic; float32 masters where `SparseAdamW` trains.
         checkpointing: whether layers are computed again in the backward pass.
-        recompute_norms: whether RMSNorm is, see `finetune.checkpointing`.
+        recompute_norms: whether RMSNorm is, see `models.recomputing`.
         density, kind, layers, biases, norms: of the method sparse, blocks as large as `train` has them; every eligible weight gives the same share of its units,
             every layer for coupled ones: the most that a Selection of this density takes.
         targets, rank: of the method lora: as `TrainConfig` has ``lora_targets`` and ``lora_rank``.
