@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .optim import SparseAdamW as SparseAdamW
     from .patching import Handle as Handle
     from .patching import patch as patch
+    from .recipe import Recipe as Recipe
     from .selecting.budget.spending import budget as budget
     from .selecting.pipeline import choose as choose
     from .selecting.scores.sensitivity import sensitivity as sensitivity
@@ -38,6 +39,7 @@ _HOMES = {  # public name -> the module that it is imported from when it is firs
     "Delta": "delta",
     "Entries": "selection",
     "Handle": "patching",
+    "Recipe": "recipe",
     "Replay": "models.replay",
     "Selection": "selection",
     "SparseAdamW": "optim",

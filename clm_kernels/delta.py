@@ -7,28 +7,23 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary, ref
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from . import ops
-from .extension import Extension, resize_embedding
-from .files import write_atomically
-from .fingerprint import checksum, fingerprint
-from .models.attention import bidirectional, bidirectional_layers, causal
-from .models.pooling import current_pooling, set_pooling
+from .extension import Extension
+from .fingerprint import fingerprint
+from .handles import Restorable, Undo
+from .models.conform import conform
 from .models.structure import weights
-from .patching.layers import Compact
+from .recipe import Recipe
 from .selection import Entries, Selection
+from .tensors import read_tensors, write_tensors
+from .values import Values
 
-if TYPE_CHECKING:
-    from .patching import Handle
-
-FORMAT = "clm_kernels.delta/1"
+FORMAT, FORMER = "clm_kernels.delta/2", "clm_kernels.delta/1"
 
 _stacks: WeakKeyDictionary[nn.Module, list[Delta]] = WeakKeyDictionary()  # what is applied to each model, in order
 
@@ -45,8 +40,8 @@ class Delta:
         extension: the new tokens, if there are any. The base's embedding gets their rows when the delta is applied, and
             loses them when it is reverted; deltas that train other entries of it do not stack with this one.
         labels: label names in order.
-        made: how it was made; under ``"bidirectional"``, the layers that attended to both sides, if any did, and under
-            ``"pooling"``, what a text classifier's head read. Both are so again where the delta is applied.
+        recipe: how it was made, and is to be used: where the delta is applied, layers attend to both sides, and a text
+            classifier's head pools, as they did in training.
     """
 
     def __init__(
@@ -56,15 +51,13 @@ class Delta:
         whole: Mapping[str, Tensor],
         originals: Mapping[str, str],
         labels: Iterable[str] = (),
-        made: dict | None = None,
+        recipe: Recipe | None = None,
         extension: Extension | None = None,
     ):
         self.selection, self.values, self.whole = selection, dict(values), dict(whole)
-        self.originals, self.labels, self.made = dict(originals), list(labels), made or {}
+        self.originals, self.labels, self.recipe = dict(originals), list(labels), recipe or Recipe()
         self.extension = extension
-        self._applied: tuple[ref[nn.Module], dict[str, Tensor]] | None = None  # not to keep the model alive
-        self._unmasked = False  # whether applying it made the model bidirectional
-        self._repooled: str | None = None  # what the head read before, where applying it changed that
+        self._applied: Applied | None = None
         if unknown := (self.values.keys() - selection.keys()) | (self.originals.keys() - selection.keys() - self.whole.keys()):
             raise ValueError(f"Delta: {min(unknown)!r} must be in the selection, but is only in values or originals")
         for name, entries in selection.items():
@@ -77,36 +70,14 @@ class Delta:
         if extension is not None:
             extension.check("Delta", selection)
 
-    @classmethod
-    def from_handle(cls, handle: Handle, labels: Iterable[str] | None = None, made: dict | None = None) -> Delta:
-        """What a patched model has learnt so far; see `Handle.delta`."""
-        if labels is None:
-            id2label = getattr(getattr(handle.model, "config", None), "id2label", None) or {}
-            labels = [id2label[i] for i in sorted(id2label)]
-        named = weights(handle.model)
-        if not all([*handle.whole.values(), *handle.originals.values()]):
-            raise RuntimeError("Handle.delta: the model must have been patched in memory, got one of the meta device (dry)")
-        for name, trained in handle.values.items():
-            if handle.patched and fingerprint(trained) != fingerprint(_read(named[name], trained.entries)):
-                raise RuntimeError(
-                    f"Handle.delta: the values of {name!r} are not what the model holds; train with SparseAdamW, or refresh() them"
-                )
-        selection = Selection((name, entries.to("cpu")) for name, entries in handle.selection.items())
-        values = {name: _read(named[name], entries).cpu() for name, entries in selection.items()}
-        whole = {name: named[name].detach().cpu().clone() for name in handle.whole}
-        marks = {name: mark for name, mark in handle.whole.items() if name not in handle.head}
-        marks |= {name: handle.originals[name] for name in selection}
-        if layers := bidirectional_layers(handle.model):
-            made = {**(made or {}), "bidirectional": [layers.start, layers.stop]}
-        if pooling := current_pooling(handle.model):
-            made = {"pooling": pooling, **(made or {})}
-        return cls(selection, values, whole, marks, labels, made, handle.extension)
-
-    def apply(self, model: nn.Module) -> None:
+    def apply(self, model: nn.Module) -> Applied:
         """Writes the new values into `model`, a base with the right head's shape, in place; its embedding may grow, its
         layers attend to both sides and its head pools as they did in training.
 
         Several deltas stack as long as they touch different entries; the last one in is the first one out.
+
+        Returns:
+            A handle, whose `restore` is `revert`.
 
         Raises:
             ValueError: if the model lacks a weight, holds other values than the base the delta was made on, attends to
@@ -116,45 +87,28 @@ class Delta:
         if self._applied is not None:
             raise RuntimeError("Delta.apply: this delta is applied already; call revert() first")
         _refuse_patched(model)
+        self._check(weights(model))
+        rows = None if self.extension is None else self.extension.shape[0]
+        conformed = conform(model, self.recipe, rows=rows, shared=bool(_stacks.get(model)), function="Delta")
         named = weights(model)
-        self._check(named)
-        pooling = self._other_pooling(model)
-        self._unmask(model)
-        if pooling:
-            self._repooled = current_pooling(model)
-            set_pooling(model, pooling)
-        if self.extension is not None:
-            resize_embedding(model, self.extension.shape[0])
-            named = weights(model)
-        replaced = {name: _read(named[name], self.selection.get(name)) for name in [*self.values, *self.whole]}
+        replaced = {name: read(named[name], self.selection.get(name)) for name in [*self.values, *self.whole]}
         for name in self.values:
             _write(named[name], self.selection[name], self.values[name])
         for name, tensor in self.whole.items():
             _write(named[name], None, tensor)
         _stacks.setdefault(model, []).append(self)
-        self._applied = ref(model), replaced
+        self._applied = Applied(self, model, replaced, conformed)
+        return self._applied
 
     def revert(self) -> None:
-        """Gives the model its former values back, bit for bit."""
+        """Gives the model its former values back, bit for bit.
+
+        Raises:
+            RuntimeError: if it is not applied, or not the last one that was, or the model is gone or patched for training.
+        """
         if self._applied is None:
             raise RuntimeError("Delta.revert: this delta is not applied to any model")
-        model, replaced = self._applied[0](), self._applied[1]
-        if model is None:
-            raise RuntimeError("Delta.revert: the model that this delta was applied to is gone")
-        _refuse_patched(model)
-        if _stacks[model][-1] is not self:
-            raise RuntimeError("Delta.revert: another delta was applied after this one; revert that one first")
-        named = weights(model)
-        for name, former in replaced.items():
-            _write(named[name], self.selection.get(name), former)
-        if self.extension is not None:
-            resize_embedding(model, self.extension.rows)
-        if self._unmasked:
-            causal(model)
-        if self._repooled:
-            set_pooling(model, self._repooled)
-        _stacks[model].pop()
-        self._applied, self._unmasked, self._repooled = None, False, None
+        self._applied.restore()
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -167,31 +121,10 @@ class Delta:
 
     def merge(self, model: nn.Module) -> nn.Module:
         """Applies for good: the model's checkpoint then needs no `clm_kernels`. Returns the model."""
-        self.apply(model)
+        self.apply(model).keep()
         _stacks[model].remove(self)
-        self._applied, self._unmasked, self._repooled = None, False, None
+        self._applied = None
         return model
-
-    def _other_pooling(self, model: nn.Module) -> str | None:
-        """What the head must be made to read, if that is not what it reads."""
-        wanted, now = self.made.get("pooling"), current_pooling(model)
-        if None in (wanted, now) or wanted == now:
-            return None
-        if _stacks.get(model):
-            raise ValueError(f"Delta: the head must pool {wanted} as in training, got {now} of the delta that is applied already")
-        return wanted
-
-    def _unmask(self, model: nn.Module) -> None:
-        """Makes the layers attend to both sides that did so in training."""
-        wanted, now = self.made.get("bidirectional"), bidirectional_layers(model)
-        if wanted and not now:
-            bidirectional(model, tuple(wanted))
-            self._unmasked = True
-        elif now and [now.start, now.stop] != wanted:
-            trained = f"layers {wanted[0]} to {wanted[1] - 1}" if wanted else "no layer"
-            raise ValueError(
-                f"Delta: the model must attend to both sides in {trained} as in training, got {now.start} to {now.stop - 1}"
-            )
 
     def _check(self, named: Mapping[str, Tensor]) -> None:
         """Raises ValueError unless the model holds the base's values everywhere that this delta writes."""
@@ -208,8 +141,8 @@ class Delta:
             if named[name].dtype != tensor.dtype:
                 raise ValueError(f"Delta: {name!r} must be {tensor.dtype} as in the base, got {named[name].dtype}")
         for name, mark in self.originals.items():
-            read = named[name] if grown and name == grown.name else _read(named[name], self.selection.get(name))
-            if fingerprint(read) != mark:
+            held = named[name] if grown and name == grown.name else read(named[name], self.selection.get(name))
+            if fingerprint(held) != mark:
                 raise ValueError(
                     f"Delta: {name!r} does not hold the values of the base this delta was made on "
                     "(another model, or another delta is applied there)"
@@ -218,12 +151,11 @@ class Delta:
     def save(self, path: str | os.PathLike) -> None:
         """Writes one safetensors file, whole or not at all; nothing in it is pickled."""
         tensors, metadata = self.selection.to_tensors("index.")
-        tensors |= {f"values.{name}": tensor.contiguous() for name, tensor in self.values.items()}
-        tensors |= {f"whole.{name}": tensor.contiguous() for name, tensor in self.whole.items()}
+        tensors |= {f"values.{name}": tensor for name, tensor in self.values.items()}
+        tensors |= {f"whole.{name}": tensor for name, tensor in self.whole.items()}
         metadata |= {"format": FORMAT, "originals": json.dumps(self.originals), "labels": json.dumps(self.labels)}
-        metadata |= {"made": json.dumps(self.made), "extension": json.dumps(self.extension and asdict(self.extension))}
-        metadata["checksum"] = checksum(tensors, metadata)
-        write_atomically(path, save(tensors, metadata))
+        metadata |= {"recipe": self.recipe.to_json(), "extension": json.dumps(self.extension and asdict(self.extension))}
+        write_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Delta:
@@ -232,26 +164,18 @@ class Delta:
         Raises:
             ValueError: if the file is truncated, altered or something else, or an index is out of bounds.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"Delta.load: {os.fspath(path)!r} is truncated or no safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"Delta.load: {os.fspath(path)!r} must have format {FORMAT}, got {metadata.get('format')}")
-        if metadata.pop("checksum", None) != checksum(tensors, metadata):
-            raise ValueError(f"Delta.load: {os.fspath(path)!r} has been altered since it was saved: its checksum does not match")
+        tensors, metadata = read_tensors(path, "Delta.load", FORMAT, FORMER)
         selection = Selection.from_tensors(tensors, metadata, "index.")
         parts = {
             part: {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
             for part in ("values.", "whole.")
         }
         try:
-            originals, labels, made = (json.loads(metadata[key]) for key in ("originals", "labels", "made"))
+            originals, labels = (json.loads(metadata[key]) for key in ("originals", "labels"))
             described = json.loads(metadata.get("extension", "null"))  # which older files lack
             extension = None if described is None else Extension.from_json(described)
-            return cls(selection, parts["values."], parts["whole."], originals, labels, made, extension)
+            recipe = Recipe.from_metadata(metadata)
+            return cls(selection, parts["values."], parts["whole."], originals, labels, recipe, extension)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"Delta.load: {os.fspath(path)!r} is incomplete or altered, {error!r}") from error
 
@@ -259,7 +183,42 @@ class Delta:
         return f"Delta({self.selection.count:,} entries of {len(self.selection)} weights, {len(self.whole)} whole, {len(self.labels)} labels)"
 
 
-def _read(weight: Tensor, entries: Entries | None) -> Tensor:
+class Applied(Restorable):
+    """What `Delta.apply` did to a model, which this keeps no hold of.
+
+    Attributes:
+        delta: what is applied.
+    """
+
+    def __init__(self, delta: Delta, model: nn.Module, replaced: dict[str, Tensor], conformed: Undo):
+        self.delta, self._model, self._replaced, self._calls = delta, ref(model), replaced, conformed.calls
+
+    @property
+    def model(self) -> nn.Module | None:
+        """What it is applied to; None once that is gone."""
+        return self._model()
+
+    def keep(self) -> None:
+        """From now on, `restore` changes nothing: the values stay, and so does how the model reads."""
+        self._restored, self._replaced, self._calls = True, {}, ()
+
+    def _undo(self) -> None:
+        model = self.model
+        if model is None:
+            raise RuntimeError("Delta.revert: the model that this delta was applied to is gone")
+        _refuse_patched(model)
+        if _stacks[model][-1] is not self.delta:
+            raise RuntimeError("Delta.revert: another delta was applied after this one; revert that one first")
+        named = weights(model)
+        for name, former in self._replaced.items():
+            _write(named[name], self.delta.selection.get(name), former)
+        Undo(model, *self._calls).restore()
+        _stacks[model].pop()
+        self.delta._applied = None
+
+
+def read(weight: Tensor, entries: Entries | None) -> Tensor:
+    """A copy of what the weight holds at these entries, compact; of all of it, without any."""
     return weight.detach().clone() if entries is None else ops.gather(weight.detach(), entries.to(weight.device))
 
 
@@ -270,5 +229,5 @@ def _write(weight: Tensor, entries: Entries | None, values: Tensor) -> None:
 
 
 def _refuse_patched(model: nn.Module) -> None:
-    if any(isinstance(module, Compact) for module in model.modules()):
+    if any(isinstance(parameter, Values) for parameter in model.parameters()):
         raise RuntimeError("Delta: the model is patched for training; call restore() on its handle first")

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
 from .selection import Entries, Selection
 
 
@@ -76,24 +73,3 @@ class Extension:
         """From what `asdict` makes of one; raises TypeError or KeyError for anything else."""
         tokens = tuple(NewToken(**token | {"pieces": tuple(token["pieces"])}) for token in described["tokens"])
         return cls(**described | {"tokens": tokens})
-
-
-def resize_embedding(model: nn.Module, rows: int) -> None:
-    """Gives the input embedding, and an output embedding that is tied to it, so many rows; the config follows.
-
-    Rows that stay keep their bits; what new ones hold is undefined. The random state is left alone.
-
-    Raises:
-        ValueError: if the model has no input embedding that can be resized, or an output for every token that is not
-            tied to it or has a bias.
-    """
-    if not hasattr(model, "resize_token_embeddings") or model.get_input_embeddings() is None:
-        raise ValueError(f"resize_embedding: model must be one of transformers with an embedding, got {type(model).__name__}")
-    weight, output = model.get_input_embeddings().weight, model.get_output_embeddings()
-    if output is not None and (output.weight is not weight or getattr(output, "bias", None) is not None):
-        raise ValueError(
-            f"resize_embedding: model must have no output for every token but one tied to its embedding, without a bias, "
-            f"got {type(model).__name__}"
-        )
-    with torch.random.fork_rng([weight.device] if weight.is_cuda else []):
-        model.resize_token_embeddings(rows, mean_resizing=False)

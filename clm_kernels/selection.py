@@ -10,15 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from .files import write_atomically
-from .fingerprint import checksum
 from .ops.checks import check_index_values
 from .ops.layout import KINDS, Layout
 from .ops.owned import own
+from .tensors import read_tensors, write_tensors
 
 FORMAT = "clm_kernels.selection/1"
 SELECTABLE = KINDS[:4]
@@ -249,7 +246,7 @@ class Selection(Mapping[str, Entries]):
     def save(self, path: str | os.PathLike) -> None:
         """Writes a safetensors file: an index tensor a weight, kinds, shapes and a checksum in the metadata."""
         tensors, metadata = self.to_tensors()
-        write_atomically(path, save(tensors, metadata | {"checksum": checksum(tensors, metadata)}))
+        write_tensors(path, tensors, metadata)
 
     def to_tensors(self, prefix: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
         """Index tensors by weight name, and the metadata that `from_tensors` needs beside them."""
@@ -276,18 +273,7 @@ class Selection(Mapping[str, Entries]):
         Raises:
             ValueError: if the file is truncated, altered, or something else.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except SafetensorError as error:
-            raise ValueError(f"Selection.load: {os.fspath(path)!r} is not a readable safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"Selection.load: {os.fspath(path)!r} must have format {FORMAT}, got {metadata.get('format')}")
-        if metadata.pop("checksum", None) != checksum(tensors, metadata):
-            raise ValueError(
-                f"Selection.load: {os.fspath(path)!r} has been altered since it was saved: its checksum does not match"
-            )
+        tensors, metadata = read_tensors(path, "Selection.load", FORMAT)
         return cls.from_tensors(tensors, metadata)
 
 

@@ -337,7 +337,7 @@ class TestFile:
     def test_every_truncation_is_refused(self, tmp_path, content):
         for length in range(0, len(content), 7):
             (tmp_path / "s").write_bytes(content[:length])
-            with pytest.raises(ValueError, match=r"^Selection.load: '.*s' is not a readable safetensors file: "):
+            with pytest.raises(ValueError, match=r"^Selection.load: '.*s' is truncated or no safetensors file: "):
                 Selection.load(tmp_path / "s")
 
     def test_every_altered_byte_is_refused(self, tmp_path, content):
@@ -364,7 +364,7 @@ class TestFile:
         with pytest.raises(ValueError, match=r"got clm_kernels.delta/1$"):
             Selection.load(tmp_path / "s")
         (tmp_path / "s").write_text("not safetensors at all, but long enough for a header")
-        with pytest.raises(ValueError, match=r"is not a readable safetensors file"):
+        with pytest.raises(ValueError, match=r"is truncated or no safetensors file"):
             Selection.load(tmp_path / "s")
         with pytest.raises(FileNotFoundError):
             Selection.load(tmp_path / "absent")

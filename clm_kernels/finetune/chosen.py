@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import load_file, save
-
-from ..files import write_atomically
 from ..selecting.overview import Overview, draw
 from ..selecting.pipeline import Choice
 from ..selection import Selection
+from ..tensors import read_tensors, write_tensors
 from .artifacts import PICTURE, SCORES, SELECTION
+
+FORMAT = "clm_kernels.scores/1"
 
 
 def save_choice(output: Path, choice: Choice) -> None:
     """Writes the selection, and the scores if there are any."""
     choice.selection.save(output / SELECTION)
     if choice.scores:
-        tensors = {name: score.cpu().contiguous() for name, score in choice.scores.items()}
-        write_atomically(output / SCORES, save(tensors, {"format": "pt"}))
+        write_tensors(output / SCORES, choice.scores, {"format": FORMAT})
 
 
 def load_choice(output: Path) -> Choice:
     """What `save_choice` wrote."""
     selection = Selection.load(output / SELECTION)
-    return Choice(selection, load_file(output / SCORES) if (output / SCORES).is_file() else {})
+    return Choice(selection, read_tensors(output / SCORES, "load_choice", FORMAT)[0] if (output / SCORES).is_file() else {})
 
 
 def draw_choice(output: Path, lines: Overview, say: Callable[[str], None]) -> None:

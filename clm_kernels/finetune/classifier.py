@@ -15,15 +15,16 @@ from ..errors import listed, require
 from ..models.attention import bidirectional_layers
 from ..models.pooling import pooling_of
 from ..models.portable import read_config, save_portable
+from ..models.structure import head_names
 from ..token_groups.merging import add_tokens
 from .artifacts import ADAPTER, DELTA
 from .data import Split
 from .lora import Adapter, fold
-from .models import check_directory, load, longest
+from .models import Loaded, check_directory, load, longest
 from .outputs import write_folder
 from .tasks import TASKS, Task
 from .tasks.base import Prediction
-from .templates import TEXT, template_of
+from .templates import template_of
 
 
 class Classifier:
@@ -60,7 +61,7 @@ class Classifier:
             return cls._from_delta(_read(Path(delta)), model)
         if own := next((path for name in (DELTA, ADAPTER) if (path := Path(model) / name).is_file()), None):
             read = _read(own)
-            base = read.made.get("model", "")
+            base = read.recipe.model
             expected = f"where it was, {base!r} (else give model and delta)"
             require(Path(base).is_dir(), "Classifier.load", "the base model", expected, "gone")
             return cls._from_delta(read, base, tokenizer=model)
@@ -68,18 +69,20 @@ class Classifier:
 
     @classmethod
     def _from_delta(cls, delta: Delta | Adapter, base: str | Path, tokenizer: str | Path = "") -> Classifier:
-        made = delta.made
-        ours = made.get("task") in list(TASKS) and len(delta.labels) > 1
-        require(ours, "Classifier.load", "delta", "one that `train` made", repr(delta))
-        template, task = made.get("template", TEXT), TASKS[made["task"]]
-        loaded = load(base, task, delta.labels, made["pooling"], made["dtype"], tokenizer, template, "none")
+        recipe, labels = delta.recipe, delta.labels
+        ours = recipe.task in list(TASKS) and len(labels) > 1
+        require(ours, "Classifier.load", "delta", "one of a text or token classifier, with two labels or more", repr(delta))
+        task, pooling, dtype = TASKS[recipe.task], recipe.pooling or "native", recipe.dtype or "auto"
+        loaded = load(base, task, labels, pooling, dtype, tokenizer, recipe.template, "none")
         if isinstance(delta, Adapter):
             delta.apply(loaded)
         else:
+            _check_whole(loaded, delta)
             if delta.extension is not None:
                 add_tokens(loaded.tokenizer, delta.extension.tokens)
             delta.merge(loaded.model)
-        return cls(loaded.model, loaded.tokenizer, task, made["max_length"])
+        limit = recipe.max_length or longest(loaded, loaded.tokenizer.model_max_length)
+        return cls(loaded.model, loaded.tokenizer, task, limit)
 
     @classmethod
     def _from_checkpoint(cls, folder: str | Path) -> Classifier:
@@ -88,7 +91,7 @@ class Classifier:
         name = (config.architectures or [""])[0]
         task = next((task for task in TASKS.values() if name.endswith(task.architecture)), None)
         found = f"{name or 'a model'} in {str(folder)!r}"
-        require(task is not None, "Classifier.load", "model", "a fine-tuned classifier", found)
+        require(bool(task), "Classifier.load", "model", "a fine-tuned classifier", found)
         labels = [config.id2label[i] for i in range(config.num_labels)]
         pooling = "native" if task.per_token else pooling_of(folder)
         loaded = load(folder, task, labels, pooling, template=template_of(config))
@@ -142,6 +145,15 @@ class Classifier:
         self.tokenizer.model_max_length = self.max_length
         fold(self.model)
         write_folder(folder, lambda beside: (save_portable(self.model, beside), self.tokenizer.save_pretrained(beside)))
+
+
+def _check_whole(loaded: Loaded, delta: Delta) -> None:
+    """Raises ValueError for a weight that is read, and that neither the base's checkpoint nor the delta holds."""
+    pooled = delta.recipe.pooling not in ("", "native")  # then BERT's pooler is left out
+    read = set(head_names(loaded.model)) if pooled else set(loaded.missing)
+    missing = [name for name in loaded.missing if name in read and name not in delta.whole]
+    expected = "one that holds what its base's checkpoint does not: patch with `head` naming that too"
+    require(not missing, "Classifier.load", "delta", expected, f"one without {listed(missing, 3)}")
 
 
 def _read(path: Path) -> Delta | Adapter:

@@ -7,31 +7,31 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..errors import listed, require
 from ..extras import needs
-from ..fingerprint import checksum, fingerprint
-from ..models.attention import bidirectional, bidirectional_layers
+from ..fingerprint import fingerprint
+from ..handles import Undo
+from ..models.conform import conform, recipe_of
+from ..models.roles import ROLES, is_fused, role_of
 from ..models.structure import head_names, weights
+from ..recipe import Recipe
 from ..selecting.scores.sensitivity import eligible_weights
+from ..tensors import read_tensors, write_tensors
 from .artifacts import ADAPTER, ADAPTER_CONFIG
 from .models import Loaded
 from .tasks import TASKS
 
 PREFIX = "base_model.model."  # of every tensor's name in PEFT's files
-
-_ROLES = {role: re.compile(rf"^(?:{role[0]}|{role}|w{role[0]})(?:_lin|_proj)?$", re.I) for role in ("query", "key", "value")}
-_FUSED = ("Wqkv", "qkv_proj", "query_key_value", "c_attn", "in_proj", "qkv")  # the three in one weight
 
 
 def targets(model: nn.Module, wanted: str = "query,value", layers: str = "all") -> list[str]:
@@ -51,7 +51,7 @@ def targets(model: nn.Module, wanted: str = "query,value", layers: str = "all") 
         return names
     found: set[str] = set()
     for item in filter(None, map(str.strip, wanted.split(","))):
-        matching = _of_role(names, item) if item in _ROLES else [n for n in names if f".{n}".endswith(f".{item}")]
+        matching = _of_role(names, item) if item in ROLES else [n for n in names if f".{n}".endswith(f".{item}")]
         ends = dict.fromkeys(name.rpartition(".")[2] for name in names)
         expected = f"'all-linear', 'query', 'key', 'value' or names like {listed(ends)} of {type(model).__name__}"
         require(bool(matching), "train", "lora_targets", expected, repr(item))
@@ -60,30 +60,45 @@ def targets(model: nn.Module, wanted: str = "query,value", layers: str = "all") 
 
 
 def _of_role(names: list[str], role: str) -> list[str]:
-    attention = [(name, name.rpartition(".")[2]) for name in names if "att" in name.lower()]
-    own = [name for name, last in attention if _ROLES[role].match(last)]
-    return own or [name for name, last in attention if last in _FUSED]
+    attention = [name for name in names if "att" in name.lower()]
+    return [name for name in attention if role_of(name) == role] or [name for name in attention if is_fused(name)]
 
 
-def adapt(model: nn.Module, head: bool | Iterable[str], peft_config: Any) -> None:
+def adapt(model: nn.Module, head: bool | Iterable[str], peft_config: Any) -> Undo:
     """Puts PEFT's layers for this config into the model, in place; they and the head train, nothing else does.
 
     The adapter has the model's dtype. Modules get inner names, ``x.base_layer`` and ``x.lora_A.default``; class, config and
     hooks of the model stay, which is why this is no `get_peft_model`.
+
+    Returns:
+        A handle, whose `restore` takes the layers out without adding them to the weights.
     """
     from peft import inject_adapter_in_model
 
+    before = {name: parameter.requires_grad for name, parameter in weights(model).items()}
     named = weights(model)
     trained = [named[name] for name in (head_names(model) if head is True else head or ())]
     inject_adapter_in_model(peft_config, model)
     for parameter in trained:
         parameter.requires_grad_(True)
+    return Undo(model, partial(_take_out, trained=before))
+
+
+def _take_out(model: nn.Module, trained: dict[str, bool]) -> None:
+    _remove_layers(model)
+    for name, parameter in weights(model).items():
+        parameter.requires_grad_(trained.get(name, parameter.requires_grad))
 
 
 def fold(model: nn.Module) -> None:
     """Adds every adapter to the weight that it stands beside, and takes its layers out; nothing to do without any."""
-    for name, layer in _lora_layers(model).items():
+    for layer in _lora_layers(model).values():
         layer.merge()
+    _remove_layers(model)
+
+
+def _remove_layers(model: nn.Module) -> None:
+    for name, layer in _lora_layers(model).items():
         model.set_submodule(name, layer.get_base_layer())
     if hasattr(model, "peft_config"):
         del model.peft_config
@@ -102,34 +117,30 @@ class Adapter:
         tensors: by the names that PEFT gives them in its files.
         originals: name of each adapted weight -> fingerprint of what the base must hold there.
         labels: label names in order.
-        made: how it was made, as in a `Delta`.
+        recipe: how it was made, and is to be used, as in a `Delta`.
     """
 
     config: Any
     tensors: dict[str, Tensor]
     originals: dict[str, str]
     labels: list[str]
-    made: dict[str, Any]
+    recipe: Recipe
 
     @classmethod
-    def of(cls, loaded: Loaded, labels: list[str], made: dict[str, Any]) -> Adapter:
+    def of(cls, loaded: Loaded, labels: list[str], recipe: Recipe) -> Adapter:
         """What a model adapted by `adapt` holds now."""
         config = copy.copy(loaded.model.peft_config["default"])
-        config.task_type, config.inference_mode = TASKS[made["task"]].peft, True
+        config.task_type, config.inference_mode = TASKS[recipe.task].peft, True
         config.modules_to_save = _modules_of(loaded.model, loaded.head)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(loaded.model, loaded.head).items()}
         layers = _lora_layers(loaded.model)
-        if both := bidirectional_layers(loaded.model):
-            made = {**made, "bidirectional": [both.start, both.stop]}
         originals = {f"{name}.weight": fingerprint(layer.get_base_layer().weight) for name, layer in layers.items()}
-        return cls(config, tensors, originals, labels, made)
+        return cls(config, tensors, originals, labels, recipe_of(loaded.model, recipe))
 
     def save(self, folder: Path) -> None:
         """Writes PEFT's two files into an existing folder."""
-        metadata = {"format": "pt", "labels": json.dumps(self.labels), "made": json.dumps(self.made)}
-        metadata["originals"] = json.dumps(self.originals)
-        metadata["checksum"] = checksum(self.tensors, metadata)
-        save_file(self.tensors, folder / ADAPTER, metadata)
+        metadata = {"format": "pt", "labels": json.dumps(self.labels), "recipe": self.recipe.to_json()}
+        write_tensors(folder / ADAPTER, self.tensors, metadata | {"originals": json.dumps(self.originals)})
         self.config.save_pretrained(folder)
 
     @classmethod
@@ -144,41 +155,54 @@ class Adapter:
         path = folder / ADAPTER
         complete = (folder / ADAPTER_CONFIG).is_file()
         require(complete, "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER_CONFIG}", "one without")
+        require(path.is_file(), "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER}", "one without")
+        tensors, metadata = read_tensors(path, "Adapter.load")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata, tensors = dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"Adapter.load: {str(path)!r} is truncated or no safetensors file: {error}") from error
-        require("made" in metadata, "Adapter.load", repr(str(path)), "one that `train` made", "one without its record")
-        unaltered = metadata.pop("checksum", None) == checksum(tensors, metadata)
-        require(unaltered, "Adapter.load", repr(str(path)), "as it was saved", "an altered file: its checksum does not match")
-        originals, labels, made = (json.loads(metadata[key]) for key in ("originals", "labels", "made"))
-        return cls(peft.LoraConfig.from_pretrained(str(folder)), tensors, originals, labels, made)
+            originals, labels = (json.loads(metadata[key]) for key in ("originals", "labels"))
+            recipe = Recipe.from_metadata(metadata)
+        except KeyError as error:
+            raise ValueError(f"Adapter.load: {str(path)!r} is incomplete, without {error}") from error
+        return cls(peft.LoraConfig.from_pretrained(str(folder)), tensors, originals, labels, recipe)
 
-    def apply(self, loaded: Loaded) -> None:
-        """Puts the adapter and the trained head into a base model, beside its weights; it attends as it did in training.
+    def apply(self, loaded: Loaded) -> Undo:
+        """Puts the adapter and the trained head into a base model, beside its weights; it attends and pools as it did in training.
+
+        Returns:
+            A handle, whose `restore` takes all of it out again.
 
         Raises:
-            ValueError: if the model holds other values than the base that the adapter was trained on.
+            ValueError: if the model holds other values than the base that the adapter was trained on; it is left as it was.
         """
         from peft import set_peft_model_state_dict
 
-        named = weights(loaded.model)
+        model, named = loaded.model, weights(loaded.model)
         for name, mark in self.originals.items():
             same = name in named and fingerprint(named[name]) == mark
             require(same, "Adapter.apply", f"weight {name!r}", "the base's that this adapter was trained on", "another model's")
-        if both := self.made.get("bidirectional"):
-            bidirectional(loaded.model, tuple(both))
         config = copy.copy(self.config)
         config.modules_to_save, config.inference_mode = None, False  # the head stands in the model as it is
-        adapt(loaded.model, loaded.head, config)
-        shapes = {name: tensor.shape for name, tensor in _tensors(loaded.model, loaded.head).items()}
-        stored = {name: tensor.shape for name, tensor in self.tensors.items()}
-        differing = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))
-        expected = "the one that this adapter was trained on"
-        require(not differing, "Adapter.apply", "the model", expected, f"another {listed(differing, 2)}")
+        head = {name: named[name].detach().clone() for name in loaded.head}
+        with ExitStack() as done:
+            handles = [
+                done.enter_context(conform(model, self.recipe, function="Adapter.apply")),
+                done.enter_context(adapt(model, loaded.head, config)),
+            ]
+            shapes = {name: tensor.shape for name, tensor in _tensors(model, loaded.head).items()}
+            stored = {name: tensor.shape for name, tensor in self.tensors.items()}
+            differing = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))
+            expected = "the one that this adapter was trained on"
+            require(not differing, "Adapter.apply", "the model", expected, f"another {listed(differing, 2)}")
+            done.pop_all()
         with torch.no_grad():
-            set_peft_model_state_dict(loaded.model, self.tensors)
+            set_peft_model_state_dict(model, self.tensors)
+        return Undo(model, *(call for handle in handles for call in handle.calls), partial(_write, tensors=head))
+
+
+@torch.no_grad()
+def _write(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    named = weights(model)
+    for name, tensor in tensors.items():
+        named[name].copy_(tensor)
 
 
 def _tensors(model: nn.Module, head: list[str]) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ def merge_tokens(data: Data, loaded: Loaded, corpus: Corpus, say: Callable[[str]
     groups = token_groups(pairs, loaded.tokenizer, top=data.merge_tokens)
     merged = merge_groups(loaded.tokenizer, groups, texts, top=data.merge_tokens, by=data.merge_by)
     check_reload(merged.tokenizer, texts)
-    extension, _ = extend_embeddings(loaded.model, merged)
+    extension = extend_embeddings(loaded.model, merged).extension
     report = merged.report({name: split.texts for name, split in corpus.splits.items()})
     lengths = report["tokens_per_text"]
     means = ", ".join(f"{name} {found['before']:.1f} -> {found['after']:.1f}" for name, found in lengths.items())

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto import modeling_auto as auto
 
 from ..errors import listed, require
 from ..extension import Extension
-from ..models.pooling import pooling_of, set_pooling
-from ..models.portable import PREFIX, read_config
+from ..models.pooling import natural_pooling, set_pooling
+from ..models.portable import read_config
+from ..models.positions import position_limits
 from ..models.structure import depths, head_names
 from .config import Data
 from .sides import set_sides
@@ -127,23 +125,12 @@ def load_base(data: Data, task: Task, label_names: Sequence[str]) -> Loaded:
 def pooling_for(data: Data, task: Task) -> str:
     """What ``pooling="auto"`` means for this base model; nothing is pooled where every token has a label.
 
-    It is what the checkpoint's files record, else ``"last"`` for decoders (models that continue texts and fill no
-    masks), whose last token alone has read the whole text, and ``"native"`` for encoders.
+    It is what suits the base model by its files (`natural_pooling`).
     """
     if task.per_token:
         return "native"
     check_directory("load", data.model)
-    if data.pooling != "auto":
-        return data.pooling
-    recorded = pooling_of(data.model)
-    return "last" if recorded == "native" and _is_decoder(data.model) else recorded
-
-
-def _is_decoder(path: str | Path) -> bool:
-    described = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    kind = str(described.get("model_type", "")).removeprefix(PREFIX)
-    others = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    return kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not any(kind in names for names in others)
+    return natural_pooling(data.model) if data.pooling == "auto" else data.pooling
 
 
 def check_directory(function: str, path: str | Path) -> None:
@@ -154,10 +141,4 @@ def check_directory(function: str, path: str | Path) -> None:
 
 def longest(loaded: Loaded, max_length: int) -> int:
     """`max_length`, or what the model and its tokenizer can take at most if that is less."""
-    positions = getattr(loaded.model.config, "max_position_embeddings", None)
-    limits = [max_length, loaded.tokenizer.model_max_length, positions or max_length]
-    for name, module in loaded.model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            padding = module.padding_idx  # RoBERTa counts its positions from here
-            limits.append(module.num_embeddings - (0 if padding is None else padding + 1))
-    return min(limits)
+    return min(max_length, loaded.tokenizer.model_max_length, *position_limits(loaded.model))

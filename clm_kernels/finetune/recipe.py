@@ -16,7 +16,9 @@ from transformers import PrinterCallback, ProgressCallback, TrainingArguments, s
 
 from ..errors import require
 from ..extras import needs
+from ..models.conform import recipe_of
 from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
+from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .artifacts import GROUPS, REPORT
@@ -235,7 +237,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say) -> None:
     model, tokenizer = run.loaded.model, run.loaded.tokenizer
     if training.gradient_checkpointing:
         checkpoint_layers(model)
-    if training.recompute_norms and not recompute_norms(model):
+    if training.recompute_norms and not recompute_norms(model).norms:
         say("recompute_norms changes nothing: torch fuses this model's normalisation, which keeps its input alone anyway")
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     trainer = RunTrainer(
@@ -266,11 +268,11 @@ def _save(run: Begun, prepared: Prepared, report: Report) -> None:
     """The result, whole or not at all, and the report last."""
     data, method, model, output = run.config.data, run.method, run.loaded.model, Path(run.config.run.output)
     run.loaded.tokenizer.model_max_length = run.limit
-    made = {"task": run.task.name, "max_length": run.limit, "pooling": pooling_for(data, run.task), "model": data.model}
-    made["template"] = data.template
-    made["dtype"] = str(model.dtype).removeprefix("torch.")
-    made |= {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
-    write_folder(output, lambda folder: method.save(folder, prepared, run.loaded, report.labels, made))
+    details = {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
+    pooling = pooling_for(data, run.task)
+    told = Recipe(run.task.name, data.model, run.limit, pooling, template=data.template, details=details)
+    recipe = recipe_of(model, told)
+    write_folder(output, lambda folder: method.save(folder, prepared, run.loaded, report.labels, recipe))
     if (left := output / method.leaves).is_file():
         report.sizes[method.called] = left.stat().st_size
     report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import require
+from ..recipe import TEXT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-TEXT = "{text}"
 CONFIG_KEY = "clm_template"
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..extras import needs
+from ..handles import Undo
+from .families import is_encoder
 
 CONFIG_KEY = "clm_bidirectional"
 ATTENTIONS = ("eager", "sdpa", "flash_attention_2")
@@ -20,7 +24,7 @@ _HOOK = "_clm_bidirectional_hook"
 _mirrored = WeakTensorKeyDictionary()  # a mask -> its version and what it becomes: one for all layers
 
 
-def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all") -> nn.Module:
+def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all") -> Undo:
     """Takes the causal mask off some layers of a decoder; recorded in the model's config, weights and keys unchanged.
 
     A chosen layer's mask is joined with its mirror image. So padding stays invisible on either side, a sliding window
@@ -36,7 +40,7 @@ def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all
         layers: ``"all"``, ``"upper half"``, or which: a range, or (first, one past the last). Replaces an earlier choice.
 
     Returns:
-        The model.
+        A handle, whose `restore` brings the earlier choice back, if there was one.
 
     Raises:
         ValueError: for layers that the model has not; for a model whose layers cannot be made bidirectional by their
@@ -45,39 +49,40 @@ def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all
     """
     if reason := _sees_both_sides(model):
         warnings.warn(f"bidirectional: {type(model).__name__} {reason}; it is left as it is", stacklevel=2)
-        return model
+        return Undo(model)
     stack, attentions = _attentions(model)
     chosen = _range(layers, len(attentions))
     _check_implementation(stack)
-    causal(model)
-    for module, hook in [(stack, _causal_first), *((attentions[i], _both_sides) for i in chosen)]:
-        setattr(module, _HOOK, module.register_forward_pre_hook(hook, with_kwargs=True))
+    handle = causal(model)
+    _hook(stack, (attentions[i] for i in chosen))
     config = _config(model)
     setattr(config, CONFIG_KEY, [chosen.start, chosen.stop])
     if len(chosen) == len(attentions):
         config.is_causal = False
-    return model
+    return handle
 
 
-def causal(model: nn.Module) -> nn.Module:
-    """Takes back what `bidirectional` did, hooks and config; returns the model.
+def causal(model: nn.Module) -> Undo:
+    """Takes back what `bidirectional` did, hooks and config. Any other model is left as it is.
 
-    Args:
-        model: changed in place; one that `bidirectional` has not changed is left as it is.
+    Returns:
+        A handle, whose `restore` makes the layers attend as they did before.
     """
-    for module in model.modules():
-        if handle := module.__dict__.pop(_HOOK, None):
-            handle.remove()
+    config, hooked = _config(model), [name for name, module in model.named_modules() if _HOOK in module.__dict__]
+    former = {name: vars(config)[name] for name in (CONFIG_KEY, "is_causal") if config is not None and name in vars(config)}
+    _unhook(model)
     if _record(model):
-        config = _config(model)
         delattr(config, CONFIG_KEY)
         if getattr(config, "is_causal", True) is False:
             del config.is_causal
-    return model
+    return Undo(model, partial(_attend_as, hooked=hooked, recorded=former))
 
 
-def restore_attention(model: nn.Module) -> nn.Module:
-    """Makes a model that was just loaded attend as its config says that it was trained; returns the model.
+def restore_attention(model: nn.Module) -> Undo:
+    """Makes a model that was just loaded attend as its config says that it was trained.
+
+    Returns:
+        A handle, whose `restore` makes it attend as it was loaded.
 
     Args:
         model: changed in place; one whose config says nothing is left as it is.
@@ -85,7 +90,31 @@ def restore_attention(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: as `bidirectional` does.
     """
-    return bidirectional(model, tuple(record)) if (record := _record(model)) else model
+    return bidirectional(model, tuple(record)) if (record := _record(model)) else Undo(model)
+
+
+def _hook(stack: nn.Module, attentions: Iterable[nn.Module]) -> None:
+    for module, hook in [(stack, _causal_first), *((attention, _both_sides) for attention in attentions)]:
+        setattr(module, _HOOK, module.register_forward_pre_hook(hook, with_kwargs=True))
+
+
+def _unhook(model: nn.Module) -> None:
+    for module in model.modules():
+        if hook := module.__dict__.pop(_HOOK, None):
+            hook.remove()
+
+
+def _attend_as(model: nn.Module, hooked: list[str], recorded: dict[str, Any]) -> None:
+    """Undoes what has become of these hooks and of the config's record since `causal` looked at them."""
+    _unhook(model)
+    if hooked:
+        stack, *attentions = map(model.get_submodule, hooked)  # what holds the layers comes before them
+        _hook(stack, attentions)
+    config = _config(model)
+    for name in (CONFIG_KEY, "is_causal") if config is not None else ():
+        vars(config).pop(name, None)
+        if name in recorded:
+            setattr(config, name, recorded[name])
 
 
 def bidirectional_layers(model: nn.Module) -> range:
@@ -150,10 +179,8 @@ def _record(model: nn.Module) -> Any:
 
 def _sees_both_sides(model: nn.Module) -> str:
     """Why there is nothing to take off; nothing if there is."""
-    encoders = needs("transformers.models.auto.modeling_auto", "bidirectional").MODEL_FOR_MASKED_LM_MAPPING_NAMES
     config = _config(model)
-    decoder = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
-    if getattr(config, "model_type", None) in encoders and not decoder:
+    if is_encoder(config):
         return "is an encoder and attends to both sides already"
     asked, kind = getattr(config, "use_bidirectional_attention", None), getattr(config, "model_type", "")
     heeded = asked == "all" or (asked is True and kind.startswith("gemma3"))  # Gemma 1 and 2 keep their causal mask

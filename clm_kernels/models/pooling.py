@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,16 @@ from torch import nn
 
 from ..defaults import POOLINGS
 from ..errors import require
+from ..handles import Undo
+from .families import is_decoder
+from .heads import reads_text
 from .pooled_head import pool_head
 from .structure import base_model
 
 KNOWN = f"one of {', '.join(POOLINGS)}"
 CONFIG_KEY = "clm_pooling"
+HOOKS, NATIVE = "_clm_pooling_hooks", "_clm_native_pooling"  # attributes of a model
+OWN = (CONFIG_KEY, NATIVE, "classifier_pooling")  # that `set_pooling` changes, of a model and of its config
 SENTENCE_TRANSFORMERS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_lasttoken": "last",
@@ -37,12 +43,22 @@ def pooling_of(checkpoint: str | os.PathLike) -> str:
     return next((pooling for key, pooling in SENTENCE_TRANSFORMERS.items() if found.get(key) is True), "native")
 
 
+def natural_pooling(checkpoint: str | os.PathLike) -> str:
+    """What suits a base model: as its files say, else ``"last"`` for decoders, whose last token alone has read the whole text.
+
+    Raises:
+        ValueError: as `pooling_of`.
+    """
+    recorded = pooling_of(checkpoint)
+    return "last" if recorded == "native" and is_decoder(checkpoint) else recorded
+
+
 def _described(checkpoint: str | os.PathLike, file: str) -> dict:
     path = Path(checkpoint) / file
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
+def set_pooling(model: nn.Module, pooling: str) -> Undo:
     """Makes the head of a sequence classifier, encoder or decoder, read `pooling`; recorded in the model's config, keys unchanged.
 
     ``"native"`` is what transformers does: mostly the first position in encoders, and in decoders the rightmost token
@@ -62,39 +78,55 @@ def set_pooling(model: nn.Module, pooling: str) -> nn.Module:
         model: a transformers model for sequence classification, changed in place.
         pooling: one of `POOLINGS`.
 
+    Returns:
+        A handle, whose `restore` brings the former pooling back.
+
     Raises:
         ValueError: for another pooling, or a model that is no text classifier of that kind; it is left as it was.
     """
     require(pooling in POOLINGS, "set_pooling", "pooling", KNOWN, repr(pooling))
     expected = f"a sequence classifier of texts, an encoder or a decoder, for pooling {pooling!r}"
-    require(pooling == "native" or _has_text_head(model), "set_pooling", "model", expected, type(model).__name__)
-    for handle in model.__dict__.pop("_clm_pooling_hooks", ()):
-        handle.remove()
-    config: Any = model.config
+    require(pooling == "native" or reads_text(model), "set_pooling", "model", expected, type(model).__name__)
+    config = getattr(model, "config", None)
+    if config is None:  # native, then, which it is already
+        return Undo(model)
+    hooked = vars(config).get(CONFIG_KEY) if HOOKS in vars(model) else None
+    former = [{name: vars(holder)[name] for name in OWN if name in vars(holder)} for holder in (config, model)]
+    _unhook(model)
     knows_mean = hasattr(config, "classifier_pooling")
     if knows_mean:
-        native = model.__dict__.setdefault("_clm_native_pooling", config.classifier_pooling)
+        native = model.__dict__.setdefault(NATIVE, config.classifier_pooling)
         config.classifier_pooling = "mean" if pooling == "mean" else native
         if hasattr(model, "classifier_pooling"):  # EuroBERT's copy, which it reads instead
             model.classifier_pooling = config.classifier_pooling
     by_hook = pooling != "native" and not (knows_mean and pooling == "mean")
     setattr(config, CONFIG_KEY, pooling if by_hook else "native")
     if by_hook:
-        model.__dict__["_clm_pooling_hooks"] = pool_head(model, base_model(model), pooling)
-    return model
+        setattr(model, HOOKS, pool_head(model, base_model(model), pooling))
+    return Undo(model, partial(_pool_as, hooked=hooked, former=former))
+
+
+def _unhook(model: nn.Module) -> None:
+    for hook in model.__dict__.pop(HOOKS, ()):
+        hook.remove()
+
+
+def _pool_as(model: nn.Module, hooked: str | None, former: list[dict[str, Any]]) -> None:
+    """Undoes what has become of the hooks and of these attributes since `set_pooling` looked at them."""
+    _unhook(model)
+    if hooked:
+        setattr(model, HOOKS, pool_head(model, base_model(model), hooked))
+    for holder, attributes in zip((model.config, model), former, strict=True):
+        for name in OWN:
+            vars(holder).pop(name, None)
+            if name in attributes:
+                setattr(holder, name, attributes[name])
 
 
 def current_pooling(model: nn.Module) -> str | None:
     """What the head of this model reads, as `set_pooling` takes it; None of a model that has no such head."""
-    if not _has_text_head(model):
+    if not reads_text(model):
         return None
     config: Any = model.config
-    set_there = "_clm_native_pooling" in model.__dict__ and config.classifier_pooling == "mean"
+    set_there = NATIVE in model.__dict__ and config.classifier_pooling == "mean"
     return "mean" if set_there else getattr(config, CONFIG_KEY, "native")
-
-
-def _has_text_head(model: nn.Module) -> bool:
-    """Whether this classifies a text by what its base model makes of each token."""
-    classifies = base_model(model) is not model and type(model).__name__.endswith("ForSequenceClassification")
-    takes_ids = getattr(model, "main_input_name", "") == "input_ids"
-    return classifies and takes_ids and not getattr(model.config, "is_encoder_decoder", False)

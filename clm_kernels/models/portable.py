@@ -14,9 +14,10 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..files import write_atomically
 from . import pooled_head
+from .families import PREFIX
 from .pooling import CONFIG_KEY
 
-PREFIX, MODULE = "clm_pooled_", "clm_pooled"
+MODULE = "clm_pooled"
 
 _CODE = '''
 

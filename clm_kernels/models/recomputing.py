@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,16 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from ..errors import require
+from ..handles import Restorable, Undo
 from .compat import enable_checkpointing
 
+CHECKPOINTING = (  # what transformers sets on a module
+    "gradient_checkpointing", "_gradient_checkpointing_func", "_require_grads_hooks", "_require_grads_hook",
+)  # fmt: skip
 FUSED = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # they keep their input, and compute the rest again by themselves
 
 
-def checkpoint_layers(model: PreTrainedModel) -> None:
+def checkpoint_layers(model: PreTrainedModel) -> Undo:
     """Turns it on, for training mode, without reaching below what is trained.
 
     transformers lets the embeddings' output require a gradient besides, which only reentrant checkpoints need: it would
@@ -25,15 +30,51 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
     Args:
         model: changed in place; a transformers model, after PEFT has wrapped it, if it does.
 
+    Returns:
+        A handle, whose `restore` turns it off, or to what it was.
+
     Raises:
         ValueError: if its class cannot do that.
     """
     check_checkpointing("checkpoint_layers", model)
+    former = [
+        (module, {name: vars(module)[name] for name in CHECKPOINTING if name in vars(module)}) for module in model.modules()
+    ]
     enable_checkpointing(model)
     model.disable_input_require_grads()
+    return Undo(model, lambda _: _put_back(former))
 
 
-def recompute_norms(model: nn.Module) -> int:
+def _put_back(former: list[tuple[nn.Module, dict[str, Any]]]) -> None:
+    for module, attributes in former:
+        for name in CHECKPOINTING:
+            vars(module).pop(name, None)
+        vars(module).update(attributes)
+
+
+class RecomputedNorms(Restorable):
+    """What `recompute_norms` did to a model.
+
+    Attributes:
+        model: whose layers compute again.
+        norms: those layers; none in a model whose normalisation torch fuses, as BERT's.
+    """
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.norms = [m for m in model.modules() if "norm" in type(m).__name__.lower() and not isinstance(m, FUSED)]
+        self._own = [vars(norm).get("forward") for norm in self.norms]
+        for norm in self.norms:
+            norm.forward = partial(_again, norm.forward)
+
+    def _undo(self) -> None:
+        for norm, forward in zip(self.norms, self._own, strict=True):
+            vars(norm).pop("forward", None)
+            if forward is not None:
+                norm.forward = forward
+
+
+def recompute_norms(model: nn.Module) -> RecomputedNorms:
     """Lets the normalisation layers that are made of several operations keep their input alone; gradients stay bit for bit.
 
     transformers' RMSNorm (Llama, Qwen, Mistral, Gemma) keeps its input in float32 and its output besides: by
@@ -43,12 +84,9 @@ def recompute_norms(model: nn.Module) -> int:
         model: changed in place, on its instances' `forward`.
 
     Returns:
-        How many layers compute again; 0 in a model whose normalisation torch fuses, as BERT's.
+        A handle, which knows how many layers compute again.
     """
-    norms = [m for m in model.modules() if "norm" in type(m).__name__.lower() and not isinstance(m, FUSED)]
-    for norm in norms:
-        norm.forward = partial(_again, norm.forward)
-    return len(norms)
+    return RecomputedNorms(model)
 
 
 def _again(forward: Callable[..., Tensor], hidden: Tensor, *args) -> Tensor:

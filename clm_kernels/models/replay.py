@@ -13,15 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import require
+from ..handles import Restorable
 from .structure import base_model, depths, layers_of
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-class Replay:
-    """What `replay` has put into a model; a context, at whose end it is taken out.
+class Replay(Restorable):
+    """What `replay` has put into a model; `restore` takes it out and forgets what was kept.
 
     Attributes:
+        model: whose layers are replayed.
         layers: how many layers are replayed.
         texts: how many texts have run through them and are kept.
         nbytes: bytes of what is kept.
@@ -59,8 +61,7 @@ class Replay:
         for batch in batches:
             self._recall({name: batch[name] for name in INPUTS if name in batch})
 
-    def remove(self) -> None:
-        """Takes it out of the model and forgets what was kept."""
+    def _undo(self) -> None:
         self._hook.remove()
         for layer, forward in self._own.items():
             layer.__dict__.pop("forward", None)
@@ -71,12 +72,6 @@ class Replay:
     def clear(self) -> None:
         """Forgets what was kept."""
         self._rows, self._batch, self.nbytes = {}, None, 0
-
-    def __enter__(self) -> Replay:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.remove()
 
     def _seen(self) -> list[int]:
         return [parameter._version for parameter in self._below]
@@ -158,11 +153,11 @@ def replay(model: nn.Module, max_bytes: float = 4e9) -> Replay:
 
     Args:
         model: a transformers model, patched or adapted before: what requires a gradient now is what is trained. Changed until
-            `Replay.remove`, or the end of the context; weights, keys and classes stay.
+            `Replay.restore`, or the end of the context; weights, keys and classes stay.
         max_bytes: of what is kept; the texts beyond run through all layers each time.
 
     Returns:
-        The `Replay`.
+        The `Replay`, a handle.
 
     Raises:
         ValueError: if something below the second layer is trained, or the model has no numbered layers; in the forward, for

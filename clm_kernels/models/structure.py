@@ -10,6 +10,8 @@ from typing import cast
 from torch import Tensor, nn
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+READ_DIRECTLY = {"DebertaEncoder": "rel_embeddings", "DebertaV2Encoder": "rel_embeddings"}  # class -> child read past its forward
+READ_BY_OTHERS = {"NonDynamicallyQuantizableLinear"}  # classes whose weight is read past their forward
 READ_BY_LAYERS = ("rel_embeddings", "relative_attention_bias")  # relative positions: registered after the layers that read them
 
 
@@ -86,6 +88,13 @@ def bias_names(model: nn.Module) -> set[str]:
     """Biases outside normalisation layers."""
     names = _direct(model, lambda module: True) - norm_names(model)
     return {name for name in names if name.rpartition(".")[2].endswith("bias")}
+
+
+def read_past_forward(model: nn.Module) -> set[int]:
+    """Ids of the modules whose weight others read without calling them: no gradient is to be had in their own forward."""
+    found = {id(module) for module in model.modules() if type(module).__name__ in READ_BY_OTHERS}
+    parents = (module for module in model.modules() if type(module).__name__ in READ_DIRECTLY)
+    return found | {id(getattr(parent, READ_DIRECTLY[type(parent).__name__], None)) for parent in parents}
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

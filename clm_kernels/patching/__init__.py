@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from ..delta import Delta
 from ..fingerprint import fingerprint
-from ..models.structure import bias_names, depths, head_names, norm_names, weights
+from ..handles import Restorable
+from ..models.structure import bias_names, depths, head_names, norm_names, read_past_forward, weights
 from ..selection import Entries, Selection
 from ..values import Values
 from .layers import Compact, CompactLayer, layer_for, swapped_class
+from .learnt import delta_of
 
 if TYPE_CHECKING:
-    from ..delta import Delta
     from ..extension import Extension
+    from ..recipe import Recipe
 
 __all__ = ["Handle", "patch"]
-
-READ_DIRECTLY = {"DebertaEncoder": "rel_embeddings", "DebertaV2Encoder": "rel_embeddings"}  # parent -> child
 
 
 def patch(
@@ -88,7 +89,7 @@ def patch(
     return handle
 
 
-class Handle:
+class Handle(Restorable):
     """What `patch` did to a model, and how to undo it.
 
     Attributes:
@@ -114,7 +115,7 @@ class Handle:
     @property
     def patched(self) -> bool:
         """Whether `restore` is still to come."""
-        return bool(self._classes)
+        return not self._restored
 
     def restore(self) -> None:
         """Gives every module its own class back and removes all hooks; the trained weights stay in place.
@@ -122,6 +123,9 @@ class Handle:
         Raises:
             RuntimeError: if a module's forward has been replaced on the instance since, as accelerate's hooks do.
         """
+        super().restore()
+
+    def _undo(self) -> None:
         for module, original in self._classes:
             forward = module.__dict__.get("forward")
             if getattr(forward, "__func__", None) is type(module).forward:
@@ -140,19 +144,17 @@ class Handle:
         for name, parameter in weights(self.model).items():
             parameter.requires_grad_(self._requires_grad.get(name, parameter.requires_grad))
 
-    def delta(self, labels: Iterable[str] | None = None, made: dict | None = None) -> Delta:
+    def delta(self, labels: Iterable[str] | None = None, recipe: Recipe | None = None) -> Delta:
         """Everything that was trained, as a `Delta`: what the model holds now, before or after `restore`.
 
         Args:
             labels: label names in order; from the model's config by default.
-            made: how it was made, anything that JSON can hold.
+            recipe: how it was made; what that does not say is taken from the model (`recipe_of`).
 
         Raises:
             RuntimeError: if compact values have been trained that never reached the model.
         """
-        from ..delta import Delta
-
-        return Delta.from_handle(self, labels, made)
+        return delta_of(self, labels, recipe)
 
 
 def _mark(tensor: Tensor) -> str:
@@ -180,11 +182,7 @@ def _by_parameter(named: dict[str, Tensor], selection: Selection, dry: bool) -> 
 
 def _places(model: nn.Module, wanted: dict[int, Entries]) -> dict[int, list[tuple[str, nn.Module, str, type | None]]]:
     """Where each wanted parameter is used: full name, module, parameter's name there, compact class if one covers it."""
-    read_directly = {
-        id(getattr(module, READ_DIRECTLY[type(module).__name__], None))
-        for module in model.modules()
-        if type(module).__name__ in READ_DIRECTLY
-    }
+    read_directly = read_past_forward(model)
     places: dict[int, list] = {key: [] for key in wanted}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):

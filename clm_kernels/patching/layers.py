@@ -7,12 +7,11 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from ..models.linear import conv1d_class
 from ..ops.layout import ROWS
 from ..selection import Entries
 from ..values import Values
 from .functions import EmbeddingFunction, LinearFunction
-
-READ_BY_OTHERS = {"NonDynamicallyQuantizableLinear"}  # classes whose weight is read past their forward
 
 
 class Compact:
@@ -134,9 +133,8 @@ class CompactEmbedding(CompactLayer, nn.Embedding):
 def compact_classes() -> dict[type, type]:
     """Each class whose forward is known -> the class with compact gradients."""
     known = {nn.Linear: CompactLinear, nn.Embedding: CompactEmbedding}
-    try:
-        from transformers.pytorch_utils import Conv1D
-    except ImportError:
+    Conv1D = conv1d_class()
+    if Conv1D is None:
         return known
 
     class CompactConv1D(CompactLayer, Conv1D):
@@ -178,7 +176,7 @@ def layer_for(module: nn.Module, parameter: str, entries: Entries) -> type | Non
     """The compact class that makes this weight's gradient, or None where only the dense gradient is to be had."""
     original = type(module)
     known = next((base for base in compact_classes() if isinstance(module, base)), None)
-    if known is None or parameter != "weight" or original.__name__ in READ_BY_OTHERS:
+    if known is None or parameter != "weight":
         return None
     if known is nn.Embedding and (entries.layout.kind != ROWS or module.scale_grad_by_freq or module.sparse):
         return None

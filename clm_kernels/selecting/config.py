@@ -71,6 +71,11 @@ class Select:
     def blocks(self) -> tuple[int, int]:
         return self.block, self.block
 
+    @property
+    def share(self) -> float:
+        """The density, or what it is where nobody says: of rows, columns and the like."""
+        return DENSITY if self.density is None else self.density
+
     def resolved(self) -> Select:
         """The same with what ``auto`` and the defaults stand for."""
         meant = {"density": DENSITY, "kind": "columns"}

@@ -88,7 +88,7 @@ def choose(
     asked = Select(
         "tokens" if tokens else rule, density, cost, kind, BLOCK if block == (BLOCK, BLOCK) else 1, layers, per
     ).resolved()
-    density, kind = asked.density, asked.kind
+    density, kind = asked.share, asked.kind
     check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
     if kind == "groups":
         if tokens is not False:
@@ -168,16 +168,15 @@ def drawn_selection(model: nn.Module, select: Select, seed: int = SEED) -> Selec
     Raises:
         ValueError: for options that do not fit the model.
     """
-    density = select.density if select.density is not None else DENSITY
     if select.kind in (*LINES, "blocks", "elements", "groups"):
         dry = next(model.parameters()).is_meta
         return random_selection(
-            model, density=density, kind=select.kind, layers=select.layers, block=select.blocks, seed=seed, dry=dry
+            model, density=select.share, kind=select.kind, layers=select.layers, block=select.blocks, seed=seed, dry=dry
         )
     units = find_units(model, select.kind, layers=select.layers)
     generator = torch.Generator().manual_seed(seed)
     scores = {name: torch.rand(part.layout.units, generator=generator) for name, part in units.items()}
-    return budget(scores, model, density=density, per="layer", units=units)
+    return budget(scores, model, density=select.share, per="layer", units=units)
 
 
 def check_units(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from ..errors import require
-from ..extension import Extension, resize_embedding
+from ..extension import Extension
 from ..fingerprint import fingerprint
+from ..handles import Restorable
+from ..models.embedding import resize_embedding
 from ..models.structure import weights
 from ..selection import Selection
 
@@ -19,7 +22,35 @@ if TYPE_CHECKING:
 HOW = ("mean", "weighted")
 
 
-def extend_embeddings(model: nn.Module, merged: MergedTokenizer, how: str = "mean") -> tuple[Extension, Selection]:
+class ExtendedEmbedding(Restorable):
+    """What `extend_embeddings` did to a model; unpacks into extension and selection.
+
+    Attributes:
+        model: whose embedding has the new tokens' rows; `restore` takes them away.
+        extension: what `patch` and a `Delta` need to know of the base.
+        selection: exactly the new rows.
+    """
+
+    def __init__(self, model: nn.Module, extension: Extension):
+        self.model, self.extension = model, extension
+        self.selection = Selection({extension.name: extension.entries})
+        self._unused = [token.id for token in extension.tokens if token.id < extension.rows]
+        weight = model.get_input_embeddings().weight
+        self._former = weight.detach()[self._unused].clone()
+        self._resized = resize_embedding(model, extension.shape[0]) if extension.shape[0] > extension.rows else None
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.extension, self.selection))
+
+    def _undo(self) -> None:
+        if self._resized is not None:
+            self._resized.restore()
+        weight = self.model.get_input_embeddings().weight
+        with torch.no_grad():
+            weight[self._unused] = self._former.to(weight.device)
+
+
+def extend_embeddings(model: nn.Module, merged: MergedTokenizer, how: str = "mean") -> ExtendedEmbedding:
     """Gives the model a row for every new token, in place.
 
     Args:
@@ -29,7 +60,7 @@ def extend_embeddings(model: nn.Module, merged: MergedTokenizer, how: str = "mea
             later ones weigh more, as the head of a phrase mostly comes last ("direct debit").
 
     Returns:
-        What `patch` and a `Delta` need to know of the base, and a selection of exactly the new rows.
+        A handle, which unpacks into what `patch` and a `Delta` need to know of the base, and a selection of exactly the new rows.
 
     Raises:
         ValueError: if the model is not the tokenizer's, or its embedding cannot be resized.
@@ -42,8 +73,7 @@ def extend_embeddings(model: nn.Module, merged: MergedTokenizer, how: str = "mea
     require(first <= rows, "extend_embeddings", "model", f"one with a row for each of the tokenizer's {first} tokens", rows)
     name = next(name for name, parameter in weights(model).items() if parameter is embedding.weight)
     extension = Extension(name, rows, columns, fingerprint(embedding.weight), merged.tokens)
-    if extension.shape[0] > rows:
-        resize_embedding(model, extension.shape[0])
+    extended = ExtendedEmbedding(model, extension)
     weight = model.get_input_embeddings().weight
     with torch.no_grad():
         for token in merged.tokens:
@@ -51,4 +81,4 @@ def extend_embeddings(model: nn.Module, merged: MergedTokenizer, how: str = "mea
             share = torch.ones(len(pieces)) if how == "mean" else torch.arange(1.0, len(pieces) + 1)
             share = (share / share.sum()).to(pieces)
             weight[token.id] = (share @ pieces).to(weight.dtype)
-    return extension, Selection({name: extension.entries})
+    return extended

@@ -92,8 +92,8 @@ def test_a_delta_keeps_pooling_and_template(llama, finished, tmp_path):
     other = "my {text}"
     config = replace(llama, model=base, output=str(tmp_path / "o"), method="sparse", pooling="max", template=other, epochs=1)
     report = train(config, silent)
-    made = Delta.load(tmp_path / "o" / "delta.safetensors").made
-    assert (made["pooling"], made["template"], report.config["template"]) == ("max", other, other)
+    recipe = Delta.load(tmp_path / "o" / "delta.safetensors").recipe
+    assert (recipe.pooling, recipe.template, report.config["template"]) == ("max", other, other)
     classifier = Classifier.load(tmp_path / "o")
     assert (classifier.template, classifier.model.config.clm_pooling) == (other, "max")
     rows = [row["text"] for row in texts(12, 5)]
@@ -204,7 +204,7 @@ def test_auto_pooling(llama, tmp_path):
     for family, pooling in (("bert", "native"), ("gpt2", "last"), ("opt", "last"), ("gemma3", "last"), ("modernbert", "native")):
         build(family).save_pretrained(tmp_path / family)
         assert pooling_for(replace(llama, model=str(tmp_path / family)).data, TASKS["sequence"]) == pooling
-    set_pooling(build("llama"), "mean").save_pretrained(tmp_path / "mean")
+    set_pooling(build("llama"), "mean").model.save_pretrained(tmp_path / "mean")
     assert pooling_for(replace(llama, model=str(tmp_path / "mean")).data, TASKS["sequence"]) == "mean"
 
 

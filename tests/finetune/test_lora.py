@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import CONFIGS, build
+from models import CONFIGS, bits, build, same
 from safetensors.torch import load_file, save_file
 from tiny_runs import FAST, assert_same, silent
 from tiny_task import save_model, sentences, tokenizer, write_data
@@ -19,9 +19,11 @@ from typer.testing import CliRunner
 
 from clm_kernels.cli import app
 from clm_kernels.finetune import Classifier, TrainConfig, train
-from clm_kernels.finetune.lora import targets
+from clm_kernels.finetune.lora import Adapter, targets
+from clm_kernels.finetune.models import load
 from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.trainer import RunTrainer
+from clm_kernels.tensors import write_tensors
 
 peft = pytest.importorskip("peft")
 
@@ -186,6 +188,29 @@ def test_peft_reads_it_with_the_same_outputs_and_export_needs_neither(family, tm
     assert [p.label for p in again.predict(TEXTS)] == [p.label for p in Classifier.load(config.run.output).predict(TEXTS)]
 
 
+def test_an_adapter_is_taken_out_again_head_and_all(adapted):
+    config, report = adapted
+    loaded = load(config.data.model, TASKS["sequence"], report.labels)
+    before, trained = bits(loaded.model), [p.requires_grad for p in loaded.model.parameters()]
+    handle = Adapter.load(Path(config.run.output)).apply(loaded)
+    assert loaded.model.config.clm_pooling == "mean" and not same(bits(loaded.model), before)
+    handle.restore()
+    assert same(bits(loaded.model), before) and [p.requires_grad for p in loaded.model.parameters()] == trained
+    assert loaded.model.config.clm_pooling == "native" and not hasattr(loaded.model, "peft_config")
+
+
+def test_an_adapter_of_the_former_format_is_read_as_before(adapted, tmp_path):
+    output = Path(shutil.copytree(adapted[0].run.output, tmp_path / "o"))
+    adapter, file = Adapter.load(output), output / "adapter_model.safetensors"
+    known = adapter.recipe
+    made = {"task": known.task, "model": known.model, "max_length": known.max_length, "pooling": known.pooling}
+    made |= {"template": known.template, "dtype": known.dtype, **known.details}
+    metadata = {"format": "pt", "labels": json.dumps(adapter.labels), "originals": json.dumps(adapter.originals)}
+    write_tensors(file, adapter.tensors, metadata | {"made": json.dumps(made)})
+    assert Adapter.load(output).recipe == known and known.details["config"]["lora_rank"] == RANK
+    assert list(Classifier.load(output).predict(TEXTS)) == list(Classifier.load(adapted[0].run.output).predict(TEXTS))
+
+
 def test_words_and_tags(tmp_path):
     config = TrainConfig(model=save_model(tmp_path / "model"), output=str(tmp_path / "o"), **write_data(tmp_path, sentences))
     report = train(replace(config, **FAST, method="lora"), silent)
@@ -269,5 +294,5 @@ def test_another_base_or_an_altered_file_is_refused(lora, adapted, tmp_path):
         with pytest.raises(ValueError, match=r"Adapter\.load: .*(truncated|altered)"):
             Classifier.load(output)
     save_file(tensors, file)
-    with pytest.raises(ValueError, match="one that `train` made"):
+    with pytest.raises(ValueError, match="one that clm_kernels wrote, got one without a checksum"):
         Classifier.load(output)

@@ -42,7 +42,7 @@ def test_what_stands_in_the_folder(finished):
     )
     delta = Delta.load(output / "delta.safetensors")
     assert delta.labels == ["access", "billing", "delivery"]
-    assert (delta.made["task"], delta.made["pooling"], delta.made["model"]) == ("sequence", "mean", config.data.model)
+    assert (delta.recipe.task, delta.recipe.pooling, delta.recipe.model) == ("sequence", "mean", config.data.model)
 
 
 def test_only_the_selection_biases_norms_and_head_have_moved(finished):
@@ -329,4 +329,4 @@ def test_a_checkpoint_in_float16_needs_another_type(base, tmp_path):
     with pytest.raises(ValueError, match=r"train: dtype must be float32 or bfloat16, as small gradients .*, got 'auto'"):
         train(config, silent)
     train(replace(config, dtype="float32"), silent)
-    assert Delta.load(tmp_path / "o" / "delta.safetensors").made["dtype"] == "float32"
+    assert Delta.load(tmp_path / "o" / "delta.safetensors").recipe.dtype == "float32"

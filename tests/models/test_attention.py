@@ -20,6 +20,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 import clm_kernels as clm
 from clm_kernels.models import attention as decoder_module
 from clm_kernels.models.attention import CONFIG_KEY, mirrored
+from clm_kernels.recipe import Recipe
 
 if "kwargs" in inspect.signature(GPTJAttention.forward).parameters:  # since transformers 5.24, by the mask that it is given
     FAMILIES["gptj"] = CONFIGS["gptj"]
@@ -54,7 +55,7 @@ def sees(family, layer, both):
 def test_who_sees_whom_in_each_layer(family, layers):
     """Exactly the pretrained reach to both sides in the chosen layers, exactly the pretrained one in the others."""
     model, inputs = decoder(family), text()
-    assert clm.bidirectional(model, layers) is model
+    assert clm.bidirectional(model, layers).model is model
     real = inputs["attention_mask"].bool()
     for layer, weights in enumerate(model(**inputs, output_attentions=True).attentions):
         expected = sees(family, layer, layer in RANGES[layers]) & real[:, None, :]
@@ -89,7 +90,7 @@ def test_right_context_reaches_left_from_the_lowest_chosen_layer(family, attenti
 @pytest.mark.parametrize("layers", ["all", "upper half"])
 def test_padding_has_no_influence_at_all(family, attention, layers):
     """Left and right, bit for bit."""
-    model, inputs = clm.bidirectional(decoder(family, attention), layers), text()
+    model, inputs = clm.bidirectional(decoder(family, attention), layers).model, text()
     real = inputs["attention_mask"].bool()
     found, changed = states(model, inputs), states(model, inputs, input_ids=another(inputs["input_ids"], ~real))
     assert torch.equal(found[real], changed[real])
@@ -100,7 +101,7 @@ def test_padding_has_no_influence_at_all(family, attention, layers):
 @pytest.mark.parametrize("layers", ["all", (1, 3)], ids=str)
 def test_eager_and_sdpa_agree(family, layers):
     """With padding and without, where sdpa is given no mask."""
-    eager, sdpa = (clm.bidirectional(decoder(family, attention), layers) for attention in ("eager", "sdpa"))
+    eager, sdpa = (clm.bidirectional(decoder(family, attention), layers).model for attention in ("eager", "sdpa"))
     for inputs in (text(), text() | {"attention_mask": None}):
         torch.testing.assert_close(of_tokens(sdpa, inputs), of_tokens(eager, inputs), rtol=1e-4, atol=1e-5)
 
@@ -108,7 +109,7 @@ def test_eager_and_sdpa_agree(family, layers):
 @pytest.mark.parametrize("family", ["llama", "opt"])
 def test_attention_is_a_softmax_over_all_real_tokens(family):
     """Computed by hand, without any mask of transformers."""
-    model, inputs, seen = clm.bidirectional(decoder(family)), text(), {}
+    model, inputs, seen = clm.bidirectional(decoder(family)).model, text(), {}
     layer = (model.layers if family == "llama" else model.decoder.layers)[1].self_attn
     layer.register_forward_hook(lambda module, args, kwargs, out: seen.update(kwargs, out=out[0]), with_kwargs=True)
     states(model, inputs)
@@ -148,7 +149,7 @@ def test_flash_attention_is_told_the_same(family, layers, monkeypatch):
     """With its kernel replaced by what it computes, as it runs on a GPU only."""
     monkeypatch.setattr(flash_attention, "_flash_attention_forward", flash)
     monkeypatch.setattr(flash_attention, "get_target_dtype", lambda query, module: None)  # float32 will do here
-    eager, other = (clm.bidirectional(decoder(family), layers) for _ in range(2))
+    eager, other = (clm.bidirectional(decoder(family), layers).model for _ in range(2))
     other.config._attn_implementation = "flash_attention_2"
     for inputs in (text(), text() | {"attention_mask": None}):
         torch.testing.assert_close(of_tokens(other, inputs), of_tokens(eager, inputs), rtol=1e-4, atol=1e-5)
@@ -158,7 +159,7 @@ def test_flash_attention_is_told_the_same(family, layers, monkeypatch):
 @pytest.mark.parametrize("layers", ["all", "upper half"])
 def test_packed_texts_stay_apart(family, layers):
     """Texts in a row without padding, told apart by their position ids."""
-    model = clm.bidirectional(decoder(family, "sdpa"), layers)
+    model = clm.bidirectional(decoder(family, "sdpa"), layers).model
     texts = [torch.tensor([[5, 6, 7, 8]]), torch.tensor([[9, 10, 11]])]
     apart = torch.cat([states(model, {"input_ids": ids}) for ids in texts], 1)
     packed = {"input_ids": torch.cat(texts, 1), "position_ids": torch.tensor([[0, 1, 2, 3, 0, 1, 2]])}
@@ -190,7 +191,7 @@ def test_back_to_causal_bit_for_bit(family, attention):
     clm.bidirectional(model, (2, 4))  # replaces the choice before
     assert torch.equal(states(model, inputs), upper) and not torch.equal(upper, everywhere) and not torch.equal(upper, before)
     for _ in range(2):
-        assert clm.causal(model) is model and torch.equal(states(model, inputs), before)
+        assert clm.causal(model).model is model and torch.equal(states(model, inputs), before)
     assert model.config.to_dict() == config and same(bits(model), weights) and not clm.bidirectional_layers(model)
     assert [len(module._forward_pre_hooks) for module in model.modules()] == hooks
 
@@ -198,16 +199,16 @@ def test_back_to_causal_bit_for_bit(family, attention):
 @every_family
 @pytest.mark.parametrize("layers", ["all", "upper half"])
 def test_saved_and_restored(family, layers, tmp_path):
-    model, inputs = clm.bidirectional(decoder(family, "sdpa"), layers), text()
+    model, inputs = clm.bidirectional(decoder(family, "sdpa"), layers).model, text()
     model.save_pretrained(tmp_path)
     loaded = tf.AutoModel.from_pretrained(tmp_path)
     # transformers alone knows "all" only, and a window's reach is one more to it
     assert torch.equal(of_tokens(loaded, inputs), of_tokens(model, inputs)) == (layers == "all" and family in PLAIN)
-    assert clm.restore_attention(loaded) is loaded and torch.equal(states(loaded, inputs), states(model, inputs))
+    assert clm.restore_attention(loaded).model is loaded and torch.equal(states(loaded, inputs), states(model, inputs))
     assert clm.bidirectional_layers(loaded) == RANGES[layers]
-    assert torch.equal(states(clm.causal(loaded), inputs), states(clm.causal(model), inputs))
+    assert torch.equal(states(clm.causal(loaded).model, inputs), states(clm.causal(model).model, inputs))
     loaded.save_pretrained(tmp_path)
-    again = clm.restore_attention(tf.AutoModel.from_pretrained(tmp_path))
+    again = clm.restore_attention(tf.AutoModel.from_pretrained(tmp_path)).model
     assert torch.equal(states(again, inputs), states(model, inputs)) and not hasattr(again.config, CONFIG_KEY)
 
 
@@ -215,7 +216,7 @@ def test_saved_and_restored(family, layers, tmp_path):
 def test_layers_share_a_mask_and_let_go_of_it(family, masks, monkeypatch):
     made, own = [], decoder_module.mirrored
     monkeypatch.setattr(decoder_module, "mirrored", lambda mask: made.append(own(mask)) or made[-1])
-    model, held = clm.bidirectional(decoder(family, "sdpa")), len(decoder_module._mirrored)
+    model, held = clm.bidirectional(decoder(family, "sdpa")).model, len(decoder_module._mirrored)
     states(model, text())
     assert len(made) == masks and model.config.num_hidden_layers > masks
     gc.collect()
@@ -223,7 +224,7 @@ def test_layers_share_a_mask_and_let_go_of_it(family, masks, monkeypatch):
 
 
 def test_a_mask_that_is_written_to_is_mirrored_anew():
-    model, inputs = clm.bidirectional(decoder("llama", "sdpa")), text()
+    model, inputs = clm.bidirectional(decoder("llama", "sdpa")).model, text()
     length = inputs["input_ids"].shape[1]
     mask = torch.ones(3, 1, length, length, dtype=torch.bool).tril()
     before = states(model, inputs, attention_mask=mask)
@@ -237,21 +238,21 @@ def test_a_mask_that_is_written_to_is_mirrored_anew():
 
 def test_a_delta_knows_a_base_whose_config_takes_the_mask_off(tmp_path):
     base = build("llama")
-    clm.bidirectional(base).save_pretrained(tmp_path)
+    clm.bidirectional(base).model.save_pretrained(tmp_path)
     loaded = tf.AutoModelForSequenceClassification.from_pretrained(tmp_path)  # bidirectional without hooks
     assert clm.bidirectional_layers(loaded) == range(loaded.config.num_hidden_layers)
     delta = clm.patch(loaded, select(loaded, "rows")).delta()
-    assert delta.made["bidirectional"] == [0, loaded.config.num_hidden_layers]
-    with delta.applied(clm.restore_attention(tf.AutoModelForSequenceClassification.from_pretrained(tmp_path))):
+    assert delta.recipe.bidirectional == (0, loaded.config.num_hidden_layers)
+    with delta.applied(clm.restore_attention(tf.AutoModelForSequenceClassification.from_pretrained(tmp_path)).model):
         pass
-    trained_causal = clm.patch(clm.causal(base), select(base, "rows")).delta()
+    trained_causal = clm.patch(clm.causal(base).model, select(base, "rows")).delta()
     with pytest.raises(ValueError, match="must attend to both sides in no layer as in training, got 0 to"):
         trained_causal.apply(tf.AutoModelForSequenceClassification.from_pretrained(tmp_path))
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_is_made_causal_on_its_own(how):
-    model, inputs = clm.bidirectional(decoder("qwen3"), (1, 3)), text()
+    model, inputs = clm.bidirectional(decoder("qwen3"), (1, 3)).model, text()
     if how == "deepcopy":
         twin = copy.deepcopy(model)
     else:
@@ -260,7 +261,7 @@ def test_a_copy_is_made_causal_on_its_own(how):
         twin = torch.load(file, weights_only=False)
     expected = states(model, inputs)
     assert torch.equal(states(twin, inputs), expected)
-    assert not torch.equal(states(clm.causal(twin), inputs), expected) and torch.equal(states(model, inputs), expected)
+    assert not torch.equal(states(clm.causal(twin).model, inputs), expected) and torch.equal(states(model, inputs), expected)
 
 
 def gradients(model, inputs):
@@ -284,7 +285,7 @@ def test_gradient_checkpointing(family, reentrant):
 
 
 def test_compile_without_a_graph_break():
-    model = clm.bidirectional(build("llama"), (1, 2))
+    model = clm.bidirectional(build("llama"), (1, 2)).model
     expected = gradients(model, text())
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     got = {name.removeprefix("_orig_mod."): value for name, value in gradients(compiled, text()).items()}
@@ -298,7 +299,7 @@ def test_together_with_patch_and_delta(family, patch_first, tmp_path):
     model = build(family, num_hidden_layers=2)
     make = [lambda: clm.patch(model, select(model), biases=True), lambda: clm.bidirectional(model, "upper half")]
     handle = [step() for step in (make if patch_first else make[::-1])][0 if patch_first else 1]
-    dense = clm.bidirectional(build(family, num_hidden_layers=2), "upper half")
+    dense = clm.bidirectional(build(family, num_hidden_layers=2), "upper half").model
     expected, got = gradients(dense, text()), gradients(model, text())
     assert torch.equal(got["loss"], expected["loss"])
     for name, values in handle.values.items():
@@ -306,21 +307,21 @@ def test_together_with_patch_and_delta(family, patch_first, tmp_path):
 
     clm.SparseAdamW(model.parameters(), lr=1e-2).step()
     handle.restore()
-    handle.delta(made={"lr": 1e-2}).save(tmp_path / "task.safetensors")
+    handle.delta(recipe=Recipe(details={"lr": 1e-2})).save(tmp_path / "task.safetensors")
     delta = clm.Delta.load(tmp_path / "task.safetensors")
-    assert delta.made == {"lr": 1e-2, "bidirectional": [1, 2], "pooling": "native"}
+    assert (delta.recipe.details, delta.recipe.bidirectional, delta.recipe.pooling) == ({"lr": 1e-2}, (1, 2), "native")
     base = build(family, num_hidden_layers=2)
     before = base(**text()).logits
     with delta.applied(base):
         assert torch.equal(base(**text()).logits, model(**text()).logits)
     assert torch.equal(base(**text()).logits, before) and not clm.bidirectional_layers(base)
-    with delta.applied(clm.bidirectional(base, (1, 2))):
+    with delta.applied(clm.bidirectional(base, (1, 2)).model):
         assert torch.equal(base(**text()).logits, model(**text()).logits)
     assert clm.bidirectional_layers(base) == range(1, 2)  # not the delta's to take back
     with pytest.raises(ValueError, match="attend to both sides in layers 1 to 1 as in training, got 0 to 1"):
-        delta.apply(clm.bidirectional(base))
-    delta.merge(clm.causal(base)).save_pretrained(tmp_path)
-    merged = clm.restore_attention(tf.AutoModelForSequenceClassification.from_pretrained(tmp_path))
+        delta.apply(clm.bidirectional(base).model)
+    delta.merge(clm.causal(base).model).save_pretrained(tmp_path)
+    merged = clm.restore_attention(tf.AutoModelForSequenceClassification.from_pretrained(tmp_path)).model
     assert torch.equal(merged(**text()).logits, model.eval()(**text()).logits)
 
 

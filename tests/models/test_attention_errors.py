@@ -43,7 +43,7 @@ def test_a_plain_module_is_refused_and_left_causal():
     with pytest.raises(ValueError, match=r"model must be a decoder of transformers .*, got Linear$"):
         clm.bidirectional(nn.Linear(2, 2))
     plain = nn.Linear(2, 2)
-    assert clm.causal(plain) is plain and clm.restore_attention(plain) is plain
+    assert clm.causal(plain).model is plain and clm.restore_attention(plain).model is plain
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "deberta", "modernbert", "gemma3", "llama"])
@@ -52,7 +52,7 @@ def test_what_sees_both_sides_already_is_left_alone_and_said(family):
     model = build(family, **changes)
     config = model.config.to_dict()
     with pytest.warns(UserWarning, match=f"bidirectional: {type(model).__name__} .*to both sides already"):
-        assert clm.bidirectional(model, (1, 2)) is model
+        assert clm.bidirectional(model, (1, 2)).model is model
     clm.causal(model)
     assert model.config.to_dict() == config and not any(module._forward_pre_hooks for module in model.modules())
 
@@ -67,7 +67,7 @@ def test_what_transformers_does_not_heed_is_refused():
     "layers", ["lower half", (2, 5), (-1, 2), (3, 3), (3, 1), range(0, 4, 2), range(0), [1], (0.0, 2.0), (False, True), 3, None]
 )
 def test_layers_that_there_are_not(layers):
-    model = clm.bidirectional(decoder("llama"), (1, 2))
+    model = clm.bidirectional(decoder("llama"), (1, 2)).model
     with pytest.raises(ValueError, match=r"bidirectional: layers must be .* of 0 to 3 .*, got "):
         clm.bidirectional(model, layers)
     assert clm.bidirectional_layers(model) == range(1, 2)  # as before
@@ -86,9 +86,9 @@ def test_other_attention_implementations_are_refused(when):
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
 def test_nothing_is_cached(family):
     """What was cached of a text would change with every new token."""
-    model, inputs = clm.bidirectional(decoder(family)), text()
+    model, inputs = clm.bidirectional(decoder(family)).model, text()
     assert model.config.use_cache and not getattr(model(**inputs), "past_key_values", None)
     with pytest.raises(ValueError, match="bidirectional: use_cache must be False, got True"):
         model(**inputs, use_cache=True)
     assert model(**inputs, use_cache=False).last_hidden_state.isfinite().all()
-    assert len(clm.causal(model)(**inputs).past_key_values)
+    assert len(clm.causal(model).model(**inputs).past_key_values)

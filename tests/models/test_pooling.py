@@ -79,7 +79,7 @@ def by_hand(hidden, mask, pooling):
 @pytest.mark.parametrize("pooling", POOLED)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_head_reads_the_real_tokens(family, pooling):
-    model, plain = set_pooling(build(family).eval(), pooling), build(family).eval()
+    model, plain = set_pooling(build(family).eval(), pooling).model, build(family).eval()
     for side in MASKS:
         inputs = masked(model, side)
         expected = head(plain, by_hand(vectors(plain, inputs), inputs["attention_mask"], pooling))
@@ -92,7 +92,7 @@ def test_the_head_reads_the_real_tokens(family, pooling):
 @pytest.mark.parametrize("pooling", POOLED)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_stands_in_the_padding_changes_nothing(family, pooling):
-    model = set_pooling(build(family).eval(), pooling)
+    model = set_pooling(build(family).eval(), pooling).model
     for side in ("right", "left"):
         inputs = masked(model, side)
         if family == "roberta":  # counts its positions by comparing ids with the padding id
@@ -107,7 +107,7 @@ def test_what_stands_in_the_padding_changes_nothing(family, pooling):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_embeddings_in_place_of_ids(family):
     for pooling in POOLED:
-        model = set_pooling(build(family).eval(), pooling)
+        model = set_pooling(build(family).eval(), pooling).model
         inputs = masked(model, "right")
         embedded = inputs | {"inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]).detach()}
         del embedded["input_ids"]
@@ -125,7 +125,7 @@ def test_last_reads_the_end_of_a_text_that_is_the_padding_token(family):
     inputs["input_ids"][torch.arange(4), ends] = 2
     expected = model.score(vectors(model, inputs)[torch.arange(4), ends])
     assert not torch.allclose(logits(model, inputs), expected)
-    torch.testing.assert_close(logits(set_pooling(model, "last"), inputs), expected)
+    torch.testing.assert_close(logits(set_pooling(model, "last").model, inputs), expected)
 
 
 @pytest.mark.parametrize("family", DECODERS)
@@ -134,21 +134,21 @@ def test_a_config_without_a_padding_id(family, tmp_path):
     set_pooling(model, "last")
     model.load_state_dict(other.state_dict())
     inputs = masked(other, "left")
-    torch.testing.assert_close(logits(model, inputs), logits(set_pooling(other, "last"), inputs))
+    torch.testing.assert_close(logits(model, inputs), logits(set_pooling(other, "last").model, inputs))
     with pytest.raises(ValueError, match="batch_size"):
         model(**inputs, labels=torch.zeros(3, dtype=torch.long))
     assert model.config.pad_token_id is None
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["pad_token_id"] is None
     with pytest.raises(ValueError, match="no padding token"):
-        logits(set_pooling(model, "native"), inputs)
+        logits(set_pooling(model, "native").model, inputs)
 
 
 def test_keys_and_values_before_the_text_are_not_pooled():
     """The mask covers them too: a text in two parts, whose second is pooled as its own vectors say."""
     name = next(name for name in ("cache", "past_key_values") if name in signature(LlamaModel.forward).parameters)
     for pooling in POOLED:
-        model = set_pooling(build("llama").eval(), pooling)
+        model = set_pooling(build("llama").eval(), pooling).model
         inputs = masked(model, "right")
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
         cache, hidden = DynamicCache(config=model.config), vectors(build("llama").eval(), inputs)
@@ -162,7 +162,7 @@ def test_native_takes_it_back(family):
     model, plain = build(family, pad_token_id=1).eval(), build(family, pad_token_id=1).eval()
     inputs, before = batch(model), bits(model)
     for pooling in ("mean", "mean", "last", "native", "native"):
-        assert set_pooling(model, pooling) is model
+        assert set_pooling(model, pooling).model is model
         assert model.config.to_dict()[CONFIG_KEY] == ("native" if (family, pooling) == ("modernbert", "mean") else pooling)
     assert same(bits(model), before)
     assert torch.equal(logits(model, inputs), logits(plain, inputs))
@@ -170,7 +170,7 @@ def test_native_takes_it_back(family):
 
 
 def test_a_copy_has_hooks_of_its_own():
-    model = set_pooling(build(pad_token_id=None).eval(), "mean")
+    model = set_pooling(build(pad_token_id=None).eval(), "mean").model
     inputs = masked(model, "right")
     mean, twin = logits(model, inputs), copy.deepcopy(model)
     assert torch.equal(logits(twin, inputs), mean)
@@ -182,21 +182,21 @@ def test_a_copy_has_hooks_of_its_own():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_saved_and_loaded(family, tmp_path):
     pooling = {"modernbert": "mean"}.get(family, POOLED[FAMILIES.index(family) % 4])
-    model = set_pooling(build(family).eval(), pooling)
+    model = set_pooling(build(family).eval(), pooling).model
     expected = logits(model, masked(model, "left"))
     model.save_pretrained(tmp_path / "ours")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "ours").eval()
     assert pooling_of(tmp_path / "ours") == ("native" if family == "modernbert" else pooling)
     set_pooling(loaded, pooling_of(tmp_path / "ours"))
     assert torch.equal(logits(loaded, masked(model, "left")), expected)
-    set_pooling(loaded, "native").save_pretrained(tmp_path / "ours")
+    set_pooling(loaded, "native").model.save_pretrained(tmp_path / "ours")
     assert pooling_of(tmp_path / "ours") == "native" and AutoConfig.from_pretrained(tmp_path / "ours").num_labels == 3
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_plain_transformers_reads_it(family, tmp_path):
     """With the few lines of code that lie beside the weights, and never without them."""
-    model = set_pooling(build(family, pad_token_id=None if family in DECODERS else 1).eval(), "max")
+    model = set_pooling(build(family, pad_token_id=None if family in DECODERS else 1).eval(), "max").model
     inputs = masked(model, "left")
     save_portable(model, tmp_path)
     with pytest.raises(ValueError, match="trust_remote_code"):
@@ -270,7 +270,7 @@ def test_models_that_read_no_text_vector_are_refused_and_left_alone(name):
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 8), (1, 7), (4, 1, 7, 7), "dict"])
 def test_masks_that_do_not_say_which_tokens_are_real(shape):
-    model = set_pooling(build("llama").eval(), "mean")
+    model = set_pooling(build("llama").eval(), "mean").model
     mask = {"full_attention": None} if shape == "dict" else torch.ones(shape, dtype=torch.long)
     hidden = torch.zeros(4, 7, 32)
     model.model.forward = lambda **inputs: type("Output", (), {"last_hidden_state": hidden})()
@@ -279,7 +279,7 @@ def test_masks_that_do_not_say_which_tokens_are_real(shape):
 
 
 def test_outputs_in_a_tuple_are_refused():
-    model = set_pooling(build("deberta").eval(), "mean")
+    model = set_pooling(build("deberta").eval(), "mean").model
     with pytest.raises(ValueError, match="return_dict must be True, got outputs of DebertaV2Model in a tuple"):
         logits(model, masked(model, "right"), return_dict=False)
 
@@ -304,11 +304,11 @@ def test_pooling_of_sentence_transformers_files(tmp_path, mode, expected):
 @pytest.mark.parametrize("family", ["bert", "modernbert", "llama"])
 @pytest.mark.parametrize(("trained", "base"), [("mean", "native"), ("native", "mean"), ("max", "mean")])
 def test_a_delta_brings_along_what_the_head_read(family, trained, base, tmp_path):
-    model = set_pooling(build(family), trained)
+    model = set_pooling(build(family), trained).model
     handle = clm.patch(model, select(model, "rows"))
     train(model, clm.SparseAdamW(model.parameters(), lr=1e-2), 2)
     handle.delta().save(tmp_path / "delta.safetensors")
-    other, inputs = set_pooling(build(family), base), batch(model)
+    other, inputs = set_pooling(build(family), base).model, batch(model)
     before = logits(other, inputs)
     with clm.Delta.load(tmp_path / "delta.safetensors").applied(other):
         assert current_pooling(other) == trained
@@ -320,7 +320,7 @@ def test_a_delta_brings_along_what_the_head_read(family, trained, base, tmp_path
 def test_deltas_that_pool_otherwise_do_not_stack():
     deltas = []
     for layer, pooling in enumerate(("mean", "max")):
-        model = set_pooling(build(), pooling)
+        model = set_pooling(build(), pooling).model
         deltas.append(clm.patch(model, select(model, "rows", where=f"layer.{layer}"), head=False).delta())
     first, second = deltas
     base = build()

@@ -152,7 +152,7 @@ class TestWarmUpHead:
     @pytest.mark.parametrize("pooling", ["native", "mean"])
     def test_equals_training_the_head_on_the_whole_model(self, pooling):
         """Replaying the base model's outputs is no approximation, hooks on it included."""
-        model = set_pooling(build(dropout=0.3), pooling)
+        model = set_pooling(build(dropout=0.3), pooling).model
         whole, given = copy.deepcopy(model).eval().requires_grad_(False), batches(model)
         head = [whole.get_parameter(name).requires_grad_() for name in head_names(whole)]
         optimizer = torch.optim.AdamW(head, lr=1e-2, weight_decay=0.0)

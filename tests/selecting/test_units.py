@@ -9,8 +9,9 @@ import transformers as tf
 from models import CONFIGS, build
 from torch import nn
 
+from clm_kernels.models.linear import is_conv1d
 from clm_kernels.selecting.scores.sensitivity import eligible_weights
-from clm_kernels.selecting.units.coupling import heads, neurons, transposed
+from clm_kernels.selecting.units.coupling import heads, neurons
 from clm_kernels.selecting.units.finding import find_units
 from clm_kernels.selection import Entries, Selection
 
@@ -45,7 +46,7 @@ def test_a_unit_reaches_its_own_features_and_no_others(family, kind):
             for name, index in coupled.outputs.items():
                 weight, module = model.get_parameter(name).data, model.get_submodule(name.removesuffix(".weight"))
                 for feature in index[unit].tolist():
-                    row = weight[:, feature] if transposed(module) else weight[feature]
+                    row = weight[:, feature] if is_conv1d(module) else weight[feature]
                     kept = row.clone()
                     row += 0.3 * torch.randn(row.shape, dtype=row.dtype, generator=torch.Generator().manual_seed(feature))
                     moved = (read_by(model, out, given) - before).abs().amax(0) > 1e-12

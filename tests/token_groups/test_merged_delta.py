@@ -10,7 +10,8 @@ from torch import nn
 from transformers import BertForMaskedLM
 
 import clm_kernels as clm
-from clm_kernels.extension import Extension, NewToken, resize_embedding
+from clm_kernels.extension import Extension, NewToken
+from clm_kernels.models.embedding import resize_embedding
 from clm_kernels.token_groups.embeddings import extend_embeddings
 from clm_kernels.token_groups.merging import MergedTokenizer
 

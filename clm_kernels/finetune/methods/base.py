@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ...extension import Extension
+    from ...recipe import Recipe
     from ...selecting.pipeline import Choice
     from ...selection import Selection
     from ...token_groups import TokenGroups
@@ -135,7 +136,7 @@ class Method(ABC):
         return {}
 
     @abstractmethod
-    def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], made: dict[str, Any]) -> None:
+    def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
         """Leaves the result in an existing folder: `leaves`, config and tokenizer. The model is then as it was, but trained."""
 
     def load(self, path: Path) -> Any:

@@ -48,6 +48,6 @@ class Full(Method):
         cost = CostModel(loaded.model, batch, length).full
         return {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}
 
-    def save(self, folder, prepared, loaded, labels, made):
+    def save(self, folder, prepared, loaded, labels, recipe):
         save_portable(loaded.model, folder)
         loaded.tokenizer.save_pretrained(folder)

@@ -42,8 +42,8 @@ class LowRank(Method):
         ))  # fmt: skip
         return Prepared(model, sparse_adamw(model, config.training.learning_rate, config.training.weight_decay), handle)
 
-    def save(self, folder, prepared, loaded, labels, made):
-        adapter = Adapter.of(loaded, labels, made)
+    def save(self, folder, prepared, loaded, labels, recipe):
+        adapter = Adapter.of(loaded, labels, recipe)
         fold(loaded.model)
         adapter.save(folder)
         loaded.model.config.save_pretrained(folder)

@@ -30,8 +30,8 @@ class Patched(Method):
         cost = CostModel(loaded.model, batch, length).of(selection, **self.whole(config))
         return {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}
 
-    def save(self, folder, prepared, loaded, labels, made):
-        delta = prepared.handle.delta(labels=labels, made=made)
+    def save(self, folder, prepared, loaded, labels, recipe):
+        delta = prepared.handle.delta(labels=labels, recipe=recipe)
         prepared.handle.restore()
         loaded.model.config.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)

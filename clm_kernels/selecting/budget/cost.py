@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...models.linear import is_linear
+from ...models.positions import most_positions, real_token
 from ...models.structure import bias_names, depths, head_names, norm_names, weights
 from ...selection import Selection
 from ..scores.frozen import frozen
@@ -76,7 +78,7 @@ class CostModel:
         for name, value in (("batch", batch), ("length", length)):
             if value < 1:
                 raise ValueError(f"cost: {name} must be at least 1, got {value}")
-        longest = getattr(model.config, "max_position_embeddings", None) or length
+        longest = most_positions(model.config) or length
         if length > longest:
             raise ValueError(f"cost: length must be at most the model's {longest} positions, got {length}")
         self._named, self._depth, self.head = weights(model), depths(model), head_names(model)
@@ -168,7 +170,7 @@ def _trace(model: nn.Module, batch: int, length: int) -> tuple[list[_Call], dict
     inputs: dict[int, tuple[int, Tensor]] = {}  # holds the tensors, so that no id comes twice
 
     def before(module: nn.Module, args: tuple) -> None:
-        linear = isinstance(module, nn.Linear) or type(module).__name__.endswith("Conv1D")
+        linear = is_linear(module)
         place = len(inputs) - 0.5
         if linear:
             place = float(inputs.setdefault(id(args[0]), (len(inputs), args[0]))[0])
@@ -179,7 +181,7 @@ def _trace(model: nn.Module, batch: int, length: int) -> tuple[list[_Call], dict
     hooks = [module.register_forward_pre_hook(before) for module in model.modules()]
     try:
         device = next(model.parameters()).device
-        ids = torch.full((batch, length), int(getattr(model.config, "pad_token_id", None) == 0), device=device)
+        ids = torch.full((batch, length), real_token(model.config), device=device)
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise ValueError(f"cost: the model must run on {batch} texts of {length} tokens, got {error}") from error

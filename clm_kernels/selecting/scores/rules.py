@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from ... import ops
+from ...models.linear import is_conv1d
 from ...models.structure import matrix_shape, weight_of
 from ...ops.layout import Layout
 from ...selection import Entries
@@ -30,7 +31,7 @@ def fisher(module: nn.Module, x: Tensor, dy: Tensor, kind: str, positions: Tenso
         return _sum_of_rows(module, rows, gradients.square().sum(1))
     if kind == "blocks":
         return squared_gradient(module, x, dy, positions, block).flatten()
-    first, second = (x, dy) if stored_transposed(module) else (dy, x)
+    first, second = (x, dy) if is_conv1d(module) else (dy, x)
     return ops.sensitivity(first, second, kind, positions)
 
 
@@ -48,8 +49,8 @@ def saliency(module: nn.Module, x: Tensor, dy: Tensor, kind: str, positions: Ten
         total: Any = sum(in_blocks(weight * gradient, block).abs() for gradient in gradients_of(module, x, dy, positions))
         return total.flatten()
     weight = weight_of(module).detach().to(x.dtype)
-    weight = weight.T if stored_transposed(module) else weight  # (out, in)
-    of_outputs = (kind == "rows") != stored_transposed(module)
+    weight = weight.T if is_conv1d(module) else weight  # (out, in)
+    of_outputs = (kind == "rows") != is_conv1d(module)
     terms = (dy * (x @ weight.T) if of_outputs else x * (dy @ weight)).float()  # (B, T, units)
     if positions is not None:
         terms = terms * positions[..., None]
@@ -71,14 +72,9 @@ def chance(module: nn.Module, kind: str, generator: torch.Generator, block: Bloc
     return torch.rand(units, generator=generator).to(weight_of(module).device)
 
 
-def stored_transposed(module: nn.Module) -> bool:
-    """Whether the weight is stored ``(in, out)``, as transformers' ``Conv1D`` does."""
-    return not isinstance(module, nn.Linear)
-
-
 def gradients_of(module: nn.Module, x: Tensor, dy: Tensor, positions: Tensor | None) -> Iterator[Tensor]:
     """The stored weight's gradient of one example after the other: a batch of gradients would be a batch of weights."""
-    first, second = (_wide(part) for part in ((x, dy) if stored_transposed(module) else (dy, x)))
+    first, second = (_wide(part) for part in ((x, dy) if is_conv1d(module) else (dy, x)))
     first = _weighted(first, positions)
     for a, b in zip(first, second):
         yield a.T @ b

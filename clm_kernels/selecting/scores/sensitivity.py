@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...defaults import BLOCK
+from ...models.linear import is_linear
 from ...models.structure import depths, head_names, input_embedding, matrix_shape, number_of_layers
 from ...selection import Entries
 from .frozen import frozen
@@ -35,8 +36,7 @@ def eligible_weights(model: nn.Module, layers: str = "all") -> dict[str, nn.Modu
     found = {}
     for prefix, module in model.named_modules():
         name = f"{prefix}.weight"
-        linear = isinstance(module, nn.Linear) or type(module).__name__.endswith("Conv1D")
-        if linear and name not in head and lowest <= depth.get(name, -1) < math.inf:
+        if is_linear(module) and name not in head and lowest <= depth.get(name, -1) < math.inf:
             found[name] = module
     if not found:
         raise ValueError("choose: the model must have linear weights in numbered layers, got none")

@@ -12,15 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ...models.linear import is_conv1d
+from ...models.roles import FUSED, HEAD_SIZE, ROLES, Order, head_size, is_fused, order_of, projects_positions, role_of
 from ..scores.sensitivity import eligible_weights
 
 _NUMBERED = re.compile(r"^(.*\.\d+)\.(.+)\.weight$")  # greedy: up to the last number
-_SEPARATE = {part: re.compile(rf"^(?:{part[0]}|{part}|w{part[0]})(?:_lin|_proj)?$", re.I) for part in ("query", "key", "value")}
-_POSITIONS = re.compile(r"^pos_")  # DeBERTa: projections of relative positions, split into heads as query and key are
-# Fused weights say nothing of their order. True: all queries, all keys, all values. False: group by group, each group's
-# queries, then its key and its value.
-_FUSED = {"Wqkv": True, "c_attn": True, "query_key_value": False, "in_proj": False}
-_HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim")
 
 
 class Coupled(NamedTuple):
@@ -35,11 +31,6 @@ class Coupled(NamedTuple):
     prefix: str
     outputs: dict[str, Tensor]
     inputs: dict[str, Tensor]
-
-
-def transposed(module: nn.Module) -> bool:
-    """Whether the stored weight is ``(in, out)``, as in transformers' ``Conv1D``."""
-    return not isinstance(module, nn.Linear)
 
 
 def heads(model: nn.Module, layers: str = "all") -> list[Coupled]:
@@ -80,7 +71,7 @@ def _parts(model: nn.Module, layers: str, attention: bool) -> Iterator[tuple[str
 def _features(module: nn.Module) -> tuple[int, int]:
     """Output and input features."""
     rows, columns = module.weight.shape
-    return (columns, rows) if transposed(module) else (rows, columns)
+    return (columns, rows) if is_conv1d(module) else (rows, columns)
 
 
 def _fail(prefix: str, part: str, expected: str, found: dict[str, nn.Module]) -> ValueError:
@@ -89,16 +80,15 @@ def _fail(prefix: str, part: str, expected: str, found: dict[str, nn.Module]) ->
 
 
 def _heads(model: nn.Module, prefix: str, found: dict[str, nn.Module]) -> Coupled:
-    last = {name: name.rpartition(".")[2] for name in found}
-    parts = {part: [name for name in found if pattern.match(last[name])] for part, pattern in _SEPARATE.items()}
-    # GPT-BigCode has a c_attn too, a linear layer of another order
-    fused = [name for name in found if last[name] in _FUSED and (last[name] == "c_attn") == transposed(found[name])]
-    positions = [name for name in found if _POSITIONS.match(last[name])]
+    parts = {role: [name for name in found if role_of(name) == role] for role in ROLES}
+    fused = [name for name in found if is_fused(name) and order_of(name, found[name]) is not Order.UNKNOWN]
+    positions = [name for name in found if projects_positions(name)]
     reading = [*(name for names in parts.values() for name in names), *fused, *positions]
     out = [name for name in found if name not in reading]
     separate = all(len(names) == 1 for names in parts.values()) and not fused
     if not separate and not (len(fused) == 1 and not any(parts.values())):
-        wanted = f"one weight each for query, key and value, or one of {', '.join(_FUSED)}"
+        known = [name for name, order in FUSED.items() if order is not Order.UNKNOWN]
+        wanted = f"one weight each for query, key and value, or one of {', '.join(known)}"
         raise _fail(prefix, "attention", wanted, found)
     if len(out) != 1:
         raise _fail(prefix, "attention", "one output projection", found)
@@ -117,7 +107,7 @@ def _heads(model: nn.Module, prefix: str, found: dict[str, nn.Module]) -> Couple
     queries, keys = (torch.arange(n).view(groups, -1) for n in sizes[:2])
     if separate:
         outputs = {query: queries, key: keys, value: keys}
-    elif _FUSED[last[fused[0]]]:
+    elif order_of(fused[0], found[fused[0]]) is Order.IN_TURN:
         outputs = {fused[0]: torch.cat([queries, width + keys, width + sizes[1] + keys], 1)}
     else:
         outputs = {fused[0]: torch.arange(sum(sizes)).view(groups, -1)}
@@ -127,10 +117,9 @@ def _heads(model: nn.Module, prefix: str, found: dict[str, nn.Module]) -> Couple
 
 def _head_size(model: nn.Module, name: str) -> int:
     parent = model.get_submodule(name.rpartition(".")[0])
-    for attribute in _HEAD_SIZE:
-        if isinstance(size := getattr(parent, attribute, None), int):
-            return size
-    raise ValueError(f"units: {type(parent).__name__} must say its heads' size as {' or '.join(_HEAD_SIZE)}, got none of them")
+    if (size := head_size(parent)) is None:
+        raise ValueError(f"units: {type(parent).__name__} must say its heads' size as {' or '.join(HEAD_SIZE)}, got none of them")
+    return size
 
 
 def _neurons(prefix: str, found: dict[str, nn.Module]) -> Coupled:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from ...defaults import BLOCK, UNITS
+from ...models.linear import is_conv1d
 from ...models.structure import depths, input_embedding
 from ...ops.layout import Layout
 from ...selection import Entries, Selection
 from ..scores.sensitivity import eligible_weights
-from .coupling import Coupled, heads, neurons, transposed
+from .coupling import Coupled, heads, neurons
 
 
 class Part(NamedTuple):
@@ -185,7 +186,7 @@ def _coupled(found: list[Coupled], modules: Mapping[str, nn.Module]) -> Units:
         index = next(iter(coupled.outputs.values()))
         for features, kind in ((coupled.outputs, "rows"), (coupled.inputs, "columns")):
             for name, members in features.items():
-                stored = ("columns" if kind == "rows" else "rows") if transposed(modules[name]) else kind
+                stored = ("columns" if kind == "rows" else "rows") if is_conv1d(modules[name]) else kind
                 parts[name] = Part(Layout.of(stored, tuple(modules[name].weight.shape)), members, first)
         first += index.shape[0]
     return Units(parts)

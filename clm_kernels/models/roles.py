@@ -1,0 +1,65 @@
+"""What the weights of an attention are: query, key, value, or the three in one, by the names that families give them."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from torch import nn
+
+from .linear import is_conv1d
+
+ROLES = ("query", "key", "value")
+_NAMES = {role: re.compile(rf"^(?:{role[0]}|{role}|w{role[0]})(?:_lin|_proj)?$", re.I) for role in ROLES}
+_POSITIONS = re.compile(r"^pos_")  # DeBERTa: projections of relative positions, split into heads as query and key are
+HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim")
+
+
+class Order(Enum):
+    """How queries, keys and values lie in one weight, which says nothing of it itself."""
+
+    IN_TURN = "all queries, all keys, all values"
+    BY_GROUP = "group by group, each group's queries, then its key and its value"
+    UNKNOWN = "not the same in all families that use the name"
+
+
+FUSED = {
+    "Wqkv": Order.IN_TURN,
+    "c_attn": Order.IN_TURN,
+    "query_key_value": Order.BY_GROUP,
+    "in_proj": Order.BY_GROUP,
+    "qkv_proj": Order.UNKNOWN,  # Phi-3's lie in turn, CodeGen's in four parts
+    "qkv": Order.UNKNOWN,
+}
+
+
+def role_of(name: str) -> str:
+    """``"query"``, ``"key"``, ``"value"`` or nothing, by the last part of a module's name."""
+    return next((role for role, pattern in _NAMES.items() if pattern.match(_last(name))), "")
+
+
+def is_fused(name: str) -> bool:
+    """Whether a module of this name holds query, key and value in one weight."""
+    return _last(name) in FUSED
+
+
+def order_of(name: str, module: nn.Module) -> Order:
+    """How they lie in a fused weight."""
+    if (_last(name) == "c_attn") != is_conv1d(module):
+        return Order.UNKNOWN  # GPT-BigCode has a c_attn too, a linear layer of another order
+    return FUSED.get(_last(name), Order.UNKNOWN)
+
+
+def projects_positions(name: str) -> bool:
+    """Whether a module of this name projects relative positions into heads."""
+    return bool(_POSITIONS.match(_last(name)))
+
+
+def head_size(attention: nn.Module) -> int | None:
+    """Features of one head; None if the module does not say so under one of HEAD_SIZE."""
+    sizes = (getattr(attention, attribute, None) for attribute in HEAD_SIZE)
+    return next((size for size in sizes if isinstance(size, int)), None)
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

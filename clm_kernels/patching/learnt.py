@@ -1,0 +1,36 @@
+"""What a patched model has learnt, as a `Delta`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..delta import Delta, read
+from ..fingerprint import fingerprint
+from ..models.conform import recipe_of
+from ..models.heads import label_names
+from ..models.structure import weights
+from ..recipe import Recipe
+from ..selection import Selection
+
+if TYPE_CHECKING:
+    from . import Handle
+
+
+def delta_of(handle: Handle, labels: Iterable[str] | None, recipe: Recipe | None) -> Delta:
+    """See `Handle.delta`."""
+    named = weights(handle.model)
+    if not all([*handle.whole.values(), *handle.originals.values()]):
+        raise RuntimeError("Handle.delta: the model must have been patched in memory, got one of the meta device (dry)")
+    for name, values in handle.values.items():
+        if handle.patched and fingerprint(values) != fingerprint(read(named[name], values.entries)):
+            raise RuntimeError(
+                f"Handle.delta: the values of {name!r} are not what the model holds; train with SparseAdamW, or refresh() them"
+            )
+    selection = Selection((name, entries.to("cpu")) for name, entries in handle.selection.items())
+    values = {name: read(named[name], entries).cpu() for name, entries in selection.items()}
+    whole = {name: named[name].detach().cpu().clone() for name in handle.whole}
+    marks = {name: mark for name, mark in handle.whole.items() if name not in handle.head}
+    marks |= {name: handle.originals[name] for name in selection}
+    names = label_names(handle.model) if labels is None else labels
+    return Delta(selection, values, whole, marks, names, recipe_of(handle.model, recipe), handle.extension)
