@@ -1,12 +1,12 @@
 """Every Markdown file for people: its links lead somewhere, its commands and options exist, its tables are the stored results."""
 
+import functools
 import inspect
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 import clm_kernels as clm
@@ -59,12 +59,21 @@ def test_the_readme_leads_to_every_page():
 # The command line
 
 
-def commands() -> dict[str, set[str]]:
-    """The commands, and the options of each."""
+@functools.cache
+def helped(*words: str) -> str:
     from clm_kernels.cli import app
 
-    made = typer.main.get_command(app).commands
-    return {name: {one for p in command.params for one in (*p.opts, *p.secondary_opts)} for name, command in made.items()}
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert shown.exit_code == 0, shown.output
+    return shown.output
+
+
+def commands() -> list[str]:
+    return re.findall(r"^\W*([a-z]+)  ", helped().split("Commands")[1], flags=re.MULTILINE)
+
+
+def options(command: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--[a-z-]+", helped(command)))
 
 
 def shown_commands() -> list[str]:
@@ -79,29 +88,32 @@ def shown_commands() -> list[str]:
 @pytest.mark.parametrize("command", shown_commands())
 def test_command_and_its_options_exist(command):
     _, name, *words = command.split()
-    options = commands()[name]
-    assert [word for word in words if word.startswith("--") and word not in options] == []
+    assert [word for word in words if word.startswith("--") and word not in options(name)] == []
 
 
 def test_options_in_the_text_exist():
-    known = set().union(*commands().values())
+    known = set().union(*map(options, commands()))
     named = {
         (page.name, option)
         for page in OF_CLI
         for code in re.findall(r"`([^`]+)`", prose(page))
+        if not code.startswith("hf ")
         for option in re.findall(r"(?<!\S)--[a-z-]+", code)
     }
     assert {page for page, _ in named} == {page.name for page in OF_CLI}
     assert sorted(pair for pair in named if pair[1] not in known) == []
 
 
+def test_every_option_of_train_is_explained():
+    text = "".join(prose(page) for page in OF_CLI) + "".join(shown_commands())
+    trained = {option for option in options("train") if not option.startswith("--no-")} - {"--help"}
+    assert sorted(o for o in trained if not re.search(rf"{o}(?![a-z-])|{o.replace('--', '--no-', 1)}(?![a-z-])", text)) == []
+
+
 def test_every_command_stands_in_the_readme():
     rows = prose(ROOT / "README.md").split("## The command line\n")[1].split("\n## ")[0]
     listed = [name for row in re.findall(r"^\| (`.*?) \|", rows, flags=re.MULTILINE) for name in re.findall(r"`([a-z]+)`", row)]
     assert sorted(listed) == sorted(commands())
-    from clm_kernels.cli import app
-
-    assert CliRunner().invoke(app, ["--help"]).exit_code == 0
 
 
 # Python
