@@ -85,10 +85,10 @@ def choose(
     Raises:
         ValueError: for arguments out of range or rows that lack what is needed.
     """
-    asked = Select(
-        "tokens" if tokens else rule, density, cost, kind, BLOCK if block == (BLOCK, BLOCK) else 1, layers, per
-    ).resolved()
-    density, kind = asked.share, asked.kind
+    scored_by = rule if tokens is False else "tokens"
+    size = BLOCK if block == (BLOCK, BLOCK) else 1
+    asked = Select(scored_by, density, cost, kind, size, layers, per).resolved()
+    density, kind, rule = asked.share, asked.kind, "random" if asked.select == "random" else rule
     check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
     if kind == "groups":
         if tokens is not False:
