@@ -102,6 +102,27 @@ def test_the_checker_sees_the_imports_that_there_are():
     assert "selection" not in seen["clm_kernels.ops"]  # for types only
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    """Types, and imports inside functions, counted too."""
+    known = dict(_modules())
+    above = {name: _inside(name, path, known) for name, path in known.items() if name != "clm_kernels"}
+    while above:
+        ground = [name for name, imported in above.items() if not imported & above.keys() - {name}]
+        assert ground, f"a circle among {sorted(above)}"
+        for name in ground:
+            del above[name]
+
+
+def _inside(name, path, known):
+    """The modules of the package that a module imports, or from which it imports something."""
+    found = set()
+    for imported in _imported(name, path):
+        while imported and imported not in known:
+            imported = imported.rpartition(".")[0]
+        found.add(imported)
+    return found - {"", name, "clm_kernels"}
+
+
 LENDING = {  # implementations that use parts of another one inside an op; which ops each has: test_ops_errors.py
     "matmul": {"matmul", "reference"},
     "triton": {"triton", "matmul", "reference"},

@@ -19,7 +19,7 @@ import transformers
 from transformers import set_seed
 
 from clm_kernels.finetune import TrainConfig
-from clm_kernels.finetune.methods import Prepared
+from clm_kernels.finetune.methods import Prepared, check
 from clm_kernels.finetune.recipe import Begun, begin, begin_report, fit
 from clm_kernels.models.replay import replay
 
@@ -55,7 +55,7 @@ def train_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
             sizes = {part: getattr(settings, f"{part}_size") for part in ("train", "validation", "test")}
             files = write_parts(TASKS[cell.task], sizes, Path(folder) / "data", data_directory())
             config = config_of(cell, settings, files, f"{folder}/run")
-            config.check()
+            check(config)
             result = _measured(config, way)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0], "seconds": {"whole": time.perf_counter() - started}}

@@ -18,10 +18,10 @@ from ..models.portable import read_config, save_portable
 from ..models.structure import head_names
 from ..token_groups.merging import add_tokens
 from .artifacts import ADAPTER, DELTA
-from .data import Split
 from .lora import Adapter, fold
 from .models import Loaded, check_directory, load, longest
 from .outputs import write_folder
+from .split import Split
 from .tasks import TASKS, Task
 from .tasks.base import Prediction
 from .templates import template_of

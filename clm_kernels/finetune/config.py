@@ -1,6 +1,6 @@
 """What one training run is made of. The command line takes its options from these fields.
 
-Nothing here needs torch or transformers. Which methods and tasks there are, `methods` and `tasks` say.
+Nothing here needs torch or transformers.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..defaults import BATCH_SIZE, MAX_LENGTH, MERGE_BY, POOLINGS, SEED
 from ..errors import require
 from ..options import check_choices, check_counts, option
 from ..selecting.config import Select
-from .methods import METHODS
-from .tasks import TASKS, Task
+from .names import METHODS, TASKS
 from .templates import TEXT, check_template
 
+REQUIRED = ("model", "train", "output")
 PATHS = ("model", "train", "validation", "test", "output", "selection")
 SCORES = ("auto", "accuracy", "macro_f1", "f1")
 SIDES = ("auto", "none", "all", "upper half")
@@ -143,7 +143,7 @@ OPTIONS = {spec.name: part for part, known in PARTS.items() for spec in fields(k
 
 @dataclass(frozen=True, init=False)
 class TrainConfig:
-    """One training run, in five parts; `check` says what may stand in each field, `train` does it.
+    """One training run, in five parts; `train` does it, and says first what cannot be right.
 
     ```python
     TrainConfig(model="minilm", train="train.jsonl", output="intents", epochs=3)
@@ -180,18 +180,13 @@ class TrainConfig:
             own = {name: value for name, value in options.items() if OPTIONS[name] == part}
             object.__setattr__(self, part, replace(given[part] or known(), **own))
 
-    def check(self, required: tuple[str, ...] = ("model", "train", "output")) -> None:
-        """Raises ValueError, one line, for the first field that cannot be right."""
+    def check(self, required: tuple[str, ...] = REQUIRED) -> None:
+        """Raises ValueError, one line, for the first field that cannot be right, whatever the method."""
         options = self.options()
         for name in required:
             require(bool(options[name]), "train", name, "given", "nothing")
         for part in PARTS:
             getattr(self, part).check()
-        METHODS[self.training.method].check(self)
-
-    def resolved(self, task: Task) -> TrainConfig:
-        """The same with what ``auto`` and the defaults stand for in a task; their evidence is in benchmarks/tasks/NOTES.md."""
-        return METHODS[self.training.method].resolved(self, task)
 
     def options(self) -> dict[str, Any]:
         """All fields of all parts by name, as they are recorded."""

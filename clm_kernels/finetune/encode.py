@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .data import Split
+from .split import Split
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -23,11 +23,11 @@ from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .artifacts import GROUPS, REPORT
 from .chosen import draw_choice, load_choice, save_choice
-from .config import TrainConfig
+from .config import REQUIRED, TrainConfig
 from .data import Corpus, load_data
 from .encode import Encoded
 from .merging import merge_tokens
-from .methods import METHODS, Method, Prepared
+from .methods import METHODS, Method, Prepared, check, method_of, resolved
 from .models import Loaded, load_base, longest, pooling_for
 from .outputs import check_output, is_main, run_folder, write_folder
 from .replaying import replaying
@@ -67,11 +67,11 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
         NotInstalled: without accelerate or datasets; if the method is lora, without peft.
         KeyboardInterrupt: after Ctrl-C, with a checkpoint to resume from.
     """
-    config.check(("output",) if config.run.resume else ("model", "train", "output"))
+    check(config, ("output",) if config.run.resume else REQUIRED)
     config = check_output(config)
     for package in ("accelerate", "datasets"):
         needs(package, "train")
-    METHODS[config.training.method].check_packages("train")
+    method_of(config).check_packages("train")
     with advice_when_out_of_memory(config):
         say = say if is_main() else say_nothing
         return _train(begin(config, say), say)
@@ -83,7 +83,7 @@ def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
     Raises:
         ValueError: as `train`.
     """
-    config.check(("model", "train"))
+    check(config, ("model", "train"))
     require(config.training.method == "sparse", "choose_selection", "method", "'sparse'", repr(config.training.method))
     with advice_when_out_of_memory(config):
         corpus, config, loaded, _ = _read(config, to_stderr)
@@ -133,7 +133,7 @@ class Begun:
 
     @property
     def method(self) -> Method:
-        return METHODS[self.config.training.method]
+        return method_of(self.config)
 
     @property
     def task(self) -> Task:
@@ -160,7 +160,7 @@ def begin(config: TrainConfig, say: Say) -> Begun:
 def _read(config: TrainConfig, say: Say) -> tuple[Corpus, TrainConfig, Loaded, dict[str, Any]]:
     """The data, the config with what ``auto`` stands for there, the model, and what to report of merged tokens."""
     corpus = load_data(config.data, config.run.seed)
-    config = config.resolved(corpus.task)
+    config = resolved(config, corpus.task)
     set_seed(config.run.seed)  # the head is made at random
     loaded = load_base(config.data, corpus.task, corpus.label_names)
     return corpus, config, *merge_tokens(config.data, loaded, corpus, say)

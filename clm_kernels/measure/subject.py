@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 
 from ..errors import require
 from ..finetune.config import TrainConfig
-from ..finetune.methods import METHODS, Prepared
+from ..finetune.methods import Prepared, check, method_of
 from ..finetune.tasks import TASKS, Task
 from ..models.recomputing import checkpoint_layers, recompute_norms
 
@@ -34,8 +34,8 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
         ValueError: for options that cannot be right, or if the model has no positions for texts that long.
         RuntimeError: for LoRA without peft.
     """
-    config.check(())
-    method = METHODS[config.training.method]
+    check(config, ())
+    method = method_of(config)
     method.check_packages(function)
     require(length >= 1, function, "length", "at least 1", length)
     positions = getattr(model, "max_position_embeddings", None) or length
@@ -67,7 +67,7 @@ def prepare(model: nn.Module, config: TrainConfig) -> Prepared:
     Args:
         config: resolved.
     """
-    method = METHODS[config.training.method]
+    method = method_of(config)
     prepared = method.prepare(model, config, method.draw(model, config))
     if config.training.gradient_checkpointing:
         checkpoint_layers(model)

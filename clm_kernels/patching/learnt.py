@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Protocol
+
+from torch import nn
 
 from ..delta import Delta, read
+from ..extension import Extension
 from ..fingerprint import fingerprint
 from ..models.conform import recipe_of
 from ..models.heads import label_names
 from ..models.structure import weights
 from ..recipe import Recipe
 from ..selection import Selection
-
-if TYPE_CHECKING:
-    from . import Handle
+from ..values import Values
 
 
-def delta_of(handle: Handle, labels: Iterable[str] | None, recipe: Recipe | None) -> Delta:
+class Patched(Protocol):
+    """What is asked of a `Handle`."""
+
+    model: nn.Module
+    selection: Selection
+    values: dict[str, Values]
+    whole: dict[str, str]
+    head: list[str]
+    originals: dict[str, str]
+    extension: Extension | None
+
+    @property
+    def patched(self) -> bool: ...
+
+
+def delta_of(handle: Patched, labels: Iterable[str] | None, recipe: Recipe | None) -> Delta:
     """See `Handle.delta`."""
     named = weights(handle.model)
     if not all([*handle.whole.values(), *handle.originals.values()]):

@@ -19,6 +19,7 @@ from clm_kernels import Selection
 from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.artifacts import GROUPS, PICTURE, SCORES
+from clm_kernels.finetune.methods import resolved
 from clm_kernels.finetune.recipe import choose_selection
 from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.trainer import RunTrainer
@@ -78,24 +79,22 @@ def test_by_default_an_eighth_is_trained_in_dealt_groups(data, rate, base, tmp_p
     "changes", [{"select": "fisher"}, {"cost": 0.5}, {"per": "weight"}, {"selection": "s"}, {"kind": "columns"}], ids=str
 )
 def test_what_shapes_the_units_leaves_columns(task, changes):
-    resolved = TrainConfig(**changes).resolved(TASKS[task])
-    chosen = resolved.selecting
+    config = resolved(TrainConfig(**changes), TASKS[task])
+    chosen = config.selecting
     assert (chosen.kind, chosen.density, chosen.select) == ("columns", 0.02, changes.get("select", "auto"))
-    assert (
-        resolved.training.learning_rate == {"sequence": 1e-3, "token": 3e-3}[task] and resolved.resolved(TASKS[task]) == resolved
-    )
+    assert config.training.learning_rate == {"sequence": 1e-3, "token": 3e-3}[task] and resolved(config, TASKS[task]) == config
 
 
 def test_another_size_of_block_asks_for_blocks():
-    chosen = TrainConfig(block=16).resolved(TASKS["sequence"]).selecting
+    chosen = resolved(TrainConfig(block=16), TASKS["sequence"]).selecting
     assert (chosen.kind, chosen.block, chosen.density, chosen.select) == ("blocks", 16, 0.1, "random")
 
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
 @pytest.mark.parametrize("given", [{"density": 0.3}, {"learning_rate": 0.5}, {"layers": "upper half"}], ids=str)
 def test_what_is_given_stays(task, given):
-    assert TrainConfig(**given).resolved(TASKS[task]) == replace(TrainConfig().resolved(TASKS[task]), **given)
-    assert TrainConfig(**given, method="lora").resolved(TASKS[task]).training.learning_rate == given.get("learning_rate", 1e-3)
+    assert resolved(TrainConfig(**given), TASKS[task]) == replace(resolved(TrainConfig(), TASKS[task]), **given)
+    assert resolved(TrainConfig(**given, method="lora"), TASKS[task]).training.learning_rate == given.get("learning_rate", 1e-3)
 
 
 def test_weights_of_which_nothing_was_chosen_have_a_line(base, tmp_path):

@@ -8,9 +8,9 @@ from models import build
 from tiny_task import tokenizer
 from transformers import EvalPrediction, GPT2Config, RobertaConfig
 
-from clm_kernels.finetune.data import Split
 from clm_kernels.finetune.encode import IGNORED
 from clm_kernels.finetune.models import Loaded, longest
+from clm_kernels.finetune.split import Split
 from clm_kernels.finetune.tasks import TASKS
 
 TAGS = ["B-PER", "I-PER", "O"]

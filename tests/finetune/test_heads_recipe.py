@@ -14,10 +14,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Eval
 from clm_kernels import Delta
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.classifier import Classifier
-from clm_kernels.finetune.data import Split
 from clm_kernels.finetune.encode import IGNORED
 from clm_kernels.finetune.files import read_rows
 from clm_kernels.finetune.models import load_tokenizer, pooling_for
+from clm_kernels.finetune.split import Split
 from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.templates import TEXT, check_template, fill
 from clm_kernels.models.pooling import set_pooling

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from clm_kernels.cli import app
 from clm_kernels.finetune import Classifier, TrainConfig, train
 from clm_kernels.finetune.lora import Adapter, targets
+from clm_kernels.finetune.methods import resolved
 from clm_kernels.finetune.models import load
 from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.trainer import RunTrainer
@@ -86,7 +87,7 @@ def test_what_stands_in_the_folder(adapted):
 
 
 def test_the_paper_is_the_default():
-    config = TrainConfig(method="lora").resolved(TASKS["sequence"])
+    config = resolved(TrainConfig(method="lora"), TASKS["sequence"])
     lora = config.lora
     assert (lora.lora_rank, lora.lora_alpha, lora.lora_dropout, lora.lora_targets) == (12, 32, 0.1, "query,value")
     assert config.training.weight_decay == 0

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from ...selection import Selection
     from ...token_groups import TokenGroups
     from ..config import TrainConfig
-    from ..data import Split
     from ..encode import Encoded
     from ..models import Loaded
+    from ..split import Split
     from ..tasks import Task
 
 

@@ -1,6 +1,9 @@
-"""What is learnt: a file a task. To add one: write it beside `base`, and name it here."""
+"""What is learnt: a file a task. To add one: write it beside `base`, and name it in `finetune.names`."""
 
+from .. import names
 from ..table import Table
 from .base import Task
 
-TASKS: Table[Task] = Table(__name__, {"sequence": "sequence:SequenceClassification", "token": "token:TokenClassification"})
+__all__ = ["TASKS", "Task"]
+
+TASKS: Table[Task] = Table(__name__, names.TASKS)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from transformers import EvalPrediction, PreTrainedTokenizerBase
 
     from ..config import Data
-    from ..data import Split
     from ..encode import Encoded
+    from ..split import Split
 
 Score = Callable[["EvalPrediction"], dict[str, float]]
 
