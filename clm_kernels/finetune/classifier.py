@@ -13,6 +13,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from ..delta import Delta
 from ..errors import listed, require
 from ..models.attention import bidirectional_layers
+from ..models.heads import label_names
 from ..models.pooling import pooling_of
 from ..models.portable import read_config, save_portable
 from ..models.structure import head_names
@@ -40,9 +41,11 @@ class Classifier:
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int):
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        self.model, self.tokenizer, self.task, self.max_length = model.eval().to(device), tokenizer, task, max_length
+        self.model: Any = model.eval()
+        self.model.to(device)
+        self.tokenizer, self.task, self.max_length = tokenizer, task, max_length
         self.template, self.cut = template_of(model.config), 0
-        self.label_names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        self.label_names = label_names(model)
 
     @classmethod
     def load(cls, model: str | Path, delta: str | Path = "") -> Classifier:
@@ -87,11 +90,12 @@ class Classifier:
     @classmethod
     def _from_checkpoint(cls, folder: str | Path) -> Classifier:
         check_directory("Classifier.load", folder)
-        config = read_config(folder)
+        config: Any = read_config(folder)
         name = (config.architectures or [""])[0]
-        task = next((task for task in TASKS.values() if name.endswith(task.architecture)), None)
+        known = [task for task in TASKS.values() if name.endswith(task.architecture)]
         found = f"{name or 'a model'} in {str(folder)!r}"
-        require(bool(task), "Classifier.load", "model", "a fine-tuned classifier", found)
+        require(bool(known), "Classifier.load", "model", "a fine-tuned classifier", found)
+        task = known[0]
         labels = [config.id2label[i] for i in range(config.num_labels)]
         pooling = "native" if task.per_token else pooling_of(folder)
         loaded = load(folder, task, labels, pooling, template=template_of(config))
@@ -107,7 +111,8 @@ class Classifier:
         split = Split("", list(texts), [None] * len(texts), list(range(len(texts))))
         encoded = self.task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
         self.cut += encoded.cut
-        collate, found = DataCollatorWithPadding(self.tokenizer), {}
+        collate: Any = DataCollatorWithPadding(self.tokenizer)
+        found: dict[int, Prediction] = {}
         rows = encoded.dataset.remove_columns("length").to_list()
         for start in range(0, len(rows), batch_size):
             batch = collate(rows[start : start + batch_size])
@@ -144,7 +149,12 @@ class Classifier:
         require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
         self.tokenizer.model_max_length = self.max_length
         fold(self.model)
-        write_folder(folder, lambda beside: (save_portable(self.model, beside), self.tokenizer.save_pretrained(beside)))
+
+        def write(beside: Path) -> None:
+            save_portable(self.model, beside)
+            self.tokenizer.save_pretrained(beside)
+
+        write_folder(folder, write)
 
 
 def _check_whole(loaded: Loaded, delta: Delta) -> None:

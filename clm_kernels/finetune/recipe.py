@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
 
@@ -21,7 +22,7 @@ from ..models.recomputing import check_checkpointing, checkpoint_layers, recompu
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
-from .artifacts import GROUPS, REPORT
+from .artifacts import CHECKPOINTS, GROUPS, REPORT
 from .chosen import draw_choice, load_choice, save_choice
 from .config import REQUIRED, TrainConfig
 from .data import Corpus, load_data
@@ -87,7 +88,7 @@ def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
     require(config.training.method == "sparse", "choose_selection", "method", "'sparse'", repr(config.training.method))
     with advice_when_out_of_memory(config):
         corpus, config, loaded, _ = _read(config, to_stderr)
-        loaded.model.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        nn.Module.to(loaded.model, torch.accelerator.current_accelerator(check_available=True) or "cpu")
         choice = METHODS["sparse"].choose(config, loaded, _encoded(config, corpus, loaded, ("train",))["train"])
         return choice.selection, overview(*choice, loaded.model)
 
@@ -132,6 +133,15 @@ class Begun:
     merged: dict[str, Any]
 
     @property
+    def output(self) -> Path:
+        return Path(self.config.run.output)
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The one to go on from, if this run resumes another."""
+        return last_checkpoint(self.output / CHECKPOINTS) if self.config.run.resume else None
+
+    @property
     def method(self) -> Method:
         return method_of(self.config)
 
@@ -153,7 +163,7 @@ def begin(config: TrainConfig, say: Say) -> Begun:
     _say_cuts(splits, corpus.task, limit, say)
     best = corpus.task.best_by(corpus.label_names, config.training.best_by)
     args = arguments(config.training, config.run, best)
-    loaded.model.to(args.device)
+    nn.Module.to(loaded.model, args.device)
     return Begun(config, corpus, loaded, splits, args, limit, merged)
 
 
@@ -188,16 +198,16 @@ def begin_report(
     return Report(
         config=run.config.options(), data=run.corpus.record, labels=run.corpus.label_names,
         selection=[line._asdict() for line in lines], trained=prepared.trained, parameters=parameters,
-        best_by=run.args.metric_for_best_model, max_length=run.limit, cut={name: split.cut for name, split in run.splits.items()},
+        best_by=run.args.metric_for_best_model or "", max_length=run.limit, cut={name: split.cut for name, split in run.splits.items()},
         seconds={"selecting": seconds}, made_on=machine(run.args.device), merged=run.merged,
     )  # fmt: skip
 
 
 def _train(run: Begun, say: Say) -> Report:
-    config, loaded, output, resuming = run.config, run.loaded, Path(run.config.run.output), run.config.run.resume
+    config, loaded, output, checkpoint = run.config, run.loaded, run.output, run.checkpoint
     started = time.perf_counter()
-    groups = None if resuming else run.method.find_groups(config, loaded, run.corpus.train)
-    choice = load_choice(output) if resuming else run.method.choose(config, loaded, run.splits["train"], groups)
+    groups = None if checkpoint else run.method.find_groups(config, loaded, run.corpus.train)
+    choice = load_choice(output) if checkpoint else run.method.choose(config, loaded, run.splits["train"], groups)
     seconds = time.perf_counter() - started
     if groups is not None and not groups and choice.scores:
         say("no run of words tells a label: the units are scored by all tokens")
@@ -207,10 +217,10 @@ def _train(run: Begun, say: Say) -> Report:
     prepared = run.method.prepare(loaded.model, config, choice.selection, head=loaded.head, extension=loaded.extension)
     report = begin_report(run, choice.selection, prepared, parameters, seconds, lines)
     report.cost = cost
-    if resuming:
-        say(f"resuming after {last_checkpoint(Path(run.args.output_dir)).name}, with the options that the run was begun with")
+    if checkpoint:
+        say(f"resuming after {checkpoint.name}, with the options that the run was begun with")
     with run_folder(config, run.corpus.record):
-        if is_main() and not resuming:
+        if is_main() and not checkpoint:
             save_choice(output, choice)
             draw_choice(output, lines, say)
             if groups:
@@ -219,7 +229,7 @@ def _train(run: Begun, say: Say) -> Report:
         if is_main():
             _save(run, prepared, report)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
-        drop_checkpoints(Path(run.args.output_dir))
+        drop_checkpoints(output / CHECKPOINTS)
     return report
 
 
@@ -253,20 +263,19 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say) -> None:
     started = time.perf_counter()
     kept = replaying(training.replay, model, tokenizer, splits["train"], args, report, say)
     with interruption, kept:
-        checkpoint = last_checkpoint(Path(args.output_dir)) if run.config.run.resume else None
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.history = validations(trainer.state.log_history)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
     if "test" in splits:
         trainer.compute_metrics = task.score(splits["test"], names)
-        report.test = without_timing(trainer.predict(splits["test"].dataset).metrics, "test_")
+        report.test = without_timing(trainer.predict(splits["test"].dataset).metrics or {}, "test_")
 
 
 def _save(run: Begun, prepared: Prepared, report: Report) -> None:
     """The result, whole or not at all, and the report last."""
-    data, method, model, output = run.config.data, run.method, run.loaded.model, Path(run.config.run.output)
+    data, method, model, output = run.config.data, run.method, run.loaded.model, run.output
     run.loaded.tokenizer.model_max_length = run.limit
     details = {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
     pooling = pooling_for(data, run.task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from ..defaults import BLOCK, DENSITY, DENSITY_BLOCKS, DENSITY_GROUPS, EXAMPLES, LAYERS, UNITS
 from ..errors import listed, require
@@ -78,7 +79,7 @@ class Select:
 
     def resolved(self) -> Select:
         """The same with what ``auto`` and the defaults stand for."""
-        meant = {"density": DENSITY, "kind": "columns"}
+        meant: dict[str, Any] = {"density": DENSITY, "kind": "columns"}
         by_chance = self.kind == "auto" and not self.scored
         if by_chance and self.block != BLOCK:
             meant = {"density": DENSITY_BLOCKS, "kind": "blocks", "select": "random"}
