@@ -18,7 +18,7 @@ class Recipe:
     """How a result was made, and how it is to be used. Whatever is empty or None is not known, or the model's own.
 
     Attributes:
-        task: ``"sequence"``, ``"token"``, or nothing.
+        task: ``"sequence"``, ``"token"`` or what else was learnt, or nothing.
         model: directory or name of the base model.
         max_length: tokens after which a text is cut off; None for as many as the model takes.
         pooling: what a text classifier's head reads, as `set_pooling` takes it.
@@ -41,7 +41,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         require(self.version == VERSION, "Recipe", "version", f"{VERSION}, the one that is known here", repr(self.version))
-        require(self.task in ("sequence", "token", ""), "Recipe", "task", "'sequence', 'token' or ''", repr(self.task))
+        require(isinstance(self.task, str), "Recipe", "task", "the name of a task, or nothing", repr(self.task))
         length = self.max_length
         require(length is None or (type(length) is int and length > 0), "Recipe", "max_length", "a number or None", repr(length))
         for name in ("model", "pooling", "template", "dtype"):

@@ -20,7 +20,6 @@ from .templates import TEXT, check_template
 
 REQUIRED = ("model", "train", "output")
 PATHS = ("model", "train", "validation", "test", "output", "selection")
-SCORES = ("auto", "accuracy", "macro_f1", "f1")
 SIDES = ("auto", "none", "all", "upper half")
 SPAN = re.compile(r"(\d+)-(\d+)")
 _data, _lora, _training, _run = (partial(option, group) for group in ("Data and model", "LoRA", "Training", "Run"))
@@ -106,7 +105,9 @@ class Training:
     recompute_norms: bool = _training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
     replay: bool = _training(False, "Run the layers below all that is trained once for each text; needs layers or cost, or head.")
     eval_steps: int | None = _training(None, "Validate and save every so many steps. (default: every epoch)")
-    best_by: str = _training("auto", "Score that picks the best checkpoint; auto: f1 of tagged spans, else accuracy.", SCORES)
+    best_by: str = _training(
+        "auto", "Score that picks the best checkpoint: accuracy, macro_f1 or f1; auto: f1 of tagged spans, else accuracy."
+    )
     patience: int | None = _training(None, "Stop after so many validations without a better score. (default: never)")
 
     def check(self) -> None:

@@ -28,7 +28,7 @@ from .config import REQUIRED, TrainConfig
 from .data import Corpus, load_data
 from .encode import Encoded
 from .merging import merge_tokens
-from .methods import METHODS, Method, Prepared, check, method_of, resolved
+from .methods import Method, Prepared, check, method_of, resolved
 from .models import Loaded, load_base, longest, pooling_for
 from .outputs import check_output, is_main, run_folder, write_folder
 from .replaying import replaying
@@ -85,11 +85,12 @@ def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
         ValueError: as `train`.
     """
     check(config, ("model", "train"))
-    require(config.training.method == "sparse", "choose_selection", "method", "'sparse'", repr(config.training.method))
+    method = method_of(config)
+    require(method.selects, "choose_selection", "method", "one that selects, as 'sparse'", repr(method.name))
     with advice_when_out_of_memory(config):
         corpus, config, loaded, _ = _read(config, to_stderr)
         nn.Module.to(loaded.model, torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        choice = METHODS["sparse"].choose(config, loaded, _encoded(config, corpus, loaded, ("train",))["train"])
+        choice = method.choose(config, loaded, _encoded(config, corpus, loaded, ("train",))["train"])
         return choice.selection, overview(*choice, loaded.model)
 
 

@@ -57,11 +57,13 @@ class Method(ABC):
         leaves: the file that tells its result, beside config and tokenizer.
         called: what that file is called in reports.
         weight_decay: AdamW's, if nobody asks for another.
+        selects: whether what is trained is chosen among the weights' entries.
     """
 
     leaves: str
     called: str
     weight_decay: float = 0.0
+    selects: bool = False
 
     def __init__(self, name: str):
         self.name = name

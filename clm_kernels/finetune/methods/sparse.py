@@ -18,6 +18,8 @@ from .warming import drawn_batches, warm_up
 
 
 class Sparse(Patched):
+    selects = True
+
     def learning_rate(self, task):
         return 3e-3 if task.per_token else 1e-3
 
