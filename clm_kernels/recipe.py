@@ -54,6 +54,7 @@ class Recipe:
         object.__setattr__(self, "bidirectional", None if pair is None else tuple(pair))
 
     def to_json(self) -> str:
+        """All fields as one JSON object."""
         return json.dumps(asdict(self))
 
     @classmethod

@@ -1,7 +1,6 @@
 """Whatever alters a model gives a handle, whose `restore` leaves the model as it was: classes, hooks, config, bits."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from clm_kernels.models.conform import conform
 from clm_kernels.models.embedding import resize_embedding
 from clm_kernels.models.pooling import set_pooling
 from clm_kernels.models.recomputing import checkpoint_layers, recompute_norms
-from clm_kernels.models.structure import depths, head_names
+from clm_kernels.models.structure import depths
 from clm_kernels.recipe import Recipe
 from clm_kernels.token_groups.embeddings import extend_embeddings
 from clm_kernels.token_groups.merging import MergedTokenizer
@@ -78,7 +77,7 @@ def adapted(model):
     peft = pytest.importorskip("peft")
     from clm_kernels.finetune.lora import adapt, targets
 
-    return adapt(SimpleNamespace(model=model, head=head_names(model)), peft.LoraConfig(r=2, target_modules=targets(model)))
+    return adapt(model, True, peft.LoraConfig(r=2, target_modules=targets(model)))
 
 
 def upper(model):

@@ -13,7 +13,7 @@ import typer
 
 from ..errors import require
 from ..finetune.config import Data
-from ..finetune.tasks import Task
+from ..finetune.tasks import TASKS, Task
 from ..finetune.tasks.base import Prediction
 from .errors import stderr
 from .quiet import quiet
@@ -43,12 +43,13 @@ def predict(
     from ..finetune import Classifier
 
     classifier = Classifier.load(model, delta)
-    texts = _texts(file, classifier.task, text_column, tokens_column)
+    task = TASKS[classifier.task]
+    texts = _texts(file, task, text_column, tokens_column)
     while chunk := list(islice(texts, CHUNK)):
         for prediction in classifier.predict(chunk, batch_size):
-            print(_as_json(prediction, classifier.task) if jsonl else classifier.task.write(prediction))
+            print(_as_json(prediction, task) if jsonl else task.write(prediction))
     if cut := classifier.cut:
-        what = f"{classifier.task.unit} were cut off{' and have no tag' * classifier.task.per_token}"
+        what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
         stderr.print(f"{cut} {what}: more than {classifier.max_length} tokens", markup=False)
 
 

@@ -32,7 +32,7 @@ class Classifier:
     """A fine-tuned model that predicts.
 
     Attributes:
-        task: what it does.
+        task: ``"sequence"``, ``"token"`` or another task's name.
         label_names: in the order of the model's outputs.
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
@@ -43,7 +43,7 @@ class Classifier:
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
         self.model: Any = model.eval()
         self.model.to(device)
-        self.tokenizer, self.task, self.max_length = tokenizer, task, max_length
+        self.tokenizer, self.task, self._task, self.max_length = tokenizer, task.name, task, max_length
         self.template, self.cut = template_of(model.config), 0
         self.label_names = label_names(model)
 
@@ -109,7 +109,7 @@ class Classifier:
         if not texts:
             return
         split = Split("", list(texts), [None] * len(texts), list(range(len(texts))))
-        encoded = self.task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
+        encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
         self.cut += encoded.cut
         collate: Any = DataCollatorWithPadding(self.tokenizer)
         found: dict[int, Prediction] = {}
@@ -119,7 +119,7 @@ class Classifier:
             probabilities = self.model(**batch.to(self.model.device)).logits.float().softmax(-1)
             best = [values.cpu() for values in probabilities.max(-1)]
             for i, (probability, number) in enumerate(zip(*best, strict=True), start):
-                found[encoded.split.where[i]] = self.task.decode(encoded, i, number, probability, self.label_names)
+                found[encoded.split.where[i]] = self._task.decode(encoded, i, number, probability, self.label_names)
         for i in range(len(texts)):
             yield found.pop(i)
 

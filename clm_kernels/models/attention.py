@@ -63,7 +63,10 @@ def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all
 
 
 def causal(model: nn.Module) -> Undo:
-    """Takes back what `bidirectional` did, hooks and config. Any other model is left as it is.
+    """Takes back what `bidirectional` did, hooks and config.
+
+    Args:
+        model: changed in place; one that `bidirectional` has not changed is left as it is.
 
     Returns:
         A handle, whose `restore` makes the layers attend as they did before.
@@ -81,11 +84,11 @@ def causal(model: nn.Module) -> Undo:
 def restore_attention(model: nn.Module) -> Undo:
     """Makes a model that was just loaded attend as its config says that it was trained.
 
-    Returns:
-        A handle, whose `restore` makes it attend as it was loaded.
-
     Args:
         model: changed in place; one whose config says nothing is left as it is.
+
+    Returns:
+        A handle, whose `restore` makes it attend as it was loaded.
 
     Raises:
         ValueError: as `bidirectional` does.

@@ -75,7 +75,7 @@ def test_an_interrupted_pretraining_goes_on_bit_for_bit(made, tmp_path, monkeypa
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
 def test_the_recipe_reads_the_same_ids(made, task):
-    tokenizer, read = tokenizer_for(TEXTS, TINY), load_tokenizer(made, task)
+    tokenizer, read = tokenizer_for(TEXTS, TINY), load_tokenizer(made, TASKS[task])
     assert [read(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
     words = read([text.split(" ") for text in TEXTS], is_split_into_words=True)["input_ids"]
     assert words == [tokenizer(text)["input_ids"] for text in TEXTS]

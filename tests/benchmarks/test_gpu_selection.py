@@ -45,7 +45,7 @@ def test_3(): pass
 def test_a_gpu_that_is_lost_to_a_process_costs_one_test(tmp_path, workers, said):
     """Tests go on in a new process; without pytest-xdist they end, as all that would follow would fail."""
     (tmp_path / "test_it.py").write_text(LOST)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "helpers")])}
     environment.pop("PYTEST_XDIST_WORKER", None)  # of the process that runs this test
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-n", workers, "test_it.py"]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)

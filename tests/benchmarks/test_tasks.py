@@ -123,8 +123,8 @@ def test_a_tuning_cell_is_not_told_of_the_test_data(settings):
     configs = {
         stage: config_of(Cell("banking77", "sparse", stage, 1, 1e-3), settings, files, "out") for stage in ("tune", "test")
     }
-    assert configs["tune"].test == ""
-    assert configs["test"].test == "test.jsonl"
+    assert configs["tune"].data.test == ""
+    assert configs["test"].data.test == "test.jsonl"
     assert replace(configs["tune"], test="test.jsonl") == configs["test"]
     result = train_cell(Cell("banking77", "head", "tune", 0, 1e-3), settings)
     assert result["test"] is None and result["test_scores"] is None

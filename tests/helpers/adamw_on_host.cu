@@ -1,6 +1,6 @@
 // The arithmetic of the CUDA kernel of adamw_step_, run by the CPU one thread after the other; see test_cuda_build.py.
 
-#include "../csrc/cuda/adamw.cu"
+#include "../../csrc/cuda/adamw.cu"
 
 using namespace clm;
 using namespace clm::cuda;

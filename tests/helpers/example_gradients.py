@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from word_tokenizer import tokenizer  # noqa: F401 - a fixture
 
 from clm_kernels.selecting.scores.sensitivity import eligible_weights, score_pass
 

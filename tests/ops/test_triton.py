@@ -124,12 +124,12 @@ def test_every_launch_has_one_axis(monkeypatch):
     product, segments, forms = (
         Launches(monkeypatch, name, kernel, all_of_them=True)
         for name, kernel in (
-            ("weight_grad", "outer_product"), ("embedding_grad", "sum_segments"), ("sensitivity", "quadratic_forms"),
+            ("gradients", "outer_product"), ("embedding", "sum_segments"), ("fisher", "quadratic_forms"),
         )
     )  # fmt: skip
     dy, x = torch.randn(512, 140) / 16, torch.randn(512, 150)
     dense = dy.double().T @ x.double()
-    monkeypatch.setattr(MODULES["weight_grad"], "processors", lambda device: 64)
+    monkeypatch.setattr(MODULES["gradients"], "processors", lambda device: 64)
     for kind in ("rows", "columns", "blocks"):
         entries = entries_of(kind, (140, 150), "some", (70, 75))
         assert_close(kernels.weight_grad(dy, x, entries.index, entries.layout, torch.float32), pick(dense, entries))
@@ -149,7 +149,7 @@ def test_operands_begin_where_16_bytes_can_be_read(monkeypatch, dtype):
     known = [
         Launches(monkeypatch, name, kernel, all_of_them=True)
         for name, kernel in (
-            ("weight_grad", "outer_product"), ("sampled_product", "sampled_product"), ("sensitivity", "quadratic_forms"),
+            ("gradients", "outer_product"), ("sampled_product", "sampled_product"), ("fisher", "quadratic_forms"),
         )
     ]  # fmt: skip
     dy, x = torch.randn(13, 42).to(dtype)[:, 1:], torch.randn(13, 23).to(dtype)

@@ -18,6 +18,7 @@ from tolerances import assert_close
 from torch import nn
 
 import clm_kernels as clm
+from clm_kernels.defaults import SEED
 from clm_kernels.models.compat import is_cache
 from clm_kernels.models.pooling import set_pooling
 from clm_kernels.models.structure import base_model, head_names
@@ -26,6 +27,7 @@ from clm_kernels.selecting.scores.rules import RULES
 from clm_kernels.selecting.scores.sensitivity import LAYERS, eligible_weights
 from clm_kernels.selecting.scores.warm_up import warm_up_head
 from clm_kernels.selecting.units.control import random_selection
+from clm_kernels.selecting.units.dealing import dealt_groups
 from clm_kernels.selecting.units.elements import top_entries
 
 KINDS = ("columns", "rows")
@@ -39,6 +41,11 @@ def plain(**shapes):
 
 def chosen(selection):
     return {name: entries.index.tolist() for name, entries in selection.items()}
+
+
+def choose(*args, kind="columns", **options):
+    """A kind that looks at the data, unless another one is given."""
+    return clm.choose(*args, kind=kind, **options)
 
 
 class TestBudget:
@@ -233,7 +240,7 @@ class TestChoose:
     @pytest.mark.parametrize("per", ["model", "weight"])
     def test_gives_a_selection_within_its_bounds(self, tokenizer, rows, kind, layers, per):
         model = self.model(num_hidden_layers=3)
-        selection = clm.choose(model, tokenizer, rows, density=0.1, kind=kind, layers=layers, per=per, batch_size=8)
+        selection = choose(model, tokenizer, rows, density=0.1, kind=kind, layers=layers, per=per, batch_size=8)
         selection.check(dict(model.named_parameters()))
         eligible = {name: module.weight for name, module in eligible_weights(model, layers).items()}
         assert selection and set(selection) <= set(eligible) and {entries.kind for entries in selection.values()} == {kind}
@@ -242,22 +249,31 @@ class TestChoose:
 
     def test_single_elements_are_those_that_top_entries_finds(self, tokenizer, rows):
         model = self.model()
-        found = clm.choose(model, tokenizer, rows, density=0.05, kind="elements", batch_size=8, layers="upper half")
-        batches = batches_of(model, tokenizer, rows, 512, 8, 128, 0)
+        found = choose(model, tokenizer, rows, density=0.05, kind="elements", batch_size=8, layers="upper half")
+        batches = batches_of(model, tokenizer, rows, 512, 8, 256, 42)
         warm_up_head(model, batches)
         assert found == top_entries(model, batches, density=0.05, layers="upper half")
         assert {entries.kind for entries in found.values()} == {"elements"}
 
     def test_single_elements_drawn_by_chance_are_of_each_weight_the_same_share(self, tokenizer, rows):
         model = self.model()
-        found = clm.choose(model, tokenizer, rows, density=0.05, kind="elements", rule="random", batch_size=8, seed=3)
+        found = choose(model, tokenizer, rows, density=0.05, kind="elements", rule="random", batch_size=8, seed=3)
         assert found == random_selection(model, density=0.05, kind="elements", seed=3)
         assert all(entries.density == pytest.approx(0.05, abs=1e-3) for entries in found.values())
+
+    def test_what_is_not_said_is_what_train_takes(self, tokenizer, rows):
+        model = self.model()
+        assert clm.choose(model, tokenizer, rows) == dealt_groups(model, seed=SEED)
+        assert clm.choose(model, tokenizer, rows, density=0.25) == dealt_groups(model, density=0.25, seed=SEED)
+        assert {entries.block for entries in clm.choose(model, tokenizer, rows, block=(4, 4)).values()} == {(4, 4)}
+        for asked in ({"rule": "fisher"}, {"tokens": True}, {"per": "model"}, {"cost": 0.9}):
+            found = clm.choose(model, tokenizer, rows, density=0.1, batch_size=8, **asked)
+            assert {entries.kind for entries in found.values()} == {"columns"}
 
     def test_leaves_the_model_bitwise_as_it_was(self, tokenizer, rows):
         model = lived_in(self.model())
         before, random = everything_about(model), torch.random.get_rng_state()
-        clm.choose(model, tokenizer, rows, density=0.1, batch_size=8)
+        choose(model, tokenizer, rows, density=0.1, batch_size=8)
         assert_as_before(model, before)
         assert torch.equal(torch.random.get_rng_state(), random)
 
@@ -266,12 +282,12 @@ class TestChoose:
         before = everything_about(model)
         monkeypatch.setitem(RULES, "fisher", None)
         with pytest.raises(TypeError, match="not callable"):
-            clm.choose(model, tokenizer, rows, batch_size=8)
+            choose(model, tokenizer, rows, batch_size=8)
         assert_as_before(model, before)
 
     def test_the_same_seed_gives_the_same_selection(self, tokenizer, rows):
         first, again, other = (
-            clm.choose(self.model(), tokenizer, rows, density=0.1, examples=6, batch_size=4, seed=seed) for seed in (1, 1, 2)
+            choose(self.model(), tokenizer, rows, density=0.1, examples=6, batch_size=4, seed=seed) for seed in (1, 1, 2)
         )
         assert first == again and list(first) == list(again)
         assert first != other  # another draw of examples
@@ -281,14 +297,14 @@ class TestChoose:
         numbers = [row | {"label": model.config.label2id[row["label"]]} for row in rows]
         tokenised = [{**tokenizer(row["text"]), "labels": row["label"], "extra": None} for row in numbers]
         expected, *others = (
-            clm.choose(model, tokenizer, form, density=0.1, batch_size=8)
+            choose(model, tokenizer, form, density=0.1, batch_size=8)
             for form in (rows, numbers, tokenised, (row for row in rows))
         )
         assert all(selection == expected for selection in others)
 
     def test_takes_token_labels(self, tokenizer):
         rows = [{"input_ids": [2, 5 + i % 3, 12, 3], "labels": [-100, i % 3, 0, -100]} for i in range(6)]
-        assert clm.choose(build(task="token"), tokenizer, rows, density=0.1, batch_size=4).count
+        assert choose(build(task="token"), tokenizer, rows, density=0.1, batch_size=4).count
 
     @pytest.mark.parametrize(
         ("rows", "changes", "message"),
@@ -301,7 +317,7 @@ class TestChoose:
             ([{"text": "a", "label": 0}], {"batch_size": 0}, "choose: batch_size must be at least 1, got 0"),
             ([{"text": "a", "label": 0}], {"max_length": 0}, "choose: max_length must be at least 1, got 0"),
             (None, {"density": 0.0}, "budget: density must lie in (0, 1], got 0.0"),
-            (None, {"kind": "blocks"}, "Entries: block must divide the weight's shape (48, 32), got (32, 32)"),
+            (None, {"kind": "blocks", "block": (32, 32)}, "Entries: block must divide the weight's shape (48, 32), got (32, 32)"),
             (
                 None,
                 {"kind": "rows+elements"},
@@ -329,7 +345,7 @@ class TestChoose:
     def test_errors(self, tokenizer, rows, changes, message):
         """Those that need no data come before the data is touched (None cannot be read at all)."""
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-            clm.choose(self.model(), tokenizer, rows, **changes)
+            choose(self.model(), tokenizer, rows, **changes)
 
 
 @pytest.mark.parametrize("kind", ["rows", "columns", "blocks", "elements"])

@@ -6,7 +6,6 @@ from example_gradients import gradients, some_positions
 from models import build, same
 from oracles import assert_as_before, batches, everything_about
 from tolerances import assert_close
-from word_tokenizer import tokenizer  # noqa: F401 - a fixture
 
 import clm_kernels as clm
 from clm_kernels.selecting.scores.positions import at_first, at_groups, at_labels, at_last
@@ -82,7 +81,7 @@ def test_first_last_and_labelled_positions():
         at_labels({"input_ids": ids, "labels": torch.tensor([0, 1])})
 
 
-def test_group_positions_skip_padding_and_spare_texts_without_a_group(tokenizer):  # noqa: F811
+def test_group_positions_skip_padding_and_spare_texts_without_a_group(tokenizer):
     groups = token_groups([("charged twice please", "fees"), ("the app again", "bug")] * 5, tokenizer, top=1, longest=2)
     batch = tokenizer(["it was charged twice", "it was it"], add_special_tokens=False)
     ids = torch.tensor([batch["input_ids"][0], [*batch["input_ids"][1], batch["input_ids"][0][-1]]])
@@ -125,7 +124,7 @@ def test_top_entries_refuses():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_embedding_rows_of_groups_train_and_no_others(family, tokenizer):  # noqa: F811
+def test_embedding_rows_of_groups_train_and_no_others(family, tokenizer):
     groups = token_groups([("charged twice please", "fees"), ("the app again", "bug")] * 5, tokenizer, top=1, longest=2)
     model = build(family)
     selection = group_rows(model, groups)
@@ -142,7 +141,7 @@ def test_embedding_rows_of_groups_train_and_no_others(family, tokenizer):  # noq
     assert changed == [row for row in expected if 1 <= row <= 20]
 
 
-def test_embedding_rows_refuses_pieces_that_the_model_does_not_have(tokenizer):  # noqa: F811
+def test_embedding_rows_refuses_pieces_that_the_model_does_not_have(tokenizer):
     groups = token_groups([("charged twice", "fees"), ("app again", "bug")] * 5, tokenizer)
     with pytest.raises(ValueError, match="groups must be of pieces below 4, got"):
         group_rows(build(vocab_size=4, pad_token_id=0), groups)
