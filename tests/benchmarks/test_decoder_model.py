@@ -15,6 +15,7 @@ from benchmarks.decoder_model import RECORD, Decoder, blank, pretrained, texts_o
 from benchmarks.tasks.tasks import TASKS
 from clm_kernels.finetune import Classifier, TrainConfig, train
 from clm_kernels.finetune.models import load, load_tokenizer
+from clm_kernels.finetune.tasks import TASKS as KNOWN
 
 TINY = Decoder(
     vocabulary=320, hidden=32, layers=2, heads=2, key_value_heads=1, intermediate=48, positions=64, length=16, batch=4,
@@ -75,11 +76,11 @@ def test_an_interrupted_pretraining_goes_on_bit_for_bit(made, tmp_path, monkeypa
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
 def test_the_recipe_reads_the_same_ids(made, task):
-    tokenizer, read = tokenizer_for(TEXTS, TINY), load_tokenizer(made, TASKS[task])
+    tokenizer, read = tokenizer_for(TEXTS, TINY), load_tokenizer(made, KNOWN[task])
     assert [read(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
     words = read([text.split(" ") for text in TEXTS], is_split_into_words=True)["input_ids"]
     assert words == [tokenizer(text)["input_ids"] for text in TEXTS]
-    loaded = load(made, TASKS[task], ["a", "b", "c"])
+    loaded = load(made, KNOWN[task], ["a", "b", "c"])
     assert {name.split(".")[0] for name in loaded.missing} == {"score"}
     assert loaded.tokenizer.pad_token_id == loaded.model.config.pad_token_id != loaded.tokenizer.eos_token_id
 

@@ -104,7 +104,7 @@ def test_a_run_trains_what_estimate_says(tmp_path, options):
     model = read_config(config.data.model, num_labels=len(report.labels))
     assert estimate.estimate(model, config, 16).trained == report.trained
     config = resolved(config, model)
-    drawn = METHODS[config.training.method].draw(subject.build(model, config, "meta"), config)
+    drawn = METHODS[config.training.method].draw(subject.build(model, config, "cpu"), config)
     assert drawn == Selection.load(tmp_path / "out" / "selection.safetensors")
 
 
@@ -142,8 +142,8 @@ def test_tables_say_where_types_differ(stored, measured):
 def test_without_peft_lora_alone_is_refused(stored, monkeypatch):
     folder = stored(torch.float32)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(RuntimeError, match="pip install peft"):
+    with pytest.raises(RuntimeError, match=r'pip install "clm-kernels\[lora\]"'):
         resolved(TrainConfig(method="lora"))
     assert resolved(TrainConfig()).training.method == "sparse"
     refused = CliRunner().invoke(app, ["estimate", "--model", folder, "--length", "8", "--method", "lora"])
-    assert refused.exit_code == 1 and "pip install peft" in refused.stderr
+    assert refused.exit_code == 1 and 'pip install "clm-kernels[lora]"' in refused.stderr
