@@ -1,4 +1,4 @@
-"""``python -m benchmarks.table``: the stored results as README's tables and picture; what has no reach set stays in the JSON."""
+"""``python -m benchmarks.table``: the stored results as docs/numbers.md's tables and picture; what has no reach set stays in the JSON."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def markdown(summary: Summary, store: Store, left_out: Mapping[str, str]) -> str
 
 
 def overview(summary: Summary, methods: Sequence[str]) -> str:
-    """A line for each method: its mean over the tasks of a kind, and what it costs; README's table."""
+    """A line for each method: its mean over the tasks of a kind, and what it costs; docs/numbers.md's table."""
     if not methods:
         return ""
     shared = {title: summary.shared_tasks(kind) for kind, title in KINDS.items()}
