@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
-
 from ...errors import require
 from ...extras import needs
+from ...models.linear import is_conv1d
 from ..artifacts import ADAPTER
 from ..lora import Adapter, adapt, fold, targets
 from .base import Method, Prepared
@@ -37,7 +36,7 @@ class LowRank(Method):
         modules = dict(model.named_modules())
         handle = adapt(model, head, LoraConfig(
             r=config.lora.lora_rank, lora_alpha=config.lora.lora_alpha, lora_dropout=config.lora.lora_dropout, target_modules=names,
-            fan_in_fan_out=not isinstance(modules[names[0]], nn.Linear),  # transformers' Conv1D
+            fan_in_fan_out=is_conv1d(modules[names[0]]),
             base_model_name_or_path=config.data.model,
         ))  # fmt: skip
         return Prepared(model, sparse_adamw(model, config.training.learning_rate, config.training.weight_decay), handle)
