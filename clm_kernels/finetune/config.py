@@ -189,6 +189,10 @@ class TrainConfig:
         for part in PARTS:
             getattr(self, part).check()
 
+    def replace(self, **options: Any) -> TrainConfig:
+        """The same with other options, or other parts."""
+        return replace(self, **options)
+
     def options(self) -> dict[str, Any]:
         """All fields of all parts by name, as they are recorded."""
         return {name: value for part in PARTS for name, value in asdict(getattr(self, part)).items()}

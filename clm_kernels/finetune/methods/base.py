@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,7 @@ class Method(ABC):
         training = config.training
         rate = self.learning_rate(task) if training.learning_rate is None else training.learning_rate
         decay = self.weight_decay if training.weight_decay is None else training.weight_decay
-        return replace(config, learning_rate=rate, weight_decay=decay)
+        return config.replace(learning_rate=rate, weight_decay=decay)
 
     def find_groups(self, config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
         """The token groups of the training data by which it would choose; None where there are none to be looked for."""

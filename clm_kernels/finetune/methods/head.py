@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ...selecting.pipeline import Choice
 from ...selection import Selection
 from .patched import Patched
 
+if TYPE_CHECKING:
+    from ...token_groups import TokenGroups
+    from ..config import TrainConfig
+    from ..encode import Encoded
+    from ..models import Loaded
+    from ..tasks import Task
+
 
 class Head(Patched):
-    def learning_rate(self, task):
+    def learning_rate(self, task: Task) -> float:
         return 1e-3
 
-    def can_replay(self, config):
+    def can_replay(self, config: TrainConfig) -> bool:
         return True
 
-    def choose(self, config, loaded, train, groups=None):
+    def choose(self, config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Choice:
         choice = super().choose(config, loaded, train, groups)
         return Choice(loaded.extension.extend(Selection()), {}) if loaded.extension else choice

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from ...errors import require
 from ...extras import needs
 from ...models.linear import is_conv1d
@@ -10,6 +14,16 @@ from ..lora import Adapter, adapt, fold, targets
 from .base import Method, Prepared
 from .optimizer import sparse_adamw
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...extension import Extension
+    from ...recipe import Recipe
+    from ...selection import Selection
+    from ..config import TrainConfig
+    from ..models import Loaded
+    from ..tasks import Task
+
 
 class LowRank(Method):
     # 3e-3 was better on all-MiniLM-L6-v2 after 250 steps (banking77 86.3 against 83.5, snips_slots 76.8 against 67.7), the
@@ -17,18 +31,26 @@ class LowRank(Method):
     RATE = 1e-3
     leaves, called = ADAPTER, "adapter"
 
-    def learning_rate(self, task):
+    def learning_rate(self, task: Task) -> float:
         return self.RATE
 
-    def check(self, config):
+    def check(self, config: TrainConfig) -> None:
         super().check(config)
         alone = "0 with the method lora, which trains no embedding rows"
         require(not config.data.merge_tokens, "train", "merge_tokens", alone, config.data.merge_tokens)
 
-    def check_packages(self, function):
+    def check_packages(self, function: str) -> None:
         needs("peft", function)
 
-    def prepare(self, model, config, selection, *, head=True, extension=None):
+    def prepare(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        selection: Selection,
+        *,
+        head: bool | Iterable[str] = True,
+        extension: Extension | None = None,
+    ) -> Prepared:
         """The adapter has the model's dtype; what it starts from is torch's own draw."""
         from peft import LoraConfig
 
@@ -41,12 +63,12 @@ class LowRank(Method):
         ))  # fmt: skip
         return Prepared(model, sparse_adamw(model, config.training.learning_rate, config.training.weight_decay), handle)
 
-    def save(self, folder, prepared, loaded, labels, recipe):
+    def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
         adapter = Adapter.of(loaded, labels, recipe)
         fold(loaded.model)
         adapter.save(folder)
         loaded.model.config.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
 
-    def load(self, path):
+    def load(self, path: Path) -> Any:
         return Adapter.load(path.parent)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 from ...delta import Delta
 from ...patching import patch
 from ...selecting.batches import mean_size
@@ -12,6 +16,15 @@ from .base import Method, Prepared
 from .optimizer import sparse_adamw
 from .warming import drawn_batches
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...extension import Extension
+    from ...recipe import Recipe
+    from ...selection import Selection
+    from ..encode import Encoded
+    from ..models import Loaded
+
 
 class Patched(Method):
     leaves, called = DELTA, "delta"
@@ -20,22 +33,30 @@ class Patched(Method):
         """Whether biases and normalisation are trained too, as `patch` takes it."""
         return {"biases": False, "norms": False}
 
-    def prepare(self, model, config, selection, *, head=True, extension=None):
+    def prepare(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        selection: Selection,
+        *,
+        head: bool | Iterable[str] = True,
+        extension: Extension | None = None,
+    ) -> Prepared:
         dry = next(model.parameters()).is_meta
         handle = patch(model, selection, **self.whole(config), head=head, extension=extension, dry=dry)
         return Prepared(model, sparse_adamw(model, config.training.learning_rate, config.training.weight_decay), handle)
 
-    def cost(self, config, loaded, selection, train):
+    def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
         batch, length = mean_size(drawn_batches(config, loaded, train, config.selecting.sensitivity_examples))
         cost = CostModel(loaded.model, batch, length).of(selection, **self.whole(config))
         return {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}
 
-    def save(self, folder, prepared, loaded, labels, recipe):
+    def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
         delta = prepared.handle.delta(labels=labels, recipe=recipe)
         prepared.handle.restore()
         loaded.model.config.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
         delta.save(folder / self.leaves)
 
-    def load(self, path):
+    def load(self, path: Path) -> Any:
         return Delta.load(path)

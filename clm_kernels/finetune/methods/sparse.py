@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import require
 from ...models.structure import weights
@@ -16,23 +16,32 @@ from ..models import Loaded
 from .patched import Patched
 from .warming import drawn_batches, warm_up
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...token_groups import TokenGroups
+    from ..config import TrainConfig
+    from ..encode import Encoded
+    from ..split import Split
+    from ..tasks import Task
+
 
 class Sparse(Patched):
     selects = True
 
-    def learning_rate(self, task):
+    def learning_rate(self, task: Task) -> float:
         return 3e-3 if task.per_token else 1e-3
 
-    def resolved(self, config, task):
-        return replace(super().resolved(config, task), selecting=config.selecting.resolved())
+    def resolved(self, config: TrainConfig, task: Task) -> TrainConfig:
+        return super().resolved(config, task).replace(selecting=config.selecting.resolved())
 
-    def check(self, config):
+    def check(self, config: TrainConfig) -> None:
         super().check(config)
         without = "left out with merge_tokens, whose embedding rows take the whole backward pass"
         cost = config.selecting.cost
         require(cost is None or not config.data.merge_tokens, "train", "cost", without, cost)
 
-    def choose(self, config, loaded, train, groups=None):
+    def choose(self, config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Choice:
         """The selection to train: read from a file if the config names one, or measured on the training data.
 
         With the selects tokens and auto units are scored where `groups` stand, by default those of the training data. The
@@ -63,10 +72,10 @@ class Sparse(Patched):
         named.check(weights(loaded.model))
         return named
 
-    def draw(self, model, config):
+    def draw(self, model: nn.Module, config: TrainConfig) -> Selection:
         return drawn_selection(model, config.selecting.resolved(), config.run.seed)
 
-    def find_groups(self, config, loaded, train):
+    def find_groups(self, config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
         """None where they are not to be looked for, empty where ``select="auto"`` finds none."""
         select, whole_texts = config.selecting.select, bool(train.labels) and isinstance(train.labels[0], str)
         wanted = select == "tokens" or (select == "auto" and whole_texts)  # benchmarks/tasks/NOTES.md

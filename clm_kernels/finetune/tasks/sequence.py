@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 from ..encode import Encoded, longest_first, with_lengths
 from ..metrics import accuracy, macro_f1
 from ..templates import TEXT, fill
 from .base import Prediction, Task, read_label, read_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from ..config import Data
+    from ..split import Split
+    from .base import Score
 
 
 class SequenceClassification(Task):
@@ -14,23 +25,31 @@ class SequenceClassification(Task):
     peft = "SEQ_CLS"
     problem = "single_label_classification"
 
-    def columns(self, data):
+    def columns(self, data: Data) -> tuple[str, str]:
         return data.text_column, data.label_column
 
-    def read(self, row, columns, place, labelled):
+    def read(self, row: dict[str, Any], columns: tuple[str, str], place: str, labelled: bool) -> tuple[Any, Any]:
         text, label = columns
         return read_text(row[text], place + text), read_label(row[label], place + label) if labelled else None
 
-    def read_line(self, line):
+    def read_line(self, line: str) -> Any:
         return line
 
-    def label(self, label):
+    def label(self, label: Any) -> list[str]:
         return [label]
 
-    def stratum(self, label):
+    def stratum(self, label: Any) -> str:
         return label
 
-    def encode(self, split, label_names, tokenizer, max_length, sort, template=TEXT):
+    def encode(
+        self,
+        split: Split,
+        label_names: Sequence[str] | None,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        sort: bool,
+        template: str = TEXT,
+    ) -> Encoded:
         if sort:
             split = longest_first(split, len)
         texts, shortened = split.texts, 0
@@ -44,15 +63,15 @@ class SequenceClassification(Task):
         cut = shortened + sum(bool(encoding.overflowing) for encoding in batch.encodings)
         return Encoded.of(columns, split, None, cut)
 
-    def collate(self, tokenizer):
+    def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         from transformers import DataCollatorWithPadding
 
         return DataCollatorWithPadding(tokenizer)
 
-    def scores(self, label_names):
+    def scores(self, label_names: Sequence[str]) -> tuple[str, ...]:
         return "accuracy", "macro_f1"
 
-    def score(self, encoded, label_names):
+    def score(self, encoded: Encoded, label_names: Sequence[str]) -> Score:
         gold = encoded.split.labels
 
         def compute(result):
@@ -61,8 +80,8 @@ class SequenceClassification(Task):
 
         return compute
 
-    def decode(self, encoded, i, numbers, probabilities, label_names):
+    def decode(self, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str]) -> Prediction:
         return Prediction(encoded.split.texts[i], label_names[int(numbers)], float(probabilities))
 
-    def write(self, prediction):
+    def write(self, prediction: Prediction) -> str:
         return f"{prediction.label}\t{prediction.probability:.4f}\t{' '.join(prediction.text.split())}"

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
 from ...errors import require
 from ..encode import IGNORED, Encoded, first_tokens, longest_first, needs_space, spread, with_lengths
 from ..metrics import accuracy, are_spans, macro_f1, span_scores
 from ..templates import TEXT
 from .base import Prediction, Task, read_label, read_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from ..config import Data
+    from ..split import Split
+    from .base import Score
 
 
 class TokenClassification(Task):
@@ -17,16 +28,16 @@ class TokenClassification(Task):
     unit = "words"
     fields = ("tokens", "tags", "probabilities")
 
-    def columns(self, data):
+    def columns(self, data: Data) -> tuple[str, str]:
         return data.tokens_column, data.tags_column
 
-    def check(self, data):
+    def check(self, data: Data) -> None:
         without = f"{TEXT!r} for token classification, whose words stand alone"
         require(data.template == TEXT, "load_data", "template", without, repr(data.template))
         expected = "0 for token classification, whose words are tokenised one by one: nothing merges across words"
         require(data.merge_tokens == 0, "train", "merge_tokens", expected, data.merge_tokens)
 
-    def read(self, row, columns, place, labelled):
+    def read(self, row: dict[str, Any], columns: tuple[str, str], place: str, labelled: bool) -> tuple[Any, Any]:
         tokens, tags = (place + column for column in columns)
         words = [read_text(word, tokens) for word in _list(row[columns[0]], tokens)]
         if not labelled:
@@ -35,13 +46,13 @@ class TokenClassification(Task):
         require(len(named) == len(words), "read_split", tags, f"{len(words)} tags, one for each word", len(named))
         return words, named
 
-    def read_line(self, line):
+    def read_line(self, line: str) -> Any:
         return line.split()
 
-    def label(self, label):
+    def label(self, label: Any) -> list[str]:
         return label
 
-    def prepare_tokenizer(self, tokenizer):
+    def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Byte-level tokenizers know a word by the space before it. Where they can add it to the words of a list by
         themselves, they are set to; for the others `encode` puts it there."""
         from tokenizers import pre_tokenizers
@@ -51,7 +62,15 @@ class TokenClassification(Task):
             splitter.add_prefix_space = tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
             tokenizer.backend_tokenizer.pre_tokenizer = splitter
 
-    def encode(self, split, label_names, tokenizer, max_length, sort, template=TEXT):
+    def encode(
+        self,
+        split: Split,
+        label_names: Sequence[str] | None,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        sort: bool,
+        template: str = TEXT,
+    ) -> Encoded:
         if sort:
             split = longest_first(split, lambda words: sum(map(len, words)))
         texts = split.texts
@@ -71,15 +90,15 @@ class TokenClassification(Task):
         cut = sum(len(text) - len(first) for text, first in zip(split.texts, firsts, strict=True))
         return Encoded.of(columns, split, firsts, cut)
 
-    def collate(self, tokenizer):
+    def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         from transformers import DataCollatorForTokenClassification
 
         return DataCollatorForTokenClassification(tokenizer)
 
-    def scores(self, label_names):
+    def scores(self, label_names: Sequence[str]) -> tuple[str, ...]:
         return ("f1", "accuracy") if are_spans(label_names) else ("accuracy", "macro_f1")
 
-    def score(self, encoded, label_names):
+    def score(self, encoded: Encoded, label_names: Sequence[str]) -> Score:
         split, marks_spans = encoded.split, are_spans(label_names)
 
         def compute(result):
@@ -95,14 +114,14 @@ class TokenClassification(Task):
 
         return compute
 
-    def decode(self, encoded, i, numbers, probabilities, label_names):
+    def decode(self, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str]) -> Prediction:
         words, first = encoded.split.texts[i], encoded.first_tokens[i]
         tags = spread(numbers[list(first.values())].tolist(), first, len(words), label_names)
         return Prediction(
             words, tags, [float(probabilities[first[word]]) if word in first else None for word in range(len(words))]
         )
 
-    def write(self, prediction):
+    def write(self, prediction: Prediction) -> str:
         rows = zip(*prediction, strict=True)
         return "".join(
             f"{word}\t-\t-\n" if tag is None else f"{word}\t{tag}\t{probability:.4f}\n" for word, tag, probability in rows
