@@ -19,8 +19,6 @@ def home(module):
 
 @pytest.mark.parametrize("module", sorted({*clm._HOMES.values(), "ops"}))
 def test_every_public_name_comes_from_a_module_that_mypy_judges(module):
-    if module.startswith("finetune."):
-        pytest.skip("not yet in mypy's list")
     assert any(home(module).is_relative_to(path) for path in JUDGED)
 
 

@@ -35,6 +35,11 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
         RuntimeError: for LoRA without peft.
     """
     check(config, ())
+    for name in ("cost", "selection", "merge_tokens", "replay"):
+        value = config.options()[name]
+        require(not value, function, name, "left out, as nothing is chosen or merged here, and no text is read", repr(value))
+    arithmetic = config.training.precision
+    require(arithmetic == "float32", function, "precision", "left out: dtype is that of weights and arithmetic", repr(arithmetic))
     method = method_of(config)
     method.check_packages(function)
     require(length >= 1, function, "length", "at least 1", length)

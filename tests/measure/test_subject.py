@@ -147,3 +147,13 @@ def test_without_peft_lora_alone_is_refused(stored, monkeypatch):
     assert resolved(TrainConfig()).training.method == "sparse"
     refused = CliRunner().invoke(app, ["estimate", "--model", folder, "--length", "8", "--method", "lora"])
     assert refused.exit_code == 1 and 'pip install "clm-kernels[lora]"' in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"cost": 0.5}, {"selection": "s"}, {"merge_tokens": 3}, {"replay": True, "layers": "upper half"}, {"precision": "bf16"}],
+    ids=str,
+)
+def test_what_cannot_be_told_without_texts_is_refused(option):
+    with pytest.raises(ValueError, match=f"^here: {next(iter(option))} must be left out"):
+        resolved(TrainConfig(**option))

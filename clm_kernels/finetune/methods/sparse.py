@@ -87,5 +87,5 @@ class Sparse(Patched):
             require(len(groups) > 0, "train", "select", another, "no run of words that tells a label")
         return groups
 
-    def whole(self, config):
+    def whole(self, config: TrainConfig) -> dict[str, bool]:
         return {"biases": config.selecting.biases, "norms": config.selecting.norms}
