@@ -18,8 +18,8 @@ from ..models.pooling import pooling_of
 from ..models.portable import read_config, save_portable
 from ..models.structure import head_names
 from ..token_groups.merging import add_tokens
-from .artifacts import ADAPTER, DELTA
 from .lora import Adapter, fold
+from .methods import METHODS
 from .models import Loaded, check_directory, load, longest
 from .outputs import write_folder
 from .split import Split
@@ -62,7 +62,8 @@ class Classifier:
         if delta:
             require(Path(delta).is_file(), "Classifier.load", "delta", "an existing file", repr(str(delta)))
             return cls._from_delta(_read(Path(delta)), model)
-        if own := next((path for name in (DELTA, ADAPTER) if (path := Path(model) / name).is_file()), None):
+        left = (Path(model) / method.leaves for method in METHODS.values() if not method.whole_checkpoint)
+        if own := next((path for path in left if path.is_file()), None):
             read = _read(own)
             base = read.recipe.model
             expected = f"where it was, {base!r} (else give model and delta)"
@@ -167,4 +168,5 @@ def _check_whole(loaded: Loaded, delta: Delta) -> None:
 
 
 def _read(path: Path) -> Delta | Adapter:
-    return Adapter.load(path.parent) if path.name == ADAPTER else Delta.load(path)
+    """What a method left: told by the file's name; one of any other name is a delta."""
+    return next((method.load for method in METHODS.values() if method.leaves == path.name), Delta.load)(path)

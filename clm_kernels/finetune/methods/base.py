@@ -56,12 +56,14 @@ class Method(ABC):
         name: as the command line has it.
         leaves: the file that tells its result, beside config and tokenizer.
         called: what that file is called in reports.
+        whole_checkpoint: whether that is a model by itself, which needs no base.
         weight_decay: AdamW's, if nobody asks for another.
         selects: whether what is trained is chosen among the weights' entries.
     """
 
     leaves: str
     called: str
+    whole_checkpoint: bool = False
     weight_decay: float = 0.0
     selects: bool = False
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import AdamW
-from transformers import Trainer
 
 from ...models.portable import save_portable
 from ...selecting.batches import mean_size
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Full(Method):
-    leaves, called = WHOLE, "checkpoint"
+    leaves, called, whole_checkpoint = WHOLE, "checkpoint", True
     weight_decay = 0.01
 
     def learning_rate(self, task: Task) -> float:
@@ -52,6 +51,8 @@ class Full(Method):
         head: bool | Iterable[str] = True,
         extension: Extension | None = None,
     ) -> Prepared:
+        from transformers import Trainer
+
         decaying = set(Trainer.get_decay_parameter_names(None, model))
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         groups = [
