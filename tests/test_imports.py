@@ -28,7 +28,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"values", "extension"},
     {"selection"},
     {"ops"},
-    {"options", "tensors", "recipe"},
+    {"options", "tensors", "recipe", "energy"},
     {"defaults", "errors", "extras", "files", "fingerprint", "handles", "_version"},
 )
 

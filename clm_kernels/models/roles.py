@@ -1,17 +1,23 @@
-"""What the weights of an attention are: query, key, value, or the three in one, by the names that families give them."""
+"""What a linear layer does in its layer of the model, by the names that families give and by its place.
+
+Query, key, value, or the three in one; what leads out of an attention; what leads into and out of a feed-forward part.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from enum import Enum
 
 from torch import nn
 
-from .linear import is_conv1d
+from .linear import is_conv1d, is_linear
+from .structure import depths, head_names
 
 ROLES = ("query", "key", "value")
 _NAMES = {role: re.compile(rf"^(?:{role[0]}|{role}|w{role[0]})(?:_lin|_proj)?$", re.I) for role in ROLES}
 _POSITIONS = re.compile(r"^pos_")  # DeBERTa: projections of relative positions, split into heads as query and key are
+_NUMBERED = re.compile(r"^(.*\.\d+)\.(.+)$")  # greedy: up to the last number
 HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim")
 
 
@@ -53,6 +59,29 @@ def order_of(name: str, module: nn.Module) -> Order:
 def projects_positions(name: str) -> bool:
     """Whether a module of this name projects relative positions into heads."""
     return bool(_POSITIONS.match(_last(name)))
+
+
+def linears_by_role(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, ...]]]:
+    """Each linear layer inside the numbered layers, by name, with its roles: more than one where query, key and value are fused.
+
+    Left out is what projects relative positions, which are no tokens. Of a feed-forward part the last layer leads out.
+    """
+    depth, head = depths(model), set(head_names(model))
+    found: dict[str, tuple[nn.Module, tuple[str, ...]]] = {}
+    last: dict[str, str] = {}  # prefix of a numbered layer -> its last layer outside the attention
+    for name, module in model.named_modules():
+        weight = f"{name}.weight"
+        if not is_linear(module) or weight in head or not 0 <= depth.get(weight, -1) < math.inf or projects_positions(name):
+            continue
+        match = _NUMBERED.match(name)
+        prefix, rest = match.groups() if match else ("", name)
+        if "att" not in rest.lower():
+            found[name], last[prefix] = (module, ("feed_in",)), name
+        elif is_fused(name):
+            found[name] = module, ROLES
+        else:
+            found[name] = module, (role_of(name) or "output",)
+    return found | {name: (found[name][0], ("feed_out",)) for name in last.values()}
 
 
 def head_size(attention: nn.Module) -> int | None:

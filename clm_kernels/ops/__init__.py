@@ -7,21 +7,65 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..errors import refuse
 from . import checks, schemas
 from .registry import backend, chosen, interpreted, why_not
+from .tokens import Tokens
 
 if TYPE_CHECKING:
     from ..selection import Entries
 
 __all__ = [
-    "adamw_step_", "backend", "chosen", "embedding_grad", "gather", "interpreted", "masked_grad_", "scatter_", "sensitivity",
-    "weight_grad", "why_not",
+    "Tokens", "active_tokens", "adamw_step_", "backend", "chosen", "embedding_grad", "gather", "input_grad", "interpreted",
+    "masked_grad_", "scatter_", "sensitivity", "weight_grad", "why_not",
 ]  # fmt: skip
 
 _ops = torch.ops.clm_kernels
 
 
-def weight_grad(dy: Tensor, x: Tensor, entries: Entries, dtype: torch.dtype | None = None) -> Tensor:
+def active_tokens(dy: Tensor, energy: float | None = None, *, share: float | None = None) -> Tokens:
+    """The tokens that carry the gradient: the fewest rows of `dy` that together hold the part `energy` of its squared norm.
+
+    Ranked by squared norm, ties by position. A row of zeros, as padding has it, is never active. If `dy` holds an inf or a NaN
+    every token is, so that it goes where it would have gone. All implementations find the same tokens: squared norms are summed
+    in float64, and compared as whole numbers, 2^30 for the largest.
+
+    Args:
+        dy: ``(T, out)``, gradient of a layer's output.
+        energy: in (0, 1]; 1 takes every row but those of zeros.
+        share: in place of it, the part of all T tokens that is taken, in (0, 1].
+
+    Returns:
+        Their ascending indices ``(T,)`` and their count, both on dy's device.
+
+    Raises:
+        ValueError: if not one of `energy` and `share` is given, or is out of range.
+    """
+    if (energy is None) == (share is None):
+        refuse("active_tokens", "energy and share", "given one without the other", "both" if energy is not None else "none")
+    return Tokens(*_ops.active_tokens(dy.detach(), share if energy is None else energy, energy is None))
+
+
+def input_grad(dy: Tensor, weight: Tensor, tokens: Tokens) -> Tensor:
+    """Gradient of a linear layer's input from active tokens alone: ``dy @ weight`` there, zeros elsewhere.
+
+    Args:
+        dy: ``(T, out)``, gradient of the output.
+        weight: ``(out, in)``, of dy's dtype.
+        tokens: as `active_tokens` gives them.
+
+    Returns:
+        ``(T, in)``, of dy's dtype.
+
+    Raises:
+        ValueError: if shapes, dtypes or devices do not fit.
+    """
+    return _ops.input_grad(dy.detach(), weight.detach(), *tokens)
+
+
+def weight_grad(
+    dy: Tensor, x: Tensor, entries: Entries, dtype: torch.dtype | None = None, tokens: Tokens | None = None
+) -> Tensor:
     """Compact gradient of a weight used as ``y = x @ weight.T``: the selected entries of ``dy.T @ x``.
 
     The dense gradient is never built. Sums over tokens are kept in float32 (float64 for float64).
@@ -31,6 +75,7 @@ def weight_grad(dy: Tensor, x: Tensor, entries: Entries, dtype: torch.dtype | No
         x: ``(T, in)``, the input, of dy's dtype. For columns it may be sliced already: ``(T, C)``.
         entries: selected entries of the ``(out, in)`` weight, on dy's device.
         dtype: of the result; dy's by default.
+        tokens: those that count, as `active_tokens` gives them; all by default.
 
     Returns:
         Compact gradient: rows ``(R, in)``, columns ``(out, C)``, blocks ``(B, bm, bn)``, elements ``(nnz,)``.
@@ -38,7 +83,7 @@ def weight_grad(dy: Tensor, x: Tensor, entries: Entries, dtype: torch.dtype | No
     Raises:
         ValueError: if shapes, dtypes or devices do not fit.
     """
-    return _ops.weight_grad(dy, x, entries._held, entries.layout, dtype or dy.dtype)
+    return _ops.weight_grad(dy, x, entries._held, entries.layout, dtype or dy.dtype, *(tokens or ()))
 
 
 def embedding_grad(dy: Tensor, ids: Tensor, entries: Entries, dtype: torch.dtype | None = None) -> Tensor:

@@ -61,19 +61,51 @@ def check_index_values(op: str, index: Tensor, units: int) -> None:
 
 
 def check_weight_grad(
-    dy: Tensor, x: Tensor, index: Tensor, layout: Layout, dtype: torch.dtype, op: str = "weight_grad"
-) -> None:  # fmt: skip
+    dy: Tensor,
+    x: Tensor,
+    index: Tensor,
+    layout: Layout,
+    dtype: torch.dtype,
+    tokens: Tensor | None = None,
+    count: Tensor | None = None,
+    op: str = "weight_grad",
+) -> None:
     check_float(op, "dy", dy)
     check_float_dtype(op, "dtype", dtype)
     check_same(op, "x", x, "dy", dy)
     check_index(op, index, dy)
-    count = index.shape[0]
+    units = index.shape[0]
     for name, tensor, size, selected in (("dy", dy, layout.rows, ROWS), ("x", x, layout.columns, COLUMNS)):
-        sizes = (size, count) if layout.kind == selected else (size,)
+        sizes = (size, units) if layout.kind == selected else (size,)
         if tensor.dim() != 2 or tensor.shape[1] not in sizes:
             refuse(op, name, "of shape " + " or ".join(f"(T, {s})" for s in sizes), tuple(tensor.shape))
     if x.shape[0] != dy.shape[0]:
         refuse(op, "x", f"of {dy.shape[0]} tokens as dy", x.shape[0])
+    require((tokens is None) == (count is None), op, "tokens and count", "given together", "one of them")
+    if tokens is not None:
+        check_tokens(op, tokens, count, dy)
+
+
+def check_tokens(op: str, tokens: Tensor, count: Tensor, like: Tensor) -> None:
+    for argument, tensor, shape in (("tokens", tokens, like.shape[:1]), ("count", count, ())):
+        check_shape(op, argument, tensor, shape)
+        require(tensor.dtype == torch.int64, op, argument, "int64", tensor.dtype)
+        check_same(op, argument, tensor, "dy", like, dtype=False)
+
+
+def check_active_tokens(dy: Tensor, part: float, counted: bool, op: str = "active_tokens") -> None:
+    check_float(op, "dy", dy)
+    if dy.dim() != 2:
+        refuse(op, "dy", "of shape (T, out)", tuple(dy.shape))
+    require(0 < part <= 1, op, "share" if counted else "energy", "in (0, 1]", part)
+
+
+def check_input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor, op: str = "input_grad") -> None:
+    check_float(op, "dy", dy)
+    check_same(op, "weight", weight, "dy", dy)
+    if weight.dim() != 2 or dy.dim() != 2 or dy.shape[1] != weight.shape[0]:
+        refuse(op, "dy", "of shape (T, out) beside weight (out, in)", f"{tuple(dy.shape)} beside {tuple(weight.shape)}")
+    check_tokens(op, tokens, count, dy)
 
 
 def check_embedding_grad(

@@ -16,7 +16,10 @@ from .grouped import groups_of
 from .layout import BLOCKS, KINDS, Layout
 from .rule import TABLE
 
-OPS = ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity", "AdamWPlan")
+OPS = (
+    "weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity", "active_tokens", "input_grad",
+    "active_weight_grad", "AdamWPlan",
+)  # fmt: skip
 MODULES = {name: f"clm_kernels.ops.{name}" for name in ("reference", "matmul", "cpu", "cuda", "triton")}
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICES = {"reference": None, "matmul": None, "cpu": "cpu", "cuda": "cuda"}  # None: any
@@ -25,7 +28,7 @@ DEVICES["triton"] = "cpu" if INTERPRETED else "cuda"
 # The ops that each implementation has. None runs another one's in its place.
 HAS = {
     "reference": OPS,
-    "matmul": ("weight_grad", "sensitivity"),
+    "matmul": ("weight_grad", "sensitivity", "input_grad", "active_weight_grad"),
     "cpu": ("weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "AdamWPlan"),
     "cuda": ("gather", "scatter_", "masked_grad_", "AdamWPlan"),
     "triton": ("weight_grad", "embedding_grad", "sensitivity", "AdamWPlan"),
@@ -39,10 +42,14 @@ NOT_FLOAT64 = {"triton": ("weight_grad", "embedding_grad", "sensitivity")}
 # measured, the first of `AUTO` that can run; the reference where nothing is listed. No GPU kernel of a product is listed
 # before one is measured to beat the vendor's; the others do in one pass what torch does in several.
 AUTO = {
-    "cpu": dict.fromkeys(HAS["cpu"], ("cpu",)) | {"weight_grad": ("cpu", "matmul"), "sensitivity": ("matmul",)},
+    "cpu": dict.fromkeys(HAS["cpu"], ("cpu",))
+    | {"weight_grad": ("cpu", "matmul")}
+    | dict.fromkeys(("sensitivity", "input_grad", "active_weight_grad"), ("matmul",)),
     "cuda": {
         "weight_grad": ("matmul",),
         "sensitivity": ("matmul",),
+        "input_grad": ("matmul",),
+        "active_weight_grad": ("matmul",),
         "AdamWPlan": ("cuda", "triton"),
         "gather": ("cuda",),
         "scatter_": ("cuda",),

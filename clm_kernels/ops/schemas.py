@@ -16,7 +16,10 @@ from .parameters import Parameters
 from .registry import implementation
 
 SCHEMAS = (
-    "weight_grad(Tensor dy, Tensor x, Tensor index, int[] layout, ScalarType dtype) -> Tensor",
+    "weight_grad(Tensor dy, Tensor x, Tensor index, int[] layout, ScalarType dtype, Tensor? tokens=None, "
+    "Tensor? count=None) -> Tensor",
+    "active_tokens(Tensor dy, float part, bool counted) -> (Tensor, Tensor)",
+    "input_grad(Tensor dy, Tensor weight, Tensor tokens, Tensor count) -> Tensor",
     "embedding_grad(Tensor dy, Tensor ids, Tensor index, int[] layout, ScalarType dtype) -> Tensor",
     "gather(Tensor dense, Tensor index, int[] layout) -> Tensor",
     "scatter_(Tensor(a!) dense, Tensor index, int[] layout, Tensor values) -> ()",
@@ -36,6 +39,8 @@ for schema in SCHEMAS:
 
 CHECKS = {
     "weight_grad": checks.check_weight_grad,
+    "active_tokens": checks.check_active_tokens,
+    "input_grad": checks.check_input_grad,
     "embedding_grad": checks.check_embedding_grad,
     "gather": checks.check_gather,
     "scatter_": checks.check_scatter,
@@ -67,18 +72,22 @@ def _dispatch(op: str):
 
 def _run(op: str, *args):
     device = args[0].device
+    if op == "weight_grad" and len(args) > 5:
+        op, args = ("weight_grad", args[:5]) if args[5] is None else ("active_weight_grad", args)
     if torch.is_autocast_enabled(device.type):  # it would round the operands of an implementation's products
         with torch.autocast(device.type, enabled=False):
             return implementation(op, device)(*args)
     return implementation(op, device)(*args)
 
 
-def _run_directly(op: str, first: Tensor, second: Tensor, *args) -> Tensor:
+def _run_directly(op: str, first: Tensor, second, *args):
     CHECKS[op](first, second, *args)
     check_memory(op, "dy", first)
-    check_memory(op, "x or ids", second)
-    # The imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve.
-    return _run(op, first.resolve_neg(), second.resolve_neg(), *args)
+    first = first.resolve_neg()  # the imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve
+    if isinstance(second, Tensor):
+        check_memory(op, "x, ids or weight", second)
+        second = second.resolve_neg()
+    return _run(op, first, second, *args)
 
 
 def _adamw_step_(values, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, masters, anchors, denses, indices, layouts, settings,
@@ -143,8 +152,20 @@ def _fake(op: str, *args) -> Layout:
 
 
 @torch.library.register_fake("clm_kernels::weight_grad", lib=library)
-def _(dy, x, index, layout, dtype):
-    return _fake("weight_grad", dy, x, index, layout, dtype).new_compact(dy, index, dtype)
+def _(dy, x, index, layout, dtype, tokens=None, count=None):
+    return _fake("weight_grad", dy, x, index, layout, dtype, tokens, count).new_compact(dy, index, dtype)
+
+
+@torch.library.register_fake("clm_kernels::active_tokens", lib=library)
+def _(dy, part, counted):
+    checks.check_active_tokens(dy, part, counted)
+    return dy.new_empty(dy.shape[0], dtype=torch.int64), dy.new_empty((), dtype=torch.int64)
+
+
+@torch.library.register_fake("clm_kernels::input_grad", lib=library)
+def _(dy, weight, tokens, count):
+    checks.check_input_grad(dy, weight, tokens, count)
+    return dy.new_empty(dy.shape[0], weight.shape[1])
 
 
 @torch.library.register_fake("clm_kernels::embedding_grad", lib=library)

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from ..delta import Delta
+from ..energy import Energy
+from ..errors import refuse
 from ..fingerprint import fingerprint
 from ..handles import Restorable
 from ..models.structure import bias_names, depths, head_names, norm_names, read_past_forward, weights
 from ..selection import Entries, Selection
 from ..values import Values
-from .layers import Compact, CompactLayer, layer_for, swapped_class
+from .active import ActiveTokens
+from .layers import Compact, CompactLayer, known_layer, layer_for, swapped_class
 from .learnt import delta_of
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ def patch(
     norms: bool = False,
     head: bool | Iterable[str] = True,
     extension: Extension | None = None,
+    energy: Energy = 1.0,
     dry: bool = False,
 ) -> Handle:
     """Makes `model` train the selected entries, its head, and nothing else, in place.
@@ -48,6 +52,9 @@ def patch(
         norms: also train the normalisation weights, whole, from the lowest selected layer up.
         head: True for the parameters above the base model, or the names of those to train.
         extension: what `extend_embeddings` added to the base, all of which must be selected.
+        energy: below 1, the backward of each linear layer in the model's layers keeps only those tokens that hold this part of
+            the squared norm of the gradient of its output (`ops.active_tokens`): one number, or one by role, as
+            ``{"attention": 0.999, "feed_forward": 0.95}`` (`energies`). 1 is the backward of every token.
         dry: take a model on the meta device too, to see what training it would take; without data it has no fingerprints,
             and there is no delta of it.
 
@@ -70,7 +77,8 @@ def patch(
     if unknown := [name for name in head if name not in named]:
         raise ValueError(f"patch: head must be names of the model's parameters, got {unknown[0]!r}")
 
-    handle = Handle(model, selection, head)
+    active = ActiveTokens(energy)
+    handle = Handle(model, selection, head, active)
     depth = depths(model)
     lowest = min((depth[name] for name in selection), default=float("inf"))
     whole = (bias_names(model) if biases else set()) | (norm_names(model) if norms else set())
@@ -83,6 +91,7 @@ def patch(
             handle.whole[name] = _mark(named[name])
     for key, entries in entries_by_id.items():
         _swap(handle, places[key], entries)
+    _activate(handle)
     if extension is not None:
         handle.extension = extension
         handle.originals[extension.name] = extension.original
@@ -101,10 +110,11 @@ class Handle(Restorable):
         originals: name of each selected weight -> fingerprint of its selected entries before training; of the base's
             whole embedding, if there are new tokens.
         extension: the new tokens, if there are any.
+        active: the layers whose backward keeps active tokens alone, and the share of the tokens that these are.
     """
 
-    def __init__(self, model: nn.Module, selection: Selection, head: list[str]):
-        self.model, self.selection, self.head = model, selection, head
+    def __init__(self, model: nn.Module, selection: Selection, head: list[str], active: ActiveTokens):
+        self.model, self.selection, self.head, self.active = model, selection, head, active
         self.values: dict[str, Values] = {}
         self.whole: dict[str, str] = {}
         self.originals: dict[str, str] = {}
@@ -138,6 +148,7 @@ class Handle(Restorable):
             for name in module.compact.values():
                 module._parameters.pop(name).release()
             module.__dict__.pop("_entries", None)
+            module.__dict__.pop("_active", None)
             del module.compact
             module.__class__ = original
         self._classes.clear()
@@ -229,3 +240,19 @@ def _swap(handle: Handle, places: list[tuple[str, Any, str, type | None]], entri
         handle.values[name], handle.originals[name] = values, original_values
     if not covered:
         values.take_dense_gradient()
+
+
+def _activate(handle: Handle) -> None:
+    """Has the linear layers of the model's layers, those that are frozen too, keep active tokens alone."""
+    read_directly = read_past_forward(handle.model)
+    for name, module, active in handle.active.take(handle.model):
+        if not isinstance(module, CompactLayer):
+            _refuse(f"{name}.weight", module)
+            core = None if isinstance(module, Compact) or id(module) in read_directly else known_layer(module)
+            if core is None:
+                refuse("patch", "energy", f"1 for a model with {name!r}, a {type(module).__name__} whose backward nobody here knows", active.energy)
+            original: Any = type(module)
+            module.__class__ = swapped_class(original, core)
+            module.compact = {}
+            handle._classes.append((module, original))
+        module._active = active

@@ -8,6 +8,8 @@ The index is no saved tensor: those are handed to hooks, and to whoever asks the
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,36 +18,47 @@ from torch.autograd.function import once_differentiable
 from ..ops.layout import COLUMNS, ROWS, Layout
 from ..ops.schemas import direct
 
+if TYPE_CHECKING:
+    from .active import Active
+
 
 class LinearFunction(torch.autograd.Function):
-    """``y = x @ weight.T + bias`` of a frozen `weight` ``(out, in)`` whose selected entries' gradient goes to `values`.
+    """``y = x @ weight.T + bias`` of a frozen `weight` ``(out, in)`` whose selected entries' gradient goes to `values`, if any.
 
     The entries are those of `weight`, or, where it is `transposed`, of the ``(in, out)`` tensor that it is a view of: that
     one's gradient is ``x.T @ dy``, the same op with its operands exchanged. Of x only the selected input features are kept
-    for the backward, where a selected unit is one.
+    for the backward, where a selected unit is one. Where tokens are `active`, the gradients of x and of the values are those of
+    these tokens alone; that of the bias is whole.
     """
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor, index: Tensor, layout: Layout, transposed: bool
-    ):
+        ctx, x: Tensor, weight: Tensor, bias: Tensor | None, values: Tensor | None, index: Tensor | None, layout: Layout | None,
+        transposed: bool, active: Active | None,
+    ):  # fmt: skip
         tokens = x.reshape(-1, x.shape[-1])  # (T, in)
-        kept = tokens.index_select(1, index) if layout.kind == (ROWS if transposed else COLUMNS) else tokens
+        kept = None
+        if values is not None:
+            kept = tokens.index_select(1, index) if layout.kind == (ROWS if transposed else COLUMNS) else tokens
+            ctx.dtype = values.dtype
         ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None)
-        ctx._index, ctx._layout, ctx.dtype, ctx.x_shape, ctx.transposed = index, layout, values.dtype, x.shape, transposed
+        ctx._index, ctx._layout, ctx.x_shape, ctx.transposed, ctx.active = index, layout, x.shape, transposed, active
         return F.linear(tokens, weight, bias)  # (T, out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):
         kept, weight = ctx.saved_tensors
-        dx = (dy @ weight).view(ctx.x_shape) if ctx.needs_input_grad[0] else None
-        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        dvalues = None
+        dx = dbias = dvalues = None
+        tokens = () if ctx.active is None else ctx.active.choose(dy)
+        if ctx.needs_input_grad[0]:
+            dx = (direct("input_grad", dy)(dy, weight, *tokens) if tokens else dy @ weight).view(ctx.x_shape)
+        if ctx.needs_input_grad[2]:
+            dbias = dy.sum(0)
         if ctx.needs_input_grad[3]:
             operands = (kept, dy) if ctx.transposed else (dy, kept)
-            dvalues = direct("weight_grad", dy)(*operands, ctx._index, ctx._layout, ctx.dtype)
-        return dx, None, dbias, dvalues, None, None, None
+            dvalues = direct("weight_grad", dy)(*operands, ctx._index, ctx._layout, ctx.dtype, *tokens)
+        return dx, None, dbias, dvalues, None, None, None, None
 
 
 class EmbeddingFunction(torch.autograd.Function):

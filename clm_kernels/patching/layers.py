@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ..models.linear import conv1d_class
-from ..ops.layout import ROWS
+from ..ops.layout import ROWS, Layout
 from ..selection import Entries
 from ..values import Values
+from .active import Active
 from .functions import EmbeddingFunction, LinearFunction
 
 
@@ -77,6 +78,7 @@ class CompactLayer(Compact):
 
     values: Values
     _entries: Entries  # those of the values, where `torch.compile` can follow
+    _active: Active | None = None
 
     @property
     def entries(self) -> Entries:
@@ -87,6 +89,21 @@ class CompactLayer(Compact):
                 f"{type(self).__name__}: weight must have shape {self._entries.shape} as when it was patched, got {shape}"
             )
         return self._entries
+
+    def _trains(self) -> bool:
+        """Whether its compact values get a gradient in this forward."""
+        values = self._parameters.get("values")
+        return values is not None and values.requires_grad and torch.is_grad_enabled()
+
+    def _makes_gradients(self, x: Tensor) -> bool:
+        """Whether the backward of this forward is another than torch's own."""
+        return self._trains() or (self._active is not None and x.requires_grad and torch.is_grad_enabled())
+
+    def _selected(self) -> tuple[Values | None, Tensor | None, Layout | None]:
+        if not self._trains():
+            return None, None, None
+        entries = self.entries
+        return self._parameters["values"], entries._held, entries.layout
 
     def _in_compute_dtype(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """x, weight and bias as autocast would cast them (it does not reach into a custom function's backward)."""
@@ -101,17 +118,15 @@ class CompactLayer(Compact):
 
 
 class CompactLinear(CompactLayer, nn.Linear):
-    """`nn.Linear` with compact gradients."""
+    """`nn.Linear` with compact gradients, or those of active tokens, or both."""
 
     replaces = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
-        values = self._parameters["values"]
-        if not (values.requires_grad and torch.is_grad_enabled()):
+        if not self._makes_gradients(input):
             return super().forward(input)
         x, weight, bias = self._in_compute_dtype(input)
-        entries = self.entries
-        y = LinearFunction.apply(x, weight, bias, values, entries._held, entries.layout, False)
+        y = LinearFunction.apply(x, weight, bias, *self._selected(), False, self._active)
         return y.view(*x.shape[:-1], self.out_features)
 
 
@@ -121,10 +136,9 @@ class CompactEmbedding(CompactLayer, nn.Embedding):
     replaces = nn.Embedding
 
     def forward(self, input: Tensor) -> Tensor:
-        values = self._parameters["values"]
-        if not (values.requires_grad and torch.is_grad_enabled()):
+        if not self._trains():
             return super().forward(input)
-        entries = self.entries
+        values, entries = self._parameters["values"], self.entries
         y = EmbeddingFunction.apply(input, self.weight, values, entries._held, entries.layout, self.padding_idx)
         return y.view(*input.shape, self.embedding_dim)
 
@@ -138,17 +152,15 @@ def compact_classes() -> dict[type, type]:
         return known
 
     class CompactConv1D(CompactLayer, Conv1D):
-        """transformers' ``Conv1D`` with compact gradients."""
+        """transformers' ``Conv1D`` with compact gradients, or those of active tokens, or both."""
 
         replaces = Conv1D
 
         def forward(self, x: Tensor) -> Tensor:
-            values = self._parameters["values"]
-            if not (values.requires_grad and torch.is_grad_enabled()):
+            if not self._makes_gradients(x):
                 return super().forward(x)
             x, weight, bias = self._in_compute_dtype(x)
-            entries = self.entries
-            y = LinearFunction.apply(x, weight.T, bias, values, entries._held, entries.layout, True)
+            y = LinearFunction.apply(x, weight.T, bias, *self._selected(), True, self._active)
             return y.view(*x.shape[:-1], self.nf)
 
     return known | {Conv1D: CompactConv1D}
@@ -174,11 +186,15 @@ def _blank(original: type, known: type | None) -> nn.Module:
 
 def layer_for(module: nn.Module, parameter: str, entries: Entries) -> type | None:
     """The compact class that makes this weight's gradient, or None where only the dense gradient is to be had."""
+    embedding = isinstance(module, nn.Embedding)
+    if parameter != "weight" or (embedding and (entries.layout.kind != ROWS or module.scale_grad_by_freq or module.sparse)):
+        return None
+    return known_layer(module)
+
+
+def known_layer(module: nn.Module) -> type[CompactLayer] | None:
+    """What the class of a module can be swapped for, or None where its forward is not known."""
     original = type(module)
     known = next((base for base in compact_classes() if isinstance(module, base)), None)
-    if known is None or parameter != "weight":
-        return None
-    if known is nn.Embedding and (entries.layout.kind != ROWS or module.scale_grad_by_freq or module.sparse):
-        return None
-    reaches_known = original.forward is known.forward or "super" in original.forward.__code__.co_names
+    reaches_known = known and (original.forward is known.forward or "super" in original.forward.__code__.co_names)
     return compact_classes()[known] if reaches_known else None

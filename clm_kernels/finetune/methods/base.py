@@ -59,6 +59,7 @@ class Method(ABC):
         whole_checkpoint: whether that is a model by itself, which needs no base.
         weight_decay: AdamW's, if nobody asks for another.
         selects: whether what is trained is chosen among the weights' entries.
+        active_tokens: whether its backward can leave tokens out.
     """
 
     leaves: str
@@ -66,6 +67,7 @@ class Method(ABC):
     whole_checkpoint: bool = False
     weight_decay: float = 0.0
     selects: bool = False
+    active_tokens: bool = False
 
     def __init__(self, name: str):
         self.name = name
@@ -73,6 +75,8 @@ class Method(ABC):
     def check(self, config: TrainConfig) -> None:
         """Raises ValueError for options that this method cannot have."""
         possible = "left out unless layers, cost or a selection leave lower layers frozen"
+        energy = config.training.energy
+        require(energy == "auto" or self.active_tokens, "train", "energy", f"left out with the method {self.name}", repr(energy))
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
 
     def check_packages(self, function: str) -> None:
@@ -86,12 +90,17 @@ class Method(ABC):
     def learning_rate(self, task: Task) -> float:
         """Peak learning rate, if nobody asks for another."""
 
+    def energy(self, task: Task) -> str:
+        """Energy of the active tokens, if nobody asks for another."""
+        return "1"
+
     def resolved(self, config: TrainConfig, task: Task) -> TrainConfig:
         """The same config with what ``auto`` and the defaults stand for in a task."""
         training = config.training
         rate = self.learning_rate(task) if training.learning_rate is None else training.learning_rate
         decay = self.weight_decay if training.weight_decay is None else training.weight_decay
-        return config.replace(learning_rate=rate, weight_decay=decay)
+        energy = self.energy(task) if training.energy == "auto" else training.energy
+        return config.replace(learning_rate=rate, weight_decay=decay, energy=energy)
 
     def find_groups(self, config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
         """The token groups of the training data by which it would choose; None where there are none to be looked for."""

@@ -43,7 +43,8 @@ class Patched(Method):
         extension: Extension | None = None,
     ) -> Prepared:
         dry = next(model.parameters()).is_meta
-        handle = patch(model, selection, **self.whole(config), head=head, extension=extension, dry=dry)
+        energy = config.training.energy if self.active_tokens else "1"
+        handle = patch(model, selection, **self.whole(config), head=head, extension=extension, energy=energy, dry=dry)
         return Prepared(model, sparse_adamw(model, config.training.learning_rate, config.training.weight_decay), handle)
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Sparse(Patched):
-    selects = True
+    selects, active_tokens = True, True
 
     def learning_rate(self, task: Task) -> float:
         return 3e-3 if task.per_token else 1e-3

@@ -5,5 +5,6 @@ It is what kernels are held against, and what runs on a GPU until one of them is
 
 from .fisher import sensitivity
 from .gradients import weight_grad
+from .tokens import active_weight_grad, input_grad
 
-__all__ = ["sensitivity", "weight_grad"]
+__all__ = ["active_weight_grad", "input_grad", "sensitivity", "weight_grad"]

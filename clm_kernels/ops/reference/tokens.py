@@ -1,0 +1,55 @@
+"""Which tokens of a batch carry the gradient, and the input gradient of these alone."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..tokens import TOP
+from .gradients import accumulator, weight_grad
+
+
+def active_tokens(dy: Tensor, part: float, counted: bool) -> tuple[Tensor, Tensor]:
+    """By a full sort. Beyond the count stands T."""
+    held = energies(dy)  # (T,)
+    order = held.argsort(descending=True, stable=True)  # ties by position
+    active = torch.zeros_like(held, dtype=torch.bool)
+    if counted:
+        chosen = order[: math.ceil(part * len(held))]
+    else:
+        total = int(held.sum())
+        before = held[order].cumsum(0) - held[order]  # what those of higher rank hold together
+        chosen = order[before < max(1, math.ceil(part * total))]
+    active[chosen] = True
+    active &= held > 0
+    index = torch.full_like(held, len(held))
+    index[: active.sum()] = active.nonzero().flatten()
+    return index, active.sum()
+
+
+def energies(dy: Tensor) -> Tensor:
+    """``(T,)`` int64: each row's squared norm beside the largest, which is `TOP`; at least 1 where it is above zero.
+
+    Whole numbers, so that their sum is the same in whatever order. If a norm is not finite all are alike: every token is active.
+    """
+    sums = dy.double().square().sum(1)
+    largest = sums.max() if len(sums) else sums.new_zeros(())
+    if not bool(largest.isfinite()):
+        return torch.full_like(sums, TOP, dtype=torch.int64)
+    if not bool(largest):
+        return torch.zeros_like(sums, dtype=torch.int64)
+    return (sums / largest * TOP).clamp(min=1).where(sums > 0, 0).long()
+
+
+def input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
+    wide, active = accumulator(dy.dtype), tokens[: int(count)]
+    dx = dy.new_zeros(dy.shape[0], weight.shape[1])
+    dx[active] = (dy[active].to(wide) @ weight.to(wide)).to(dy.dtype)
+    return dx
+
+
+def active_weight_grad(dy, x, index, layout, dtype, tokens, count):
+    active = tokens[: int(count)]
+    return weight_grad(dy[active], x[active], index, layout, dtype)
