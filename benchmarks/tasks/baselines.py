@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from clm_kernels.finetune.lora import adapt, targets
@@ -20,6 +21,7 @@ from clm_kernels.finetune.methods.optimizer import sparse_adamw
 from clm_kernels.finetune.methods.sparse import Sparse
 from clm_kernels.finetune.methods.warming import drawn_batches, warm_up
 from clm_kernels.models.structure import bias_names, depths, head_names, norm_names, weights
+from clm_kernels.patching.active import by_energy
 from clm_kernels.selecting.pipeline import Choice
 from clm_kernels.selecting.scores.sensitivity import sensitivity
 from clm_kernels.selecting.units.control import random_selection
@@ -49,6 +51,31 @@ class RandomUnits(Sparse):
         ours = config.selecting
         options = {"density": ours.density, "kind": ours.kind, "layers": ours.layers}
         return Choice(random_selection(loaded.model, **options, seed=config.run.seed), {})
+
+
+class RandomTokens(Sparse):
+    """As many tokens in each layer's backward as ours would take there, drawn at random."""
+
+    def prepare(self, model, config, selection, *, head=True, extension=None):
+        prepared = super().prepare(model, config, selection, head=head, extension=extension)
+        prepared.handle.active.choose = Drawn(model, config.run.seed)
+        return prepared
+
+
+class Drawn:
+    """Tokens of one random order a step, the same in all its layers, so that what one layer keeps reaches those below."""
+
+    def __init__(self, model: nn.Module, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = torch.empty(0)
+        model.register_forward_pre_hook(lambda *_: setattr(self, "order", torch.empty(0)))
+
+    def __call__(self, dy: torch.Tensor, energy: float) -> tuple[torch.Tensor, torch.Tensor]:
+        ours, count = by_energy(dy, energy)
+        if len(self.order) != len(dy):
+            self.order = torch.rand(len(dy), generator=self.generator)
+        drawn = self.order.where(dy.ne(0).any(1), 2.0).argsort()[: int(count)]  # never padding, as ours
+        return torch.cat([drawn.sort().values, ours[int(count) :]]), count
 
 
 class Whole(Head):

@@ -46,11 +46,12 @@ class Way:
         return ""
 
 
-HEAD, SPARSE = {"method": "head"}, {"method": "sparse", "select": "fisher"}
+HEAD, SPARSE = {"method": "head"}, {"method": "sparse", "select": "fisher", "energy": "1"}
 # The upper half of the layers, the lower half run once, chosen from fewer examples: half of full fine-tuning's FLOPs in all.
 HALF = {"cost": 0.25, "replay": True, "sensitivity_examples": 128}
-BLOCKS = {"method": "sparse", "select": "random", "kind": "blocks", "block": 8}
+BLOCKS = {"method": "sparse", "select": "random", "kind": "blocks", "block": 8, "energy": "1"}
 GROUPS = {"method": "sparse", "select": "random", "kind": "groups"}
+EVERY = {"energy": "1"}  # every token of the batch in the backward
 WORDS = "merged tokens never cross the words of token classification"
 
 METHODS = {
@@ -63,7 +64,8 @@ METHODS = {
     "prefix": Way("prefix tuning", HEAD, method=baselines.Prefix("head")),
     "shira": Way("SHiRA", HEAD, method=baselines.Shira("head")),
     "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
-    "groups": Way("ours, dealt groups", GROUPS, group="ours", asked=True, density_times=5),
+    "active": Way("ours, active tokens", GROUPS, group="ours", headline=True, density_times=5),
+    "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),
     "upper": Way("ours, upper third", SPARSE | {"layers": "upper third"}, group="ours", asked=True, density_times=3),
@@ -74,11 +76,13 @@ METHODS = {
     "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 50, "merge_by": "saving"}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
     "random": Way("random selection", SPARSE, method=baselines.RandomUnits("sparse"), group="control"),
+    "random_tokens": Way("random tokens", GROUPS, method=baselines.RandomTokens("sparse"), group="control", density_times=5),
     "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, method=baselines.RandomGroups("sparse"), group="control"),
 }  # fmt: skip
 
 # What an interval is computed for: the first against the second.
 CONTRASTS = (
+    ("active", "groups"), ("active", "full"), ("active", "random_tokens"),
     ("groups", "blocks_wide"), ("groups", "full"), ("blocks_wide", "full"), ("blocks_wide", "lora"), ("blocks_wide", "shira"), ("blocks_wide", "wide"), ("blocks", "sparse"),
     ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("tokens", "random"), ("tokens", "full"),
     ("tokens", "lora"), ("sparse", "full"), ("sparse", "lora"), ("wide", "full"), ("wide", "lora"), ("cost", "full"),
