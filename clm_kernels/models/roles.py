@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from enum import Enum
 
 from torch import nn
@@ -82,6 +83,15 @@ def linears_by_role(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, .
         else:
             found[name] = module, (role_of(name) or "output",)
     return found | {name: (found[name][0], ("feed_out",)) for name in last.values()}
+
+
+def by_number(shares: Mapping[str, float]) -> dict[str, float]:
+    """Numbers of linear layers, by their names, as the means of the numbered layers that they stand in, ``"layer 0"`` on."""
+    found: dict[str, list[float]] = {}
+    for name, share in shares.items():
+        match = _NUMBERED.match(name)
+        found.setdefault(f"layer {match[1].rpartition('.')[2]}" if match else name, []).append(share)
+    return {name: sum(each) / len(each) for name, each in found.items()}
 
 
 def head_size(attention: nn.Module) -> int | None:

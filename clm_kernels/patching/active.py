@@ -76,7 +76,11 @@ class ActiveTokens(Mapping[str, Active]):
 
         A GPU's host waits for it. Under `torch.compile` nothing is counted.
         """
-        found = {name: int(layer.kept) / layer.came for name, layer in self._layers.items() if layer.kept is not None}
+        return {name: kept / came for name, (kept, came) in self.counts(reset).items()}
+
+    def counts(self, reset: bool = True) -> dict[str, tuple[int, int]]:
+        """Name -> how many of its tokens were active and how many there were, as `shares` tells their ratio."""
+        found = {name: (int(layer.kept), layer.came) for name, layer in self._layers.items() if layer.kept is not None}
         if reset:
             for layer in self._layers.values():
                 layer.came, layer.kept = 0, None

@@ -83,7 +83,10 @@ def test_one_share_leaves_the_attentions_products_and_the_head_whole():
     ("shares", "message"),
     [
         (1.1, "cost: shares must be in [0, 1], got 1.1"),
-        ({"bert.encoder.layer.0.output.dense": -1}, "cost: shares must be in [0, 1], got -1 of 'bert.encoder.layer.0.output.dense'"),
+        (
+            {"bert.encoder.layer.0.output.dense": -1},
+            "cost: shares must be in [0, 1], got -1 of 'bert.encoder.layer.0.output.dense'",
+        ),
         ({"classifier": 0.5}, "cost: shares must be of linear layers in the model's layers, got 'classifier'"),
     ],
 )

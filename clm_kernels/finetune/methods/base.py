@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ...extension import Extension
+    from ...patching.active import ActiveTokens
     from ...recipe import Recipe
     from ...selecting.pipeline import Choice
     from ...selection import Selection
@@ -42,6 +43,11 @@ class Prepared:
     model: nn.Module
     optimizer: Optimizer
     handle: Any = None
+
+    @property
+    def active(self) -> ActiveTokens | None:
+        """The layers whose backward leaves tokens out; None where there are none."""
+        return getattr(self.handle, "active", None) or None
 
     @property
     def trained(self) -> int:
