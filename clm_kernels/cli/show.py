@@ -57,8 +57,8 @@ def active(lines: list[dict[str, Any]], most: int = 8) -> Table:
     for line in shown:
         table.add_column(f"{line['epoch']:g}", justify="right")
     by_depth = [by_number(line["layers"]) for line in shown]
-    for name in dict.fromkeys(name for layers in by_depth for name in layers):
-        table.add_row(name, *(f"{layers[name]:.0%}" if name in layers else "" for layers in by_depth))
+    for number in sorted({number for layers in by_depth for number in layers}):
+        table.add_row(f"layer {number}", *(f"{layers[number]:.0%}" if number in layers else "" for layers in by_depth))
     table.add_section()
     table.add_row("all, by FLOPs", *(f"{line['tokens']:.0%}" for line in shown), style="bold")
     if all(line["flops"] is not None for line in shown):

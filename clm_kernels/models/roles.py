@@ -85,13 +85,18 @@ def linears_by_role(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, .
     return found | {name: (found[name][0], ("feed_out",)) for name in last.values()}
 
 
-def by_number(shares: Mapping[str, float]) -> dict[str, float]:
-    """Numbers of linear layers, by their names, as the means of the numbered layers that they stand in, ``"layer 0"`` on."""
-    found: dict[str, list[float]] = {}
+def numbered(name: str) -> tuple[int, str]:
+    """The number of the layer that a linear layer stands in, by its name, and its name in there."""
+    match = re.match(r"(?:.*?\.)?(\d+)\.(.+)$", name)
+    return (int(match[1]), match[2]) if match else (0, name)
+
+
+def by_number(shares: Mapping[str, float]) -> dict[int, float]:
+    """Something of each linear layer, by its name, as the mean over each layer of the model, by its number."""
+    found: dict[int, list[float]] = {}
     for name, share in shares.items():
-        match = _NUMBERED.match(name)
-        found.setdefault(f"layer {match[1].rpartition('.')[2]}" if match else name, []).append(share)
-    return {name: sum(each) / len(each) for name, each in found.items()}
+        found.setdefault(numbered(name)[0], []).append(share)
+    return {number: sum(each) / len(each) for number, each in sorted(found.items())}
 
 
 def head_size(attention: nn.Module) -> int | None:

@@ -41,6 +41,13 @@ class Active:
         return index, count
 
 
+def active_shares(model: nn.Module) -> dict[str, float]:
+    """`ActiveTokens.shares` of a patched model, which goes on counting; empty where no layer leaves tokens out."""
+    layers = (getattr(module, "_active", None) for module in model.modules())
+    found = next((active.tokens for active in layers if isinstance(active, Active)), None)
+    return {} if found is None else found.shares(reset=False)
+
+
 class ActiveTokens(Mapping[str, Active]):
     """Name of each linear layer whose backward keeps active tokens alone -> its `Active`.
 

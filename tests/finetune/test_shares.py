@@ -14,7 +14,9 @@ from transformers import AutoModelForSequenceClassification
 from clm_kernels import Selection
 from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
+from clm_kernels.finetune.methods import method_of
 from clm_kernels.finetune.shares import costs
+from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.selecting.budget.cost import CostModel
 
 ENERGY = {"energy": "attention=0.99,feed_forward=0.8"}
@@ -107,3 +109,13 @@ def test_a_cost_that_is_not_known():
     assert costs({"a": 0.25, "b": 0.75}, {}) == {"tokens": 0.5, "flops": None}
     line = {"epoch": 1.0, "layers": {"layers.0.a": 0.25}, **costs({"a": 0.25}, {})}
     assert "25%" in printed(show.active([line])) and "full" not in printed(show.active([line]))
+
+
+@pytest.mark.parametrize("method", ["full", "head"])
+def test_methods_without_active_tokens_take_every_token_by_name(method):
+    config = TrainConfig(method=method)
+    resolved = method_of(config).resolved(config, TASKS["sequence"])
+    assert resolved.training.energy == "1"
+    method_of(resolved).check(resolved)  # as a run that is resumed does
+    with pytest.raises(ValueError, match=f"^train: energy must be left out with the method {method}, got 'query=0.9'$"):
+        method_of(config).check(config.replace(energy="query=0.9"))
