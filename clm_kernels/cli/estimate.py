@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ..defaults import LENGTH
+from ..defaults import ACTIVE_SHARE, LENGTH
 from ..errors import require
 from ..finetune.config import TrainConfig
 from .options import config_options
@@ -21,7 +20,7 @@ SIZES = (8, 16, 24, 48, 80, 141)  # gigabytes of common GPUs
 ROOM = 1.1  # an estimate may be 10 % off
 PREPARING = (  # options that tell how a model is made ready
     "model", "method", "density", "kind", "block", "layers", "biases", "norms", "lora_targets", "lora_rank", "task", "batch_size", "dtype",
-    "gradient_checkpointing", "recompute_norms",
+    "gradient_checkpointing", "recompute_norms", "energy",
 )  # fmt: skip
 PARTS = ("weights", "optimizer_state", "masters", "gradients", "activations", "workspace")
 
@@ -31,12 +30,16 @@ def estimate(
     config: TrainConfig,
     length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = LENGTH,
     device: Annotated[str, typer.Option(help="Whose kernels are assumed: cuda or cpu.")] = "cuda",
+    active_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Part of the tokens assumed in the backward, where --energy leaves some out.")
+    ] = ACTIVE_SHARE,
 ) -> None:
     """Predict memory and FLOPs of a training step from the config alone, and say on which GPUs full, LoRA and sparse fit.
 
     Of --model, config.json alone is read. --dtype is that of weights and arithmetic. Bytes are those of tensors; a CUDA
     context and what the allocator keeps in reserve come on top. Scoring the units, before training, keeps all layers' inputs
-    and no optimizer state: a forward and backward pass without checkpointing.
+    and no optimizer state: a forward and backward pass without checkpointing. How many tokens an --energy leaves out is known
+    only of a run, so --active-share is assumed; memory does not depend on it.
     """
     quiet()
     from ..finetune.models import check_directory
@@ -60,7 +63,7 @@ def estimate(
         others[name if other.data.dtype == asked.data.dtype else f"{name}, {other.data.dtype}"] = other
     found = dict.fromkeys((asked, *others.values()))
     for other in track(found, "estimating", transient=True):
-        found[other] = predict(described, other, length, device)
+        found[other] = predict(described, other, length, device, active_share)
     training = asked.training
     checkpointing = ", checkpointing" if training.gradient_checkpointing else ""
     size = f"{training.batch_size} x {length} tokens, {asked.data.dtype}, {device}{checkpointing}"
@@ -71,10 +74,12 @@ def estimate(
 
 def _others(config: TrainConfig) -> dict[str, TrainConfig]:
     """What to compare with, by name."""
-    others, rank, sparse = {"full": replace(config, method="full")}, config.lora.lora_rank, config.selecting.resolved()
+    from ..measure.subject import beside
+
+    others, rank, sparse = {"full": beside(config, method="full")}, config.lora.lora_rank, config.selecting.resolved()
     for targets in dict.fromkeys(("query,value", "all-linear", config.lora.lora_targets)) if _has_peft() else ():
-        others[f"LoRA r {rank}, {targets}"] = replace(config, method="lora", lora_targets=targets)
-    return others | {f"sparse {sparse.density:.3g} {sparse.kind}, {sparse.layers}": replace(config, method="sparse")}
+        others[f"LoRA r {rank}, {targets}"] = beside(config, method="lora", lora_targets=targets)
+    return others | {f"sparse {sparse.density:.3g} {sparse.kind}, {sparse.layers}": beside(config, method="sparse")}
 
 
 def _has_peft() -> bool:
@@ -91,6 +96,8 @@ def _parts(found, title: str) -> Table:
     table.add_row("peak", f"{found.peak / 1e9:.3f}", end_section=True)
     table.add_row("trained", f"{found.trained:,}")
     table.add_row("TFLOPs of a step", f"{found.flops / 1e12:.3f}")
+    if found.active_share is not None:
+        table.add_row("tokens in the backward", f"{found.active_share:.0%} (assumed)")
     return table
 
 
@@ -98,6 +105,11 @@ def _fits(found: dict, title: str) -> Table:
     table = Table("", "peak", "TFLOPs", *(f"{size} GB" for size in SIZES), title=f"what fits, with 10 % to spare: {title}")
     for column in table.columns[1:]:
         column.justify = "right"
+    assumed = {one.active_share for one in found.values()} - {None}
+    if assumed:
+        table.caption = (
+            f"TFLOPs at {max(assumed):.0%} of the tokens in the backward of what has an energy below 1, which is assumed"
+        )
     for name, one in found.items():
         fits = ("yes" if ROOM * one.peak <= size * 1e9 else "-" for size in SIZES)
         table.add_row(name, f"{one.peak / 1e9:.2f} GB", f"{one.flops / 1e12:.3f}", *fits)

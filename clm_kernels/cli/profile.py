@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +30,7 @@ def profile(
 ) -> None:
     """Measure where the time and the memory of a training step go, on random tokens, beside full fine-tuning.
 
-    Of --model, config.json alone is read; weights are drawn at random.
+    Of --model, config.json alone is read; weights are drawn at random. With --energy, so are the shares of active tokens.
     """
     quiet()
     import torch
@@ -40,7 +39,7 @@ def profile(
     from ..measure.bench.machine import provenance
     from ..measure.profiling import picture
     from ..measure.profiling.steps import measure
-    from ..measure.subject import resolved
+    from ..measure.subject import beside, resolved
     from ..models.portable import read_config
 
     config.check(("model",))
@@ -50,7 +49,7 @@ def profile(
     check_directory("profile", config.data.model)
     described = read_config(config.data.model)
     compared = {
-        name: resolved(replace(config, method=name), described, length, "profile")
+        name: resolved(beside(config, method=name), described, length, "profile")
         for name in dict.fromkeys(("full", config.training.method))
     }
     config = compared[config.training.method]
@@ -85,6 +84,8 @@ def profile(
 
 
 def _table(reports: dict, title: str) -> Table:
+    from ..models.roles import by_number
+
     table = Table("", *reports, title=title)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -96,5 +97,13 @@ def _table(reports: dict, title: str) -> Table:
     table.add_row("a step, not profiled", *(f"{r.step:.1f} ms" for r in reports.values()), end_section=True)
     for part in next(iter(reports.values())).bytes:
         table.add_row(part, *(f"{r.bytes[part] / 1e6:.1f} MB" for r in reports.values()))
-    table.add_row("the most at a time", *(f"{r.peak / 1e6:.1f} MB" for r in reports.values()))
+    shares = [by_number(report.active) for report in reports.values()]
+    layers = sorted({number for each in shares for number in each})
+    table.add_row("the most at a time", *(f"{r.peak / 1e6:.1f} MB" for r in reports.values()), end_section=bool(layers))
+    for number in layers:
+        table.add_row(
+            f"tokens in the backward, layer {number}", *(f"{each[number]:.0%}" if number in each else "" for each in shares)
+        )
+    if layers:
+        table.caption = "random weights and tokens without padding: of texts, other tokens are active"
     return table

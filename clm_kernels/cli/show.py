@@ -8,6 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from ..models.roles import by_number
 from ..selecting.overview import Line, Overview
 
 
@@ -43,6 +44,28 @@ def scores(report: Any) -> Table:
     return table
 
 
+def active(lines: list[dict[str, Any]], most: int = 8) -> Table:
+    """Share of the tokens that took part in the backward, by layer of the model and epoch; `lines` as `Report.active` has them.
+
+    Args:
+        most: epochs that are shown, spread evenly, the last among them.
+    """
+    last = len(lines) - 1
+    shown = [lines[round(i * last / max(1, most - 1))] for i in range(most)] if len(lines) > most else lines
+    table = Table(title="tokens in the backward", caption="of a layer the mean over its linear layers", box=box.SIMPLE_HEAD)
+    table.add_column("epoch")
+    for line in shown:
+        table.add_column(f"{line['epoch']:g}", justify="right")
+    by_depth = [by_number(line["layers"]) for line in shown]
+    for number in sorted({number for layers in by_depth for number in layers}):
+        table.add_row(f"layer {number}", *(f"{layers[number]:.0%}" if number in layers else "" for layers in by_depth))
+    table.add_section()
+    table.add_row("all, by FLOPs", *(f"{line['tokens']:.0%}" for line in shown), style="bold")
+    if all(line["flops"] is not None for line in shown):
+        table.add_row("backward / full's", *(f"{line['flops']:.2f}" for line in shown), style="bold")
+    return table
+
+
 def summary(report: Any) -> Table:
     """What was trained, how long it took, and how large the result is."""
     epochs = report.seconds["epochs"]
@@ -50,10 +73,11 @@ def summary(report: Any) -> Table:
     table.add_row("trained", f"{report.trained:,} of {report.parameters:,} numbers ({report.trained / report.parameters:.2%})")
     table.add_row("choosing", f"{report.seconds['selecting']:.1f} s (head warm-up and choice)")
     if cost := report.cost:
-        table.add_row(
-            "backward",
-            f"{cost['share']:.1%} of full fine-tuning's FLOPs (counted for {cost['batch']} texts of {cost['length']} tokens)",
-        )
+        tokens = "with every token, " if report.active else ""
+        batch = f"counted for {cost['batch']} texts of {cost['length']} tokens"
+        table.add_row("backward", f"{tokens}{cost['share']:.1%} of full fine-tuning's FLOPs ({batch})")
+    if report.active:
+        table.add_row("at active tokens", _over_epochs(report.active))
     if epochs:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
     table.add_row("checkpoint", size(report.sizes["checkpoint"]))
@@ -62,6 +86,12 @@ def summary(report: Any) -> Table:
             times = report.sizes["checkpoint"] / report.sizes[what]
             table.add_row(what, f"{size(report.sizes[what])}, {times:.0f} times smaller")
     return table
+
+
+def _over_epochs(active: list[dict[str, Any]]) -> str:
+    tokens, flops = ([line[name] for line in active] for name in ("tokens", "flops"))
+    cost = "" if None in flops else f", {sum(flops) / len(flops):.1%} of full fine-tuning's FLOPs"
+    return f"{sum(tokens) / len(tokens):.1%} of the tokens{cost} (mean of {len(active)} epochs)"
 
 
 def size(count: int) -> str:

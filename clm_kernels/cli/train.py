@@ -46,6 +46,8 @@ def train(config: TrainConfig) -> None:
     if report.selection:
         console.print(show.selection(report.selection))
     console.print(show.scores(report))
+    if report.active:
+        console.print(show.active(report.active))
     console.print(show.summary(report))
     console.print(f"try it: clm-kernels predict --model {shlex.quote(config.run.output)} FILE", markup=False, soft_wrap=True)
 

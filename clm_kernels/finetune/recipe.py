@@ -33,6 +33,7 @@ from .models import Loaded, load_base, longest, pooling_for
 from .outputs import check_output, is_main, run_folder, write_folder
 from .replaying import replaying
 from .report import Report, machine, validations, without_timing
+from .shares import ActiveShares
 from .tasks import Task
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, drop_checkpoints, early_stopping, last_checkpoint
 
@@ -251,12 +252,13 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say) -> None:
     if training.recompute_norms and not recompute_norms(model).norms:
         say("recompute_norms changes nothing: torch fuses this model's normalisation, which keeps its input alone anyway")
     progress, interruption = Progress(report.best_by, say), Interruption(say)
+    shares = [ActiveShares(prepared.active, report.cost, say)] if prepared.active else []
     trainer = RunTrainer(
         model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
-        callbacks=[progress, interruption, *early_stopping(training.patience)], optimizers=(prepared.optimizer, None),
+        callbacks=[progress, interruption, *shares, *early_stopping(training.patience)], optimizers=(prepared.optimizer, None),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):
@@ -268,6 +270,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say) -> None:
     trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.history = validations(trainer.state.log_history)
+    report.active = [line for callback in shares for line in callback.epochs(trainer.state.log_history)]
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
     if "test" in splits:
         trainer.compute_metrics = task.score(splits["test"], names)

@@ -24,7 +24,12 @@ class Report:
         selection: a line per weight that is selected or was scored, as `choose.overview.Line` describes it: what is
             selected, the weight's share of the sensitivity of all, and how much of that lies in what is selected.
         cost: FLOPs of a training step, as `choose.cost.Cost` names its parts, for batches of `batch` texts of `length` tokens;
-            `share`: its backward over full fine-tuning's. Empty where they cannot be counted.
+            `share`: its backward over full fine-tuning's, both of every token. Where tokens are left out, `layers`: by the name
+            of each linear layer, what of the backward goes by its share of them. Empty where they cannot be counted.
+        active: a line for each epoch in which tokens were left out of the backward, counted as they came, padding included; of
+            several processes process 0's. `layers`: share that took part by the linear layers' names; `tokens`: the same over
+            all linear layers, each weighted by its FLOPs, at 1 where none are left out; `flops`: those of the backward at
+            these shares over full fine-tuning's backward, or None.
         trained, parameters: how many numbers were trained, and how many the model has.
         seconds: ``selecting``, ``training`` (all of it), ``epochs`` (each, without validation), ``replay`` (the frozen
             layers' one pass over the training texts, where the config asks for it).
@@ -54,6 +59,7 @@ class Report:
     made_on: dict[str, str] = field(default_factory=dict)
     merged: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    active: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

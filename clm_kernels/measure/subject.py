@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from ..errors import require
-from ..finetune.config import TrainConfig
+from ..finetune.config import TrainConfig, Training
 from ..finetune.methods import Prepared, check, method_of
 from ..finetune.tasks import TASKS, Task
 from ..models.recomputing import checkpoint_layers, recompute_norms
@@ -51,6 +52,12 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
     stored = str(model.dtype or torch.float32).removeprefix("torch.")
     require(stored in DTYPES, function, "dtype", f"float32 or bfloat16 for a checkpoint in {stored}", "'auto'")
     return replace(config, dtype=stored)
+
+
+def beside(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """Another way to train, to compare with: the same options, and no energy for a method that leaves no token out."""
+    other = config.replace(**changes)
+    return other if method_of(other).active_tokens else other.replace(energy=Training.energy)
 
 
 def build(model: PretrainedConfig, config: TrainConfig, device: torch.device | str) -> nn.Module:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from enum import Enum
 
 from torch import nn
@@ -82,6 +83,20 @@ def linears_by_role(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, .
         else:
             found[name] = module, (role_of(name) or "output",)
     return found | {name: (found[name][0], ("feed_out",)) for name in last.values()}
+
+
+def numbered(name: str) -> tuple[int, str]:
+    """The number of the layer that a linear layer stands in, by its name, and its name in there."""
+    match = re.match(r"(?:.*?\.)?(\d+)\.(.+)$", name)
+    return (int(match[1]), match[2]) if match else (0, name)
+
+
+def by_number(shares: Mapping[str, float]) -> dict[int, float]:
+    """Something of each linear layer, by its name, as the mean over each layer of the model, by its number."""
+    found: dict[int, list[float]] = {}
+    for name, share in shares.items():
+        found.setdefault(numbered(name)[0], []).append(share)
+    return {number: sum(each) / len(each) for number, each in sorted(found.items())}
 
 
 def head_size(attention: nn.Module) -> int | None:

@@ -41,6 +41,13 @@ class Active:
         return index, count
 
 
+def active_shares(model: nn.Module) -> dict[str, float]:
+    """`ActiveTokens.shares` of a patched model, which goes on counting; empty where no layer leaves tokens out."""
+    layers = (getattr(module, "_active", None) for module in model.modules())
+    found = next((active.tokens for active in layers if isinstance(active, Active)), None)
+    return {} if found is None else found.shares(reset=False)
+
+
 class ActiveTokens(Mapping[str, Active]):
     """Name of each linear layer whose backward keeps active tokens alone -> its `Active`.
 
@@ -76,7 +83,11 @@ class ActiveTokens(Mapping[str, Active]):
 
         A GPU's host waits for it. Under `torch.compile` nothing is counted.
         """
-        found = {name: int(layer.kept) / layer.came for name, layer in self._layers.items() if layer.kept is not None}
+        return {name: kept / came for name, (kept, came) in self.counts(reset).items()}
+
+    def counts(self, reset: bool = True) -> dict[str, tuple[int, int]]:
+        """Name -> how many of its tokens were active and how many there were, as `shares` tells their ratio."""
+        found = {name: (int(layer.kept), layer.came) for name, layer in self._layers.items() if layer.kept is not None}
         if reset:
             for layer in self._layers.values():
                 layer.came, layer.kept = 0, None

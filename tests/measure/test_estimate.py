@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import clm_kernels as clm
 from clm_kernels.cli import app
+from clm_kernels.defaults import ACTIVE_SHARE
 from clm_kernels.finetune import TrainConfig
 from clm_kernels.finetune.methods import METHODS
 from clm_kernels.measure.estimate import Estimate, estimate
@@ -65,6 +66,7 @@ CASES = {
     "rows, upper half, checkpointing": (BERT, {"kind": "rows", "layers": "upper half", "gradient_checkpointing": True}),
     "heads and neurons": (BERT, {"kind": "heads+neurons", "density": 0.2}),
     "dealt groups": (BERT, {"kind": "groups", "density": 0.125}),
+    "dealt groups, active tokens": (BERT, {"kind": "groups", "density": 0.125, "energy": "0.9"}),
     "blocks and embeddings": (BERT, {"kind": "blocks+embeddings", "density": 0.1}),
     "lora": (BERT, {"method": "lora"}),
     "lora, all linear, bf16, checkpointing": (
@@ -169,6 +171,26 @@ def test_operations_are_those_of_the_cost_model():
     assert estimate(LLAMA, SMALL, LENGTH).flops < 0.8 * found.flops
 
 
+@pytest.mark.parametrize("family", [BERT, LLAMA], ids=["bert", "llama"])
+def test_an_energy_costs_the_assumed_share(family):
+    """Of what the energy reaches, and memory stays."""
+    from clm_kernels.selecting.budget.cost import CostModel
+
+    config = replace(SMALL, kind="groups", density=0.125, dtype="float32")
+    every, third = estimate(family, config, LENGTH), estimate(family, replace(config, energy="0.99"), LENGTH, active_share=0.3)
+    assert every.active_share is None and third.active_share == 0.3
+    prepared, _ = on_cpu(family, config)
+    model = build_subject(family, config, "cpu")
+    model_cost, whole = CostModel(model, 4, LENGTH), {"biases": True, "norms": True}
+    full, less = (model_cost.of(prepared.handle.selection, **whole, shares=share).backward for share in (1, 0.3))
+    assert every.flops - third.flops == pytest.approx(full - less, rel=0.02)
+    assert third.flops < 0.75 * every.flops and third.peak == pytest.approx(every.peak, rel=0.02)
+    part = estimate(family, replace(config, energy="feed_forward=0.99"), LENGTH, active_share=0.3)
+    assert third.flops < part.flops < every.flops
+    assert estimate(family, replace(config, energy="0.99"), LENGTH).active_share == ACTIVE_SHARE
+    assert estimate(family, replace(config, energy="1"), LENGTH) == every
+
+
 @pytest.mark.parametrize("family", sorted(CONFIGS))
 def test_families(family):
     found = estimate(build(family).config, replace(SMALL, batch_size=2), 8, "cuda")
@@ -221,6 +243,8 @@ def test_attention_without_data_is_shaped_as_with_it():
         ({"batch_size": 0}, "train: batch_size must be 1 or more, got 0"),
         ({"lora_rank": 0}, "train: lora_rank must be 1 or more, got 0"),
         ({"method": "lora", "lora_targets": "fifth"}, "train: lora_targets must be 'all-linear', .*, got 'fifth'"),
+        ({"energy": "1.5"}, r"train: energy must be in \(0, 1\], got 1.5"),
+        ({"method": "full", "energy": "0.9"}, "train: energy must be left out with the method full, got '0.9'"),
         ({"density": 0.0}, r"train: density must be in \(0, 1\], got 0.0"),
     ],
 )
@@ -235,6 +259,12 @@ def test_texts_are_as_long_as_the_model_has_positions():
     for length, expected in ((0, "at least 1"), (513, "at most the model's 512 positions")):
         with pytest.raises(ValueError, match=f"^estimate: length must be {expected}, got {length}$"):
             estimate(BERT, SMALL, length)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.01])
+def test_an_active_share_is_a_part(share):
+    with pytest.raises(ValueError, match=rf"^estimate: active_share must be in \(0, 1\], got {share}$"):
+        estimate(BERT, replace(SMALL, energy="0.9"), LENGTH, active_share=share)
 
 
 def test_no_delta_of_a_model_without_data():
@@ -264,6 +294,22 @@ def test_the_command(tmp_path):
     assert math.isclose(sum(float(rows[part][0]) for part in ("weights", "activations", "workspace")), 0, abs_tol=0.1)
     pytest.importorskip("peft")
     assert {"LoRA r 3, query,value", "LoRA r 3, all-linear", "LoRA r 3, value"} <= rows.keys()
+
+
+def test_the_command_says_that_a_share_is_assumed(tmp_path):
+    LLAMA.save_pretrained(tmp_path)
+    options = [
+        "estimate",
+        "--model",
+        str(tmp_path),
+        *["--batch-size", "4", "--length", "32", "--energy", "0.9", "--active-share", "0.4"],
+    ]
+    result = CliRunner().invoke(app, options)
+    rows = rows_of(result)
+    found = estimate(LLAMA, TrainConfig(batch_size=4, energy="0.9"), 32, "cuda", 0.4)
+    assert rows["tokens in the backward"] == ["40% (assumed)"] and "TFLOPs at 40% of the tokens" in result.output
+    assert rows["TFLOPs of a step"] == [f"{found.flops / 1e12:.3f}"]
+    assert "assumed" not in CliRunner().invoke(app, options[:-4]).output
 
 
 def test_what_fits_has_room_to_spare():

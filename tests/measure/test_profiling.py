@@ -3,7 +3,7 @@
 import gzip
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +76,15 @@ def test_compact_gradients_are_seen_by_name(family):
     events = _weight_events(model)
     assert not _products(events)
     assert sum(event.name == "clm_kernels::weight_grad" for event in events) == len(selection)
+
+
+def test_the_products_of_active_tokens_are_no_weight_gradient():
+    """Whatever the shapes of the products that the input gradient is made of."""
+    product = Event("aten::mm", 1, 2, input_shapes=[[4, 32], [32, 5]])
+    gradient = Event("clm_kernels::input_grad", 0, 3, cpu_children=[product])
+    compact = Event("clm_kernels::weight_grad", 3, 5)
+    node = Event(phases.NODE + "LinearFunctionBackward", 0, 6, cpu_children=[gradient, compact])
+    assert list(phases._weight_events(node, {(4, 5)})) == [compact]
 
 
 @dataclass
@@ -261,6 +270,28 @@ def test_the_picture_shows_every_report(tmp_path):
     picture.draw({"full": report, "sparse": report}, tmp_path / "bars.svg", "a title")
     text = (tmp_path / "bars.svg").read_text()
     assert "weight gradients" in text and "a title" in text and text.count("at most") >= 2
+
+
+def test_shares_of_active_tokens_stand_in_report_and_picture(tiny, tmp_path):
+    config = TrainConfig(model=tiny, density=0.1, batch_size=2, energy="attention=0.9,feed_forward=0.7")
+    report = steps.measure(config, length=8, steps=2, warm_up=2)
+    assert report.active and all(0 < share < 1 for share in report.active.values())
+    assert {name.partition("layer.")[2][:1] for name in report.active} == {"0", "1"}
+    every = steps.measure(replace(config, energy="1"), length=8, steps=2, warm_up=2)
+    assert every.active == {}
+    picture.draw({"full": every, "sparse": report}, tmp_path / "bars.svg", "a title")
+    text = (tmp_path / "bars.svg").read_text()
+    assert "active tokens, sparse" in text and "attention.self.query" in text and "a title" in text
+    picture.draw({"full": every}, tmp_path / "bars.svg", "a title")
+    assert "active tokens" not in (tmp_path / "bars.svg").read_text()
+
+
+def test_the_command_shows_shares_by_layer(tiny, tmp_path):
+    result = _command("--model", tiny, "--device", "cpu", "--density", "0.1", "--energy", "0.8", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "tokens in the backward, layer 0" in result.output and "layer 1" in result.output
+    stored = json.loads((tmp_path / "out" / "profile.json").read_text())
+    assert stored["work"]["energy"] == "0.8" and stored["reports"]["sparse"]["active"] and not stored["reports"]["full"]["active"]
 
 
 def _command(*arguments):

@@ -7,7 +7,7 @@ from torch import nn
 
 from clm_kernels.models.heads import label_names, reads_text, task_by_head, task_of
 from clm_kernels.models.linear import conv1d_class, is_conv1d, is_linear
-from clm_kernels.models.roles import Order, head_size, is_fused, order_of, projects_positions, role_of
+from clm_kernels.models.roles import Order, by_number, head_size, is_fused, numbered, order_of, projects_positions, role_of
 from clm_kernels.models.structure import read_past_forward
 from clm_kernels.patching.layers import compact_classes
 
@@ -79,3 +79,10 @@ def test_heads_by_class(family):
 def test_tasks_by_class():
     assert (task_of("BertForTokenClassification"), task_of("T5ForSequenceClassification")) == ("token", "sequence")
     assert task_of("BertForMaskedLM") == task_of("ViTForImageClassification") == task_of("") == ""
+
+
+def test_numbers_of_layers():
+    shares = {"bert.encoder.layer.10.output.dense": 0.5, "h.2.attn.c_attn": 0.25, "encoder.block.2.layer.1.wi": 0.75, "wi": 1.0}
+    assert numbered("bert.encoder.layer.10.output.dense") == (10, "output.dense")
+    assert numbered("encoder.block.2.layer.1.wi") == (2, "layer.1.wi")
+    assert list(by_number(shares).items()) == [(0, 1.0), (2, 0.5), (10, 0.5)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...energy import energies
 from ...errors import require
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from ...extension import Extension
+    from ...patching.active import ActiveTokens
     from ...recipe import Recipe
     from ...selecting.pipeline import Choice
     from ...selection import Selection
@@ -42,6 +44,11 @@ class Prepared:
     model: nn.Module
     optimizer: Optimizer
     handle: Any = None
+
+    @property
+    def active(self) -> ActiveTokens | None:
+        """The layers whose backward leaves tokens out; None where there are none."""
+        return getattr(self.handle, "active", None) or None
 
     @property
     def trained(self) -> int:
@@ -76,7 +83,8 @@ class Method(ABC):
         """Raises ValueError for options that this method cannot have."""
         possible = "left out unless layers, cost or a selection leave lower layers frozen"
         energy = config.training.energy
-        require(energy == "auto" or self.active_tokens, "train", "energy", f"left out with the method {self.name}", repr(energy))
+        every = energy == "auto" or min(energies(energy, "train").values()) == 1
+        require(every or self.active_tokens, "train", "energy", f"left out with the method {self.name}", repr(energy))
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
 
     def check_packages(self, function: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...delta import Delta
+from ...energy import energies
 from ...patching import patch
 from ...selecting.batches import mean_size
 from ...selecting.budget.cost import CostModel
@@ -49,8 +50,12 @@ class Patched(Method):
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
         batch, length = mean_size(drawn_batches(config, loaded, train, config.selecting.sensitivity_examples))
-        cost = CostModel(loaded.model, batch, length).of(selection, **self.whole(config))
-        return {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}
+        model_cost, whole = CostModel(loaded.model, batch, length), self.whole(config)
+        cost = model_cost.of(selection, **whole)
+        found = {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}
+        if self.active_tokens and min(energies(config.training.energy).values()) < 1:
+            found["layers"] = model_cost.by_layer(selection, **whole)
+        return found
 
     def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
         delta = prepared.handle.delta(labels=labels, recipe=recipe)

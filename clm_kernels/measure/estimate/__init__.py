@@ -10,7 +10,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 from transformers import PretrainedConfig
 
-from ...defaults import LENGTH
+from ...defaults import ACTIVE_SHARE, LENGTH
 from ...errors import require
 from ...finetune.config import TrainConfig
 from ...values import Values
@@ -35,6 +35,7 @@ class Estimate:
         workspace: all else: what operations pass on to each other, and layers that are computed again.
         trained: how many numbers are trained.
         flops: of the products in a forward and a backward pass, recomputation included.
+        active_share: share of the tokens that `flops` takes as active in the backward; None where every token takes part.
     """
 
     weights: int
@@ -45,17 +46,24 @@ class Estimate:
     workspace: int
     trained: int
     flops: int
+    active_share: float | None = None
 
     @property
     def peak(self) -> int:
         """The most bytes that there are at a time."""
         return self.weights + self.optimizer_state + self.masters + self.gradients + self.activations + self.workspace
 
-    def as_dict(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int | float | None]:
         return asdict(self) | {"peak": self.peak}
 
 
-def estimate(model: PretrainedConfig, config: TrainConfig | None = None, length: int = LENGTH, device: str = "cpu") -> Estimate:
+def estimate(
+    model: PretrainedConfig,
+    config: TrainConfig | None = None,
+    length: int = LENGTH,
+    device: str = "cpu",
+    active_share: float = ACTIVE_SHARE,
+) -> Estimate:
     """Runs two training steps on the meta device and counts what there is in the second one.
 
     Seen are all tensors of the model, autograd and the optimizer, as torch's allocator would see them; not what a kernel
@@ -68,11 +76,15 @@ def estimate(model: PretrainedConfig, config: TrainConfig | None = None, length:
             weights and arithmetic.
         length: tokens a text, padding included.
         device: whose kernels for attention and dropout are assumed: ``"cpu"`` or ``"cuda"``.
+        active_share: part of the tokens that each linear layer whose energy is below 1 is assumed to keep in its backward: it
+            depends on texts, labels and how far the model has learnt, and is known of a run alone (`Report.active`). Memory
+            does not depend on it, as nobody knows in the forward pass which tokens these will be.
 
     Raises:
         ValueError: for arguments out of range, or a model that does not run on such batches.
         NotInstalled: for LoRA without peft.
     """
+    require(0 < active_share <= 1, "estimate", "active_share", "in (0, 1]", active_share)
     config = resolved(config or TrainConfig(), model, length, "estimate")
     require(config.selecting.kind != "elements", "estimate", "kind", "units of several entries, or groups", "'elements'")
     prepared = prepare(build(model, config, "meta"), config)
@@ -86,7 +98,7 @@ def estimate(model: PretrainedConfig, config: TrainConfig | None = None, length:
 
     with KernelsOf(device), Ledger([*owned, *inputs.values()]) as ledger:
         try:
-            operations = flops(step)  # makes the gradients that the optimizer makes its state for
+            operations = flops(step, active_share)  # makes the gradients that the optimizer makes its state for
         except (RuntimeError, NotImplementedError, IndexError, TypeError) as error:
             size = f"{config.training.batch_size} texts of {length} tokens"
             raise ValueError(f"estimate: the model must run without data on {size}, got: {error}") from error
@@ -102,7 +114,8 @@ def estimate(model: PretrainedConfig, config: TrainConfig | None = None, length:
     parts = {"gradients": 0, "activations": 0, "workspace": size_of(inputs.values())}
     for number, size in at_peak.items():
         parts["gradients" if number in gradients else "activations" if number in kept else "workspace"] += size
-    return Estimate(weights, *_state(optimizer), **parts, trained=sum(p.numel() for p in _trained(optimizer)), flops=operations)
+    trained, assumed = sum(p.numel() for p in _trained(optimizer)), active_share if prepared.active else None
+    return Estimate(weights, *_state(optimizer), **parts, trained=trained, flops=operations, active_share=assumed)
 
 
 def _backward(loss: Tensor) -> None:

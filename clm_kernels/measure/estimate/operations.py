@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 
-def _weight_grad(dy, x, index, layout, dtype, out_shape=None, **_) -> int:
-    """2 T products for each selected entry; dy ``(T, out)``."""
-    return 2 * dy[0] * math.prod(out_shape)
+def _of_active(share: float) -> dict[Any, Callable]:
+    """The products that active tokens alone may take part in, by their own count; `share` of all where that has no data."""
+
+    def rows(dy: Tensor, count: Tensor | None) -> float:
+        if count is None:
+            return dy.shape[0]
+        return share * dy.shape[0] if count.is_meta else int(count)
+
+    def weight_grad(dy, x, index, layout, dtype, tokens=None, count=None, out_val=None) -> int:
+        """2 T products for each selected entry; dy ``(T, out)``."""
+        return round(2 * rows(dy, count) * out_val.numel())
+
+    def input_grad(dy, weight, tokens, count, out_val=None) -> int:
+        """2 T products for each entry of the weight."""
+        return round(2 * rows(dy, count) * weight.numel())
+
+    formulas: dict[Any, Any] = {torch.ops.clm_kernels.weight_grad: weight_grad, torch.ops.clm_kernels.input_grad: input_grad}
+    for formula in formulas.values():
+        formula._get_raw = True  # the counter then hands over tensors in place of their shapes
+    return formulas
 
 
 def _sensitivity(dy, x, kind, weights=None, out_shape=None, **_) -> int:
@@ -29,7 +47,6 @@ def _attention_backward(dy, query, key, value, *_, **__) -> int:
 
 
 FORMULAS = {  # of the products that torch's counter does not know
-    torch.ops.clm_kernels.weight_grad: _weight_grad,
     torch.ops.clm_kernels.sensitivity: _sensitivity,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -48,9 +65,13 @@ class _Untracked:
         pass
 
 
-def flops(run: Callable[[], object]) -> int:
-    """Operations of all matrix products that `run` makes, compact gradients included; a multiplication and addition are two."""
-    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+def flops(run: Callable[[], object], active_share: float = 1.0) -> int:
+    """Operations of all matrix products that `run` makes, compact gradients included; a multiplication and addition are two.
+
+    Args:
+        active_share: of the tokens where some are left out of a backward on the meta device, where nobody knows how many.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS | _of_active(active_share))
     counter.mod_tracker = _Untracked()
     with counter:
         run()

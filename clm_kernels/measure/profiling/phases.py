@@ -19,6 +19,7 @@ NODE = "autograd::engine::evaluate_function: "
 STEP, ZERO_GRAD = "Optimizer.step#", "Optimizer.zero_grad#"
 WEIGHTS_ONLY = ("torch::autograd::AccumulateGrad", "EmbeddingBackward", "TBackward", "EmbeddingFunction")
 COMPACT = ("clm_kernels::weight_grad", "clm_kernels::embedding_grad", "clm_kernels::masked_grad_")
+OPS = (*COMPACT, "clm_kernels::input_grad", "clm_kernels::active_tokens")  # what they are made of is not looked into
 PRODUCTS = ("aten::mm", "aten::bmm")
 
 
@@ -134,5 +135,5 @@ def _weight_events(node, shapes: set[tuple[int, ...]]) -> Iterator:
 def _descendants(event) -> Iterator:
     for child in event.cpu_children:
         yield child
-        if child.name not in COMPACT:
+        if child.name not in OPS:
             yield from _descendants(child)

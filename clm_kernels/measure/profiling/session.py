@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import nn
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 
+from ...patching.active import active_shares
 from . import memory
 from .phases import FORWARD, split, trained_shapes
 
@@ -29,6 +30,8 @@ class Report:
         bytes: of weights, gradients (all that live at the optimizer's step), optimizer state and activations (what the
             forward pass leaves for the backward pass).
         peak: the most bytes that these and everything between them take at a time.
+        active: share of the tokens that took part in the backward since they were last counted, by the names of the linear
+            layers that leave some out.
     """
 
     device: str
@@ -36,6 +39,7 @@ class Report:
     milliseconds: dict[str, float]
     bytes: dict[str, int]
     peak: int
+    active: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -184,4 +188,5 @@ class profiling:
             milliseconds=median.milliseconds,
             bytes=held,
             peak=at_start + peak,
+            active=active_shares(self.model),
         )
