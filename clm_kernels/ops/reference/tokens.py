@@ -32,7 +32,8 @@ def active_tokens(dy: Tensor, part: float, counted: bool) -> tuple[Tensor, Tenso
 def energies(dy: Tensor) -> Tensor:
     """``(T,)`` int64: each row's squared norm beside the largest, which is `TOP`; at least 1 where it is above zero.
 
-    Whole numbers, so that their sum is the same in whatever order. If a norm is not finite all are alike: every token is active.
+    Whole numbers, so that their sum is the same in whatever order; to the nearest, so that rows whose norms differ by the order
+    in which they were summed are equal. If a norm is not finite all are alike: every token is active.
     """
     sums = dy.double().square().sum(1)
     largest = sums.max() if len(sums) else sums.new_zeros(())
@@ -40,7 +41,7 @@ def energies(dy: Tensor) -> Tensor:
         return torch.full_like(sums, TOP, dtype=torch.int64)
     if not bool(largest):
         return torch.zeros_like(sums, dtype=torch.int64)
-    return (sums / largest * TOP).clamp(min=1).where(sums > 0, 0).long()
+    return (sums / largest * TOP + 0.5).clamp(min=1).where(sums > 0, 0).long()
 
 
 def input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
