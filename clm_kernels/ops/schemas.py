@@ -60,6 +60,8 @@ def _checked(op: str, arguments: Sequence[str], args: tuple) -> tuple:
         layout = Layout.checked(op, args[at + 1])
         args = (*args[:at], owned(op, args[at], layout), layout, *args[at + 2 :])
     CHECKS[op](*args)
+    if "tokens" in arguments and len(args) > (at := arguments.index("tokens")) and args[at] is not None:
+        checks.check_token_values(op, args[at], args[at + 1])
     if op == "scatter_" and overlap(args[0], args[3]):
         args = (*args[:3], args[3].clone())
     return args
