@@ -1,43 +1,21 @@
 """`active_tokens` on every implementation, against a brute force: the same tokens everywhere. More in test_token_gradients.py."""
 
 import itertools
-import math
 
 import pytest
 import torch
+from active_tokens import WHOLE, brute_force
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import DTYPES, framed, spread
 
 from clm_kernels import ops
 
-WHOLE = 1 << 30  # what the largest norm counts as
 ENERGIES = (1e-9, 0.25, 0.5, 0.9, 0.99, 0.999, 1.0)
 SIZES = ((0, 5), (1, 1), (1, 7), (2, 3), (31, 1), (37, 16), (64, 33), (129, 8), (5, 0))
 BAD = (float("nan"), float("inf"), float("-inf"))
 
 on_dtypes = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
-
-
-def held(dy):
-    """Whole-number energy of each row, from its exactly summed squares."""
-    norms = [math.fsum(value * value for value in row) for row in dy.double().tolist()]
-    largest = max(norms, default=0.0)
-    return [max(1, int(norm / largest * WHOLE + 0.5)) if norm else 0 for norm in norms]
-
-
-def brute_force(dy, energy=None, share=None):
-    """One row after the other, from the largest down, until enough is held."""
-    rows = held(dy)
-    ranked = sorted((row for row, energy_of in enumerate(rows) if energy_of), key=lambda row: -rows[row])  # stable
-    if share is not None:
-        return sorted(ranked[: math.ceil(share * len(rows))])
-    need, taken = max(1, math.ceil(energy * sum(rows))), []
-    for row in ranked:
-        if sum(rows[each] for each in taken) >= need:
-            break
-        taken.append(row)
-    return sorted(taken)
 
 
 def assert_active(dy, expected, **part):
