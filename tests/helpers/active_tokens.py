@@ -6,6 +6,7 @@ from types import MethodType
 import torch
 import torch.nn.functional as F
 
+from clm_kernels import ops
 from clm_kernels.energy import energies
 from clm_kernels.models.linear import is_conv1d
 from clm_kernels.models.roles import linears_by_role
@@ -47,20 +48,20 @@ def simulate(model, energy):
 def _forward(energy):
     def forward(self, x):
         bias = None if self.bias is None else self.bias.detach()
-        y = F.linear(x, self.weight.T if is_conv1d(self) else self.weight, bias)
+        y = F.linear(x.reshape(-1, x.shape[-1]), self.weight.T if is_conv1d(self) else self.weight, bias)
         if y.requires_grad:
             y.register_hook(lambda dy: _only_active(dy, energy))
-        return y if bias is None else y + (self.bias - bias)  # + 0, whose gradient is whole
+        y = y if bias is None else y + (self.bias - bias).to(y.dtype)  # + 0, whose gradient is whole
+        return y.view(*x.shape[:-1], -1)
 
     return forward
 
 
 def _only_active(dy, energy):
-    rows = dy.reshape(-1, dy.shape[-1])
-    kept = torch.zeros_like(rows)
-    active = brute_force(rows, energy)
-    kept[active] = rows[active]
-    return kept.view_as(dy)
+    kept = torch.zeros_like(dy)
+    active = brute_force(dy, energy)
+    kept[active] = dy[active]
+    return kept
 
 
 def record(handle):
@@ -80,3 +81,12 @@ def compact_gradients(handle):
     """Of all that is trained, by name."""
     whole = {name: handle.model.get_parameter(name) for name in handle.whole}
     return {name: parameter.grad.clone() for name, parameter in (handle.values | whole).items() if parameter.grad is not None}
+
+
+def assert_gradients_as_simulated(dense, handle, rtol=1e-9, atol=1e-12):
+    """Relative to the largest entry; key biases have none but rounding errors, hence the second bound."""
+    expected = dict(dense.named_parameters(remove_duplicate=False))
+    for name, gradient in compact_gradients(handle).items():
+        whole = expected[name].grad
+        part = ops.gather(whole, handle.values[name].entries) if name in handle.values else whole
+        assert (gradient - part).abs().max() <= rtol * whole.abs().max() + atol, name

@@ -11,7 +11,7 @@ from oracles import DTYPES, framed, spread
 
 from clm_kernels import ops
 
-ENERGIES = (1e-9, 0.25, 0.5, 0.9, 0.99, 0.999, 1.0)
+ENERGIES = (1e-300, 1e-9, 0.25, 0.5, 0.9, 0.99, 0.999, 1.0)
 SIZES = ((0, 5), (1, 1), (1, 7), (2, 3), (31, 1), (37, 16), (64, 33), (129, 8), (5, 0))
 BAD = (float("nan"), float("inf"), float("-inf"))
 
@@ -59,6 +59,12 @@ def test_it_holds_the_energy_and_no_smaller_set_does(backend, energy):
         assert norms[index[:count]].sum() >= energy * norms.sum() - slack
         for fewer in itertools.combinations(norms.tolist(), int(count) - 1):
             assert sum(fewer) <= energy * norms.sum() + slack
+
+
+def test_the_energy_is_reached_and_not_only_nearly(backend):
+    dy = torch.ones(4, 3)
+    assert_active(dy, [0, 1], energy=0.5)
+    assert_active(dy, [0, 1, 2], energy=0.5 + 1e-12)
 
 
 def test_rows_of_zeros_are_never_active(backend):
