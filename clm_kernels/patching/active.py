@@ -38,7 +38,7 @@ class Active:
         index, count = self.tokens.choose(dy, self.energy)
         if not torch.compiler.is_compiling():
             self.came += dy.shape[0]
-            self.kept = count.clone() if self.kept is None else self.kept.add_(count)
+            self.kept = count.clone() if self.kept is None else self.kept.to(count.device).add_(count)
         return index, count
 
 
