@@ -52,7 +52,7 @@ def _forward(energy):
         if y.requires_grad:
             y.register_hook(lambda dy: _only_active(dy, energy))
         y = y if bias is None else y + (self.bias - bias).to(y.dtype)  # + 0, whose gradient is whole
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     return forward
 
