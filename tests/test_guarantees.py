@@ -1,7 +1,8 @@
-"""The ten guarantees of DESIGN.md ("Semantics that must hold"), in its order."""
+"""The first eleven guarantees of DESIGN.md ("Semantics that must hold"), in its order."""
 
 import pytest
 import torch
+from active_tokens import brute_force, compact_gradients, record
 from models import batch, bits, build, everything, frozen, same, select, train
 from torch import nn
 from transformers import AutoModelForSequenceClassification
@@ -9,6 +10,7 @@ from two_ranks import STEPS, two_ranks
 
 import clm_kernels as clm
 from clm_kernels import ops
+from clm_kernels.ops import registry
 
 KINDS = ("rows", "columns", "blocks", "elements")
 DTYPES = (torch.float32, torch.bfloat16)
@@ -21,11 +23,11 @@ def patched(family="bert", task="sequence", kind="columns", dtype=torch.float32,
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "energy"), [*((kind, 1.0) for kind in KINDS), ("columns", 0.9)])
 @pytest.mark.parametrize(("family", "task"), [("bert", "sequence"), ("deberta", "sequence"), ("gpt2", "causal")])
-def test_1_frozen_entries_are_bitwise_unchanged(family, task, kind, dtype):
-    """With decay, momentum, clipping, accumulation and mixed precision; gpt2's embedding is tied to its output."""
-    model, handle = patched(family, task, kind, dtype, dropout=0.1, head=False)
+def test_1_frozen_entries_are_bitwise_unchanged(family, task, kind, energy, dtype):
+    """With decay, momentum, clipping, accumulation, mixed precision and active tokens; gpt2's embedding is tied to its output."""
+    model, handle = patched(family, task, kind, dtype, dropout=0.1, head=False, energy=energy)
     before, untouched = bits(model), frozen(model, handle.selection)
     optimizer = clm.SparseAdamW(model.parameters(), lr=1e-2, betas=(0.8, 0.9), weight_decay=0.5, amsgrad=True)
     for step in range(4):
@@ -149,8 +151,9 @@ def test_6_a_delta_applies_and_reverts_bit_for_bit_and_refuses_another_base(kind
     assert same(bits(other), before)
 
 
+@pytest.mark.parametrize("energy", [1.0, 0.9])
 @pytest.mark.parametrize("family", ["bert", "deberta", "gpt2", "gemma3"])
-def test_7_restore_leaves_nothing_behind(family):
+def test_7_restore_leaves_nothing_behind(family, energy):
     def look(model):
         modules = [(name, type(m), sorted(m.__dict__), list(m._parameters)) for name, m in model.named_modules()]
         hooks = [{key: list(value) for key, value in m.__dict__.items() if "hooks" in key and value} for m in model.modules()]
@@ -160,7 +163,7 @@ def test_7_restore_leaves_nothing_behind(family):
     model = build(family)
     model.base_model.get_input_embeddings().weight.requires_grad_(False)
     before = look(model)
-    handle = clm.patch(model, select(model), **PATCHED_IN_FULL)
+    handle = clm.patch(model, select(model), **PATCHED_IN_FULL, energy=energy)
     train(model, clm.SparseAdamW(model.parameters()), 1)
     assert look(model) != before
     handle.restore()
@@ -237,11 +240,11 @@ def test_8_training_loops_work_as_with_torchs_adamw(step, lr, groups):
     torch.testing.assert_close(bits(model), bits(dense), rtol=1e-8, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "energy"), [*((kind, 1.0) for kind in KINDS), ("columns", 0.9)])
 @pytest.mark.parametrize(("family", "task"), [("bert", "sequence"), ("gpt2", "causal")])
-def test_9_same_seed_same_bits(family, task, kind):
+def test_9_same_seed_same_bits(family, task, kind, energy):
     def run():
-        model, _ = patched(family, task, kind, dropout=0.2, **PATCHED_IN_FULL)
+        model, _ = patched(family, task, kind, dropout=0.2, energy=energy, **PATCHED_IN_FULL)
         losses = train(model, clm.SparseAdamW(model.parameters(), lr=1e-2), 4, task=task)
         return bits(model) | {"losses": losses}
 
@@ -253,3 +256,34 @@ def test_10_ranks_hold_one_selection_and_exchange_compact_gradients_only():
     first, second = two_ranks("plain")
     assert first["selection"] == second["selection"] and same(first["weights"], second["weights"])
     assert sum(first["exchanged"]) == STEPS * first["compact"]
+
+
+@pytest.mark.parametrize(("family", "task"), [("bert", "sequence"), ("gpt2", "causal"), ("modernbert", "sequence")])
+def test_11_energy_1_is_the_backward_without_it_and_below_the_same_tokens_are_active_everywhere(family, task):
+    """Padding never is; ties go by position. More in test_active and test_tokens; ranks that choose for themselves in test_ddp."""
+
+    def gradients(**options):
+        model, handle = patched(family, task, **PATCHED_IN_FULL, **options)
+        seen, inputs = record(handle), batch(model, task=task)
+        model(**inputs).loss.backward()
+        real = set(inputs["attention_mask"].flatten().nonzero().flatten().tolist())
+        return compact_gradients(handle), seen, real
+
+    plain, nothing, _ = gradients()
+    assert same(gradients(energy=1.0)[0], plain) and not nothing
+
+    limited, seen, real = gradients(energy=0.9)
+    assert not same(limited, plain)
+    assert seen and all(0 < len(tokens) < len(real) and set(tokens) <= real for tokens in seen)
+
+    dy = torch.ones(7, 4)
+    dy[::2] *= -2
+    dy[3] = 0
+    for name in registry.MODULES:
+        if ops.why_not(name) is None and registry.DEVICES[name] in (None, "cpu"):
+            with ops.backend(f"{name},reference"):
+                assert gradients(energy=0.9)[1] == seen
+                index, count = ops.active_tokens(dy, 0.5)
+                assert index[:count].tolist() == brute_force(dy, 0.5) == [0, 2, 4]
+    first, second = (rank["shares"] for rank in two_ranks("energy"))
+    assert first != second

@@ -93,6 +93,18 @@ def check_tokens(op: str, tokens: Tensor, count: Tensor, like: Tensor) -> None:
         check_same(op, argument, tensor, "dy", like, dtype=False)
 
 
+def check_token_values(op: str, tokens: Tensor, count: Tensor) -> None:
+    """Reads them, on the CPU alone: a GPU's host would wait, and its kernels leave out what is not a token."""
+    if tokens.device.type != "cpu":
+        return
+    held = int(count)
+    require(0 <= held <= len(tokens), op, "count", f"in [0, {len(tokens)}]", held)
+    active = tokens[:held]
+    require(not held or bool((active[1:] > active[:-1]).all()), op, "tokens", "ascending up to count", "another order")
+    if held and not (0 <= int(active[0]) and int(active[-1]) < len(tokens)):
+        refuse(op, "tokens", f"in [0, {len(tokens)}) up to count", f"{int(active[0])} to {int(active[-1])}")
+
+
 def check_active_tokens(dy: Tensor, part: float, counted: bool, op: str = "active_tokens") -> None:
     check_float(op, "dy", dy)
     if dy.dim() != 2:

@@ -60,6 +60,8 @@ def _checked(op: str, arguments: Sequence[str], args: tuple) -> tuple:
         layout = Layout.checked(op, args[at + 1])
         args = (*args[:at], owned(op, args[at], layout), layout, *args[at + 2 :])
     CHECKS[op](*args)
+    if "tokens" in arguments and len(args) > (at := arguments.index("tokens")) and args[at] is not None:
+        checks.check_token_values(op, args[at], args[at + 1])
     if op == "scatter_" and overlap(args[0], args[3]):
         args = (*args[:3], args[3].clone())
     return args
@@ -83,9 +85,8 @@ def _run(op: str, *args):
 def _run_directly(op: str, first: Tensor, second, *args):
     CHECKS[op](first, second, *args)
     check_memory(op, "dy", first)
-    first = (
-        first.resolve_neg()
-    )  # the imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve
+    # The imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve.
+    first = first.resolve_neg()
     if isinstance(second, Tensor):
         check_memory(op, "x, ids or weight", second)
         second = second.resolve_neg()

@@ -16,7 +16,7 @@ from ..handles import Restorable
 from ..models.structure import bias_names, depths, head_names, norm_names, read_past_forward, weights
 from ..selection import Entries, Selection
 from ..values import Values
-from .active import ActiveTokens
+from .active import Active, ActiveTokens
 from .layers import Compact, CompactLayer, known_layer, layer_for, swapped_class
 from .learnt import delta_of
 
@@ -78,6 +78,7 @@ def patch(
         raise ValueError(f"patch: head must be names of the model's parameters, got {unknown[0]!r}")
 
     active = ActiveTokens(energy)
+    limited = _limited(model, active, places)
     handle = Handle(model, selection, head, active)
     depth = depths(model)
     lowest = min((depth[name] for name in selection), default=float("inf"))
@@ -91,7 +92,7 @@ def patch(
             handle.whole[name] = _mark(named[name])
     for key, entries in entries_by_id.items():
         _swap(handle, places[key], entries)
-    _activate(handle)
+    _activate(handle, limited)
     if extension is not None:
         handle.extension = extension
         handle.originals[extension.name] = extension.original
@@ -242,22 +243,28 @@ def _swap(handle: Handle, places: list[tuple[str, Any, str, type | None]], entri
         values.take_dense_gradient()
 
 
-def _activate(handle: Handle) -> None:
-    """Has the linear layers of the model's layers, those that are frozen too, keep active tokens alone."""
-    read_directly = read_past_forward(handle.model)
-    for name, module, active in handle.active.take(handle.model):
-        if not isinstance(module, CompactLayer):
-            _refuse(f"{name}.weight", module)
-            core = None if isinstance(module, Compact) or id(module) in read_directly else known_layer(module)
-            if core is None:
-                refuse(
-                    "patch",
-                    "energy",
-                    f"1 for a model with {name!r}, a {type(module).__name__} whose backward nobody here knows",
-                    active.energy,
-                )
+def _limited(
+    model: nn.Module, active: ActiveTokens, places: dict[int, list[tuple[str, nn.Module, str, type | None]]]
+) -> list[tuple[nn.Module, type, Active]]:
+    """The linear layers that are to keep active tokens alone, the frozen ones too, each with the class that does so."""
+    uncovered = {id(module) for used in places.values() if not all(core for *_, core in used) for _, module, *_ in used}
+    unknown = uncovered | read_past_forward(model)
+    found = []
+    for name, module, layer in active.take(model):
+        _refuse(f"{name}.weight", module)
+        core = None if id(module) in unknown else known_layer(module)
+        if core is None:
+            expected = f"1 for a model with {name!r}, a {type(module).__name__} whose backward nobody here knows"
+            refuse("patch", "energy", expected, layer.energy)
+        found.append((module, core, layer))
+    return found
+
+
+def _activate(handle: Handle, limited: list[tuple[nn.Module, type, Active]]) -> None:
+    for module, core, layer in limited:
+        if not isinstance(module, Compact):
             original: Any = type(module)
             module.__class__ = swapped_class(original, core)
             module.compact = {}
             handle._classes.append((module, original))
-        module._active = active
+        module._active = layer

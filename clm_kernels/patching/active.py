@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..energy import Energy, energies
+from ..errors import require
 from ..models.roles import linears_by_role
 from ..ops.schemas import direct
 
@@ -37,7 +38,7 @@ class Active:
         index, count = self.tokens.choose(dy, self.energy)
         if not torch.compiler.is_compiling():
             self.came += dy.shape[0]
-            self.kept = count.clone() if self.kept is None else self.kept.add_(count)
+            self.kept = count.clone() if self.kept is None else self.kept.to(count.device).add_(count)
         return index, count
 
 
@@ -71,8 +72,16 @@ class ActiveTokens(Mapping[str, Active]):
         return len(self._layers)
 
     def take(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, Active]]:
-        """Each linear layer of the model that some tokens may be left out of, with its new `Active`."""
-        for name, (module, roles) in linears_by_role(model).items():
+        """Each linear layer of the model that some tokens may be left out of, with its new `Active`.
+
+        Raises:
+            ValueError: if some should be, and the model has no linear layer in numbered layers.
+        """
+        found = linears_by_role(model)
+        least = min(self.energies.values())
+        expected = f"1 for a {type(model).__name__}, which has no linear layer in numbered layers"
+        require(bool(found) or least == 1, "patch", "energy", expected, least)
+        for name, (module, roles) in found.items():
             energy = max(self.energies[role] for role in roles)
             if energy < 1:
                 self._layers[name] = Active(energy, self)

@@ -30,6 +30,7 @@ SCENARIOS = {
     "tied": {"family": "gpt2", "task": "causal", "kind": "rows"},
     "accumulated": {"kind": "columns", "micro": 2},
     "bfloat16": {"kind": "columns", "dtype": torch.bfloat16},
+    "energy": {"kind": "columns", "biases": True, "energy": 0.9},
     "unpatched": {"kind": "columns", "patched": False},
 }
 
@@ -71,6 +72,7 @@ def run(rank, kind, family="bert", task="sequence", dtype=torch.float32, micro=1
         "exchanged": exchanged,
         "compact": compact,
         "dense": sum(p.numel() for p in model.parameters()),
+        "shares": handle.active.shares() if patched else {},
         "selection": {name: (entries.kind, entries.index.tolist()) for name, entries in selection.items()},
     }
 

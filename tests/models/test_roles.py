@@ -2,12 +2,22 @@
 
 import pytest
 import transformers as tf
-from models import GROUPED, MORE_FAMILIES, SIZES, build
+from models import COMMON, GROUPED, MORE_FAMILIES, SIZES, build
 from torch import nn
 
 from clm_kernels.models.heads import label_names, reads_text, task_by_head, task_of
 from clm_kernels.models.linear import conv1d_class, is_conv1d, is_linear
-from clm_kernels.models.roles import Order, by_number, head_size, is_fused, numbered, order_of, projects_positions, role_of
+from clm_kernels.models.roles import (
+    Order,
+    by_number,
+    head_size,
+    is_fused,
+    linears_by_role,
+    numbered,
+    order_of,
+    projects_positions,
+    role_of,
+)
 from clm_kernels.models.structure import read_past_forward
 from clm_kernels.patching.layers import compact_classes
 
@@ -53,6 +63,60 @@ def test_linear_layers_of_either_kind():
     assert is_conv1d(CONV1D) and is_conv1d(compact) and is_linear(CONV1D) and conv1d_class() is type(CONV1D)
     for module in (nn.Conv1d(1, 1, 1), nn.Embedding(2, 2), nn.Linear(1, 1)):
         assert not is_conv1d(module) and is_linear(module) == isinstance(module, nn.Linear)
+
+
+QKV = ("query", "key", "value")
+LINEARS = {  # family -> of its layer 1, name after the layer's number -> roles
+    "bert": {
+        **{f"attention.self.{role}": (role,) for role in QKV}, "attention.output.dense": ("output",),
+        "intermediate.dense": ("feed_in",), "output.dense": ("feed_out",),
+    },
+    "distilbert": {
+        "attention.q_lin": ("query",), "attention.k_lin": ("key",), "attention.v_lin": ("value",), "attention.out_lin": ("output",),
+        "ffn.lin1": ("feed_in",), "ffn.lin2": ("feed_out",),
+    },
+    "deberta": {
+        **{f"attention.self.{role}_proj": (role,) for role in QKV}, "attention.output.dense": ("output",),
+        "intermediate.dense": ("feed_in",), "output.dense": ("feed_out",),
+    },
+    "deberta-v1": {
+        "attention.self.in_proj": QKV, "attention.output.dense": ("output",),
+        "intermediate.dense": ("feed_in",), "output.dense": ("feed_out",),
+    },
+    "modernbert": {"attn.Wqkv": QKV, "attn.Wo": ("output",), "mlp.Wi": ("feed_in",), "mlp.Wo": ("feed_out",)},
+    "llama": {
+        **{f"self_attn.{role[0]}_proj": (role,) for role in QKV}, "self_attn.o_proj": ("output",),
+        "mlp.gate_proj": ("feed_in",), "mlp.up_proj": ("feed_in",), "mlp.down_proj": ("feed_out",),
+    },
+    "gpt2": {"attn.c_attn": QKV, "attn.c_proj": ("output",), "mlp.c_fc": ("feed_in",), "mlp.c_proj": ("feed_out",)},
+    "gptneox": {
+        "attention.query_key_value": QKV, "attention.dense": ("output",),
+        "mlp.dense_h_to_4h": ("feed_in",), "mlp.dense_4h_to_h": ("feed_out",),
+    },
+    "opt": {
+        **{f"self_attn.{role[0]}_proj": (role,) for role in QKV}, "self_attn.out_proj": ("output",),
+        "fc1": ("feed_in",), "fc2": ("feed_out",),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", LINEARS)
+def test_linear_layers_by_role(family):
+    if family == "gptneox":
+        model = tf.AutoModelForSequenceClassification.from_config(tf.GPTNeoXConfig(**SIZES | COMMON))
+    else:
+        model = build(family)
+    found = linears_by_role(model)
+    assert {name.partition(".1.")[2]: roles for name, (_, roles) in found.items() if ".1." in name} == LINEARS[family]
+    assert all(module is model.get_submodule(name) and (".0." in name or ".1." in name) for name, (module, _) in found.items())
+    assert len(found) == 2 * len(LINEARS[family])
+
+
+def test_layers_that_are_shared_stand_once_and_a_plain_head_has_no_role():
+    assert sorted(roles for _, roles in linears_by_role(build("albert")).values()) == sorted(
+        (role,) for role in (*QKV, "output", "feed_in", "feed_out")
+    )
+    assert not linears_by_role(nn.Linear(2, 2))
 
 
 def test_head_sizes():

@@ -35,6 +35,18 @@ def test_only_compact_gradients_are_exchanged(name):
         assert rank["compact"] < rank["dense"] / 2
 
 
+def test_each_rank_chooses_its_own_active_tokens():
+    first, second = (rank["shares"] for rank in two_ranks("energy"))
+    assert first.keys() == second.keys() and first and first != second
+    assert all(0 < share < 1 for share in (*first.values(), *second.values()))
+    without = build()
+    clm.patch(without, select(without), biases=True)
+    optimizer = clm.SparseAdamW(without.parameters(), **ARGUMENTS)
+    train(without, optimizer, STEPS)
+    name = "bert.encoder.layer.0.output.dense.weight"
+    assert not torch.allclose(two_ranks("energy")[0]["weights"][name], bits(without)[name], rtol=1e-4, atol=1e-5)
+
+
 def test_an_unpatched_model_refuses():
     """There DDP reduces the dense gradient after the compact one was taken from it: ranks would drift apart."""
     for rank in two_ranks("unpatched"):
