@@ -147,6 +147,7 @@ def test_implementations_are_reached_through_the_registry_alone(name, path):
                 "padding",
                 "parameters",
                 "registry",
+                "tokens",
                 "upload",
             }
             assert pieces[2] in known, f"{name} imports {imported}: an implementation knows layouts, groups and itself"
