@@ -14,6 +14,8 @@ from .gradients import accumulator, weight_grad
 def active_tokens(dy: Tensor, part: float, counted: bool) -> tuple[Tensor, Tensor]:
     """By a full sort. Beyond the count stands T."""
     held = energies(dy)  # (T,)
+    if not bool(squared_norms(dy).isfinite().all()):
+        part = 1
     order = held.argsort(descending=True, stable=True)  # ties by position
     active = torch.zeros_like(held, dtype=torch.bool)
     if counted:
@@ -34,13 +36,17 @@ def energies(dy: Tensor) -> Tensor:
 
     Whole numbers, so that their sum is the same in whatever order. If a norm is not finite all are alike: every token is active.
     """
-    sums = dy.double().square().sum(1)
+    sums = squared_norms(dy)
     largest = sums.max() if len(sums) else sums.new_zeros(())
     if not bool(largest.isfinite()):
         return torch.full_like(sums, TOP, dtype=torch.int64)
     if not bool(largest):
         return torch.zeros_like(sums, dtype=torch.int64)
     return (sums / largest * TOP).clamp(min=1).where(sums > 0, 0).long()
+
+
+def squared_norms(dy: Tensor) -> Tensor:
+    return dy.double().square().sum(1)
 
 
 def input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
