@@ -14,7 +14,16 @@ struct Operand {
   int64_t stride;  // of rows, in items
   Dtype dtype;
   bool sliced;  // holds the selected columns only
+  const int64_t* rows = nullptr;  // which of its rows each token is; null: its own
+
+  int64_t offset(int64_t token) const { return (rows ? rows[token] : token) * stride; }
 };
+
+// Writes the active tokens' rows, `tokens` past the last, and how many there are.
+void active_tokens(const Operand& dy, int64_t tokens, int64_t columns, double part, bool counted, int64_t* index, int64_t* count, int threads);
+// dx (tokens, columns) = dy (tokens, sums) @ weight (sums, columns) in the rows `active`, zeros in the others.
+void input_grad(const Operand& dy, const Operand& weight, int64_t tokens, int64_t sums, int64_t columns,
+                const std::vector<int64_t>& active, const Array& dx, int threads);
 
 void weight_grad(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const Array& out, int threads);
 void weight_grad_elements(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const Array& out, int threads);
