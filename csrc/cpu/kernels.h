@@ -1,6 +1,7 @@
 // The kernels, as plain functions of addresses and sizes. Semantics: clm_kernels/ops/reference.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -27,6 +28,18 @@ void input_grad(const Operand& dy, const Operand& weight, int64_t tokens, int64_
 
 void weight_grad(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const Array& out, int threads);
 void weight_grad_elements(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const Array& out, int threads);
+
+// clm_kernels/ops/grouped.py: Groups.
+struct DealtGroups {
+  std::vector<std::array<int64_t, 3>> shapes;  // groups, and the row strips and column strips of each
+  const int64_t *rows, *columns, *firsts;
+};
+
+// Whether blocks are small enough for `weight_grad_groups`.
+bool fits_groups(const Entries& entries);
+void weight_grad_groups(const Operand& dy, const Operand& x, int64_t tokens, const Entries& entries, const DealtGroups& groups,
+                        const Array& out, int threads);
+
 void embedding_grad(const Operand& dy, const void* ids, bool wide_ids, int64_t tokens, const Entries& entries, const Array& out, int threads);
 
 void gather(const void* dense, const Entries& entries, int64_t item_size, void* compact, int threads);

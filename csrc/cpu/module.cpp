@@ -48,11 +48,15 @@ void py_weight_grad(const MatrixFields& dy, const MatrixFields& x, int64_t token
 }
 
 void py_active_weight_grad(const MatrixFields& dy, const MatrixFields& x, int64_t tokens, const EntriesFields& selected, Address index,
-                           Address count, const ArrayFields& out, int threads) {
+                           Address count, const std::optional<std::vector<std::array<int64_t, 3>>>& shapes, Address group_rows,
+                           Address group_columns, Address firsts, const ArrayFields& out, int threads) {
+  const Entries e = entries(selected);
   const std::vector<int64_t> rows = active("weight_grad", index, count, tokens);
   Operand of_dy = operand(dy), of_x = operand(x);
   of_dy.rows = of_x.rows = rows.data();
-  weight_grad(of_dy, of_x, int64_t(rows.size()), entries(selected), array(out), threads);
+  if (!shapes || !fits_groups(e)) return weight_grad(of_dy, of_x, int64_t(rows.size()), e, array(out), threads);
+  const DealtGroups groups{*shapes, pointer<const int64_t>(group_rows), pointer<const int64_t>(group_columns), pointer<const int64_t>(firsts)};
+  weight_grad_groups(of_dy, of_x, int64_t(rows.size()), e, groups, array(out), threads);
 }
 
 void py_embedding_grad(const MatrixFields& dy, Address ids, int64_t ids_size, int64_t tokens, const EntriesFields& selected,

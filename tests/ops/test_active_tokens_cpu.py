@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from oracles import DTYPES, KINDS, assert_same_bits, entries_of, framed
+from oracles import DTYPES, KINDS, assert_same_bits, entries_of, framed, pick
 from tolerances import assert_close
 
-from clm_kernels import ops
+from clm_kernels import Entries, ops
 from clm_kernels.ops import reference, registry
+from clm_kernels.ops.grouped import groups_of
 
 if reason := ops.why_not("cpu"):
     pytest.skip(reason, allow_module_level=True)
@@ -54,6 +55,11 @@ def tokens_of(active):
 def choices(tokens):
     """None, some and all of the tokens."""
     return [torch.rand(tokens) < share for share in (0, 0.3, 1)]
+
+
+def dealt_groups(shape, block, groups):
+    rows, columns = (torch.randperm(size // step) % groups for size, step in zip(shape, block, strict=True))
+    return Entries.of("blocks", (rows[:, None] == columns).flatten().nonzero().flatten(), shape, block)
 
 
 def gradients(tokens, columns, dtype):
@@ -121,10 +127,28 @@ def test_weight_grad_has_the_bits_of_gathered_operands(instructions, kind, block
         dy, x = (torch.randn(tokens, size + 3).to(dtype)[:, 2:-1] for size in shape)
         for which in ("none", "some", "all"):
             entries = entries_of(kind, shape, which, block)
+            if groups_of(entries.index, entries.layout) is not None:
+                continue  # which have a kernel of their own
             for active in choices(tokens):
                 to = entries.index, entries.layout, dtype
                 grad = on_threads(cpu.active_weight_grad, dy, x, *to, *tokens_of(active))
                 assert_same_bits(grad, cpu.weight_grad(dy[active], x[active], *to))
+
+
+@on_dtypes
+@pytest.mark.parametrize(
+    ("shape", "count", "block"),
+    [((96, 64), 3, (8, 8)), ((72, 640), 4, (3, 5)), ((640, 48), 2, (16, 8)), ((600, 12), 2, (150, 3)), ((8, 400), 2, (2, 100))],
+)
+def test_weight_grad_of_dealt_groups(instructions, shape, count, block, dtype):
+    """Groups of more than 128 rows and 96 columns too, and blocks of more."""
+    entries = dealt_groups(shape, block, count)
+    assert groups_of(entries.index, entries.layout) is not None
+    for tokens in (0, 1, 300):
+        dy, x = ((torch.randn(tokens, size + 3) * max(1, tokens) ** -0.25).to(dtype)[:, 2:-1] for size in shape)
+        for active in choices(tokens):
+            grad = on_threads(cpu.active_weight_grad, dy, x, entries.index, entries.layout, dtype, *tokens_of(active))
+            assert_close(grad, pick(dy[active].double().T @ x[active].double(), entries))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ... import _cpu
 from ..addresses import array, entries
+from ..grouped import groups_of
 from ..layout import Layout
 from .arguments import matrix, unit_columns
 from .gradients import operands
@@ -42,12 +43,14 @@ def active_weight_grad(
     layout = Layout(*layout)
     dy, x, tokens = unit_columns(dy), unit_columns(x), tokens.contiguous()
     compact = layout.new_compact(dy, index, dtype)
+    groups = groups_of(index, layout)
     _cpu.active_weight_grad(
         *operands(dy, x, layout),
         dy.shape[0],
         entries(index, layout, compact),
         tokens.data_ptr(),
         count.data_ptr(),
+        *((None, 0, 0, 0) if groups is None else (groups.shapes, *map(Tensor.data_ptr, groups[1:4]))),
         array(compact),
         torch.get_num_threads(),
     )
