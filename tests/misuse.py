@@ -203,9 +203,13 @@ def single_op(draw: random.Random) -> list[str]:
     index, layout = entries.index, list(entries.layout)
     dy, x, dense = (torch.randn(size, dtype=torch.float32).to(dtype) for size in ((tokens, 8), (tokens, 12), shape))
     values = torch.zeros(entries.compact_shape, dtype=dtype)
+    active, count = torch.arange(tokens), torch.tensor(draw.randint(0, tokens))
     run = torch.ops.clm_kernels
     calls = {
         "weight_grad": lambda: run.weight_grad(dy, x, index, layout, dtype),
+        "active_weight_grad": lambda: run.weight_grad(dy, x, index, layout, dtype, active, count),
+        "input_grad": lambda: run.input_grad(dy, dense, active, count),
+        "active_tokens": lambda: run.active_tokens(dy, 0.9, False),
         "embedding_grad": lambda: run.embedding_grad(x, torch.randint(-3, 99, (tokens,)), index, layout, dtype),
         "gather": lambda: run.gather(dense, index, layout),
         "scatter_": lambda: run.scatter_(dense, index, layout, values),
@@ -220,13 +224,13 @@ def single_op(draw: random.Random) -> list[str]:
     call = calls[draw.choice([*calls])]
     done = [attempt(call)]
     for _ in range(2):
-        target = draw.choice([index, index, dy, x, dense, values, grad, moments[0], settings])
+        target = draw.choice([index, index, active, count, dy, x, dense, values, grad, moments[0], settings])
         how = draw.choice(["write", "numpy", "data", "layout", "storage", *MISUSES])
-        if how in ("write", "numpy", "data") and index.numel() and index.device.type == "cpu" and not index.is_floating_point():
-            at, number = draw.randrange(index.numel()), draw.choice([-1, -(2**30), 2**30, 97, 0])
-            written = {"write": lambda: index, "numpy": index.numpy, "data": lambda: index.data}[how]()
-            if written.ndim == 1:
-                written[at] = number
+        whole = next((numbers for numbers in (active, count) if numbers is target), index)
+        if how in ("write", "numpy", "data") and whole.numel() and whole.device.type == "cpu" and not whole.is_floating_point():
+            at, number = draw.randrange(whole.numel()), draw.choice([-1, -(2**30), 2**30, 97, 0])
+            written = whole.numpy() if how == "numpy" else whole.data if how == "data" else whole
+            written.reshape(-1)[at] = number
         elif how == "layout":
             layout[draw.randrange(5)] = draw.choice([0, 1, 2, 3, 4, 7, -1, 5, 1000])
         elif how == "storage":

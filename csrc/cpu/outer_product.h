@@ -28,15 +28,19 @@ template <typename W>  // float or double: the type of sums
 struct OuterProduct {
   int64_t tokens;
   Operand small, large;
-  std::vector<int64_t> positions;        // columns of `small`, in the order of `groups`
+  std::vector<int64_t> positions;        // where columns of `small` lie in a row, in the order of `groups`
   std::vector<int64_t> groups;           // where each group of at most kGroup positions begins, and the end
   std::vector<Task> tasks;
   std::vector<Segment> segments;
   W* packed;  // of `small`: per token block, group and tile of columns: [token][column]
   Array out;
   int64_t row_stride, column_stride;
+  const int64_t* out_rows = nullptr;  // where i stands for the i-th position of all, the row that it is; null: i itself
 
   int64_t size() const { return int64_t(positions.size()); }
 };
+
+// Packs `small`, whose `packed` it sets, and runs the tasks.
+template <typename W> void run(OuterProduct<W>& p, int threads);
 
 }  // namespace clm

@@ -6,11 +6,12 @@ constexpr int kTileVectors = 3;  // a tile is CLM_TILE_ROWS x 3 vectors of sums:
 inline int tile_rows(int64_t left) { return left < CLM_TILE_ROWS ? int(left) : CLM_TILE_ROWS; }
 
 template <typename W, typename T>
-void pack_group(const T* from, int64_t stride, int64_t tokens, const int64_t* positions, int64_t size, W* to) {
+void pack_group(const Operand& small, const T* from, int64_t token, int64_t tokens, const int64_t* positions, int64_t size, W* to) {
   for (int64_t done = 0; done < size;) {
     const int rows = tile_rows(size - done);
-    for (int64_t t = 0; t < tokens; ++t, to += rows) {
-      for (int r = 0; r < rows; ++r) to[r] = W(to_float(from[t * stride + positions[done + r]]));
+    for (int64_t t = token; t < token + tokens; ++t, to += rows) {
+      const T* row = from + small.offset(t);
+      for (int r = 0; r < rows; ++r) to[r] = W(to_float(row[positions[done + r]]));
     }
     done += rows;
   }
@@ -23,12 +24,12 @@ void pack_small(const OuterProduct<W>& p, int64_t token, int64_t group) {
   const int64_t first = p.groups[group], size = p.groups[group + 1] - first;
   const int64_t* positions = p.positions.data() + first;
   W* to = p.packed + token * p.size() + tokens * first;
-  const int64_t at = token * p.small.stride, stride = p.small.stride;
-  switch (p.small.dtype) {
-    case Dtype::float32: return pack_group(static_cast<const float*>(p.small.data) + at, stride, tokens, positions, size, to);
-    case Dtype::float64: return pack_group(static_cast<const double*>(p.small.data) + at, stride, tokens, positions, size, to);
-    case Dtype::bfloat16: return pack_group(static_cast<const Bfloat16*>(p.small.data) + at, stride, tokens, positions, size, to);
-    case Dtype::float16: return pack_group(static_cast<const Float16*>(p.small.data) + at, stride, tokens, positions, size, to);
+  const Operand& small = p.small;
+  switch (small.dtype) {
+    case Dtype::float32: return pack_group(small, static_cast<const float*>(small.data), token, tokens, positions, size, to);
+    case Dtype::float64: return pack_group(small, static_cast<const double*>(small.data), token, tokens, positions, size, to);
+    case Dtype::bfloat16: return pack_group(small, static_cast<const Bfloat16*>(small.data), token, tokens, positions, size, to);
+    case Dtype::float16: return pack_group(small, static_cast<const Float16*>(small.data), token, tokens, positions, size, to);
   }
 }
 
@@ -47,17 +48,17 @@ CLM_INLINE void prefetch_row(const W* row) {
 }
 
 // Packs a panel of `large` over one block of tokens: per tile of columns, [token][column], converted, zeros at the end.
-// `direct` is the panel where it lies, or null if it needs conversion or padding.
+// `direct` is the panel's columns where they lie, or null if it needs conversion or padding.
 template <typename W>
 void pack_panel(const OuterProduct<W>& p, const Task& task, int64_t token, int64_t tokens, int64_t padded, const W* direct, W* to) {
   constexpr int64_t lanes = VectorOf<W>::lanes;
   W staged[kPanel + lanes];
   for (int64_t j = task.width; j < padded; ++j) staged[j] = 0;
   for (int64_t t = 0; t < tokens; ++t) {
-    const W* from = direct ? direct + t * p.large.stride : staged;
+    const W* from = direct ? direct + p.large.offset(token + t) : staged;
     W* end = staged;
     for (int64_t s = task.segment; !direct && s < task.segment + task.segments; ++s) {
-      widen(p.large.dtype, p.large.data, (token + t) * p.large.stride + p.segments[s].column, p.segments[s].width, end);
+      widen(p.large.dtype, p.large.data, p.large.offset(token + t) + p.segments[s].column, p.segments[s].width, end);
       end += p.segments[s].width;
     }
     for (int64_t done = 0; done < padded;) {
@@ -120,7 +121,8 @@ void write_task(const OuterProduct<W>& p, const Task& task, const W* sums, int64
     const Segment& segment = p.segments[s];
     if (p.column_stride == 1) {
       for (int64_t i = 0; i < task.size; ++i) {
-        narrow(p.out.dtype, sums + i * stride, segment.width, p.out.data, segment.start + i * p.row_stride);
+        const int64_t row = p.out_rows ? p.out_rows[task.first + i] : i;
+        narrow(p.out.dtype, sums + i * stride, segment.width, p.out.data, segment.start + row * p.row_stride);
       }
     } else {  // transposed: row_stride is 1
       W column[kGroup];
@@ -144,19 +146,21 @@ void run_task(const OuterProduct<W>& p, const Task& task, W* scratch) {
     const int64_t tokens = p.tokens - token < kTokenBlock ? p.tokens - token : kTokenBlock;
     const W* direct = nullptr;
     if (p.large.dtype == same && task.segments == 1 && padded == task.width) {
-      direct = static_cast<const W*>(p.large.data) + token * p.large.stride + p.segments[task.segment].column;
+      direct = static_cast<const W*>(p.large.data) + p.segments[task.segment].column;
     }
-    const bool packed = !direct || task.size > CLM_TILE_ROWS;  // what a single tile reads once is not worth packing
+    const bool single = task.size <= CLM_TILE_ROWS && !p.large.rows;  // what a single tile reads once is not worth packing
+    const bool packed = !direct || !single;
     if (packed) pack_panel(p, task, token, tokens, padded, direct, panel);
     const W* small = p.packed + token * p.size() + tokens * task.first;
     for (int64_t j = 0; j < padded;) {
       const int64_t columns = tile_columns<W>(padded - j);
-      const W* large = packed ? panel + j * tokens : direct + j;
+      const W* large = packed ? panel + j * tokens : direct + p.large.offset(token) + j;
       const int64_t stride = packed ? columns : p.large.stride;
       for (int64_t i = 0; i < task.size;) {
         const int rows = tile_rows(task.size - i);
         const auto multiply = columns == lanes ? &multiply_tile<1, W> : &multiply_tile<kTileVectors, W>;
-        const W* next = direct && i == 0 && token + 2 * tokens <= p.tokens ? direct + tokens * p.large.stride + j : nullptr;
+        const bool ahead = direct && !p.large.rows && i == 0 && token + 2 * tokens <= p.tokens;
+        const W* next = ahead ? direct + p.large.offset(token + tokens) + j : nullptr;
         multiply(rows, small + i * tokens, large, stride, tokens, next, p.large.stride, sums + i * padded + j, padded, token == 0);
         i += rows;
       }

@@ -1,13 +1,13 @@
 // Compiled once per instruction set (versions.h).
 
 template <typename W, typename T>
-void transpose_square(const T* from, int64_t stride, W* to, int64_t chunk) {
+void transpose_square(const T* const* rows, int64_t column, W* to, int64_t chunk) {
   constexpr int lanes = VectorOf<W>::lanes;
   Vector<W> v[lanes];
   CLM_UNROLL(16)
   for (int t = 0; t < lanes; ++t) {
     W row[lanes];
-    for (int c = 0; c < lanes; ++c) row[c] = W(to_float(from[t * stride + c]));
+    for (int c = 0; c < lanes; ++c) row[c] = W(to_float(rows[t][column + c]));
     v[t] = load(row);
   }
   transpose<W>(v);
@@ -19,23 +19,26 @@ void transpose_square(const T* from, int64_t stride, W* to, int64_t chunk) {
 template <typename W, typename T>
 void transpose_columns(const SampledProduct<W>& p, const Transposed<W>& side, const T* data, int64_t chunk, int64_t begin, int64_t end) {
   constexpr int lanes = VectorOf<W>::lanes;
-  const int64_t first = p.first + chunk * p.chunk, stride = side.operand.stride;
+  const int64_t first = p.first + chunk * p.chunk;
   const int64_t tokens = p.tokens - first < p.chunk ? p.tokens - first : p.chunk;
   W* to = side.at(chunk, 0, p.chunk);
   const int64_t squares = side.used.empty() ? (end - begin) / lanes * lanes : 0;
   int64_t t = 0;
   for (; t + lanes <= tokens; t += lanes) {
-    const T* from = data + (first + t) * stride;
-    for (int64_t c = begin; c < begin + squares; c += lanes) transpose_square(from + c, stride, to + c * p.chunk + t, p.chunk);
+    const T* rows[lanes];
+    for (int i = 0; i < lanes; ++i) rows[i] = data + side.operand.offset(first + t + i);
+    for (int64_t c = begin; c < begin + squares; c += lanes) transpose_square(rows, c, to + c * p.chunk + t, p.chunk);
     for (int64_t c = begin + squares; c < end; ++c) {
       const int64_t column = side.used.empty() ? c : side.used[c];
-      for (int i = 0; i < lanes; ++i) to[c * p.chunk + t + i] = W(to_float(from[i * stride + column]));
+      for (int i = 0; i < lanes; ++i) to[c * p.chunk + t + i] = W(to_float(rows[i][column]));
     }
   }
   if (t == p.chunk) return;
   for (int64_t c = begin; c < end; ++c) {
     const int64_t column = side.used.empty() ? c : side.used[c];
-    for (int64_t i = t; i < p.chunk; ++i) to[c * p.chunk + i] = i < tokens ? W(to_float(data[(first + i) * stride + column])) : W(0);
+    for (int64_t i = t; i < p.chunk; ++i) {
+      to[c * p.chunk + i] = i < tokens ? W(to_float(data[side.operand.offset(first + i) + column])) : W(0);
+    }
   }
 }
 

@@ -3,12 +3,8 @@
 
 #include <algorithm>
 
-#include "level.h"
 #include "outer_product.h"
 #include "parallel.h"
-
-#define CLM_BODY "outer_product_body.h"
-#include "versions.h"
 
 namespace clm {
 
@@ -73,23 +69,10 @@ void plan_blocks(OuterProduct<W>& p, const Entries& e) {
 }
 
 template <typename W>
-void run(OuterProduct<W>& p, const Entries& e, int threads) {
+void run(OuterProduct<W>&& p, const Entries& e, int threads) {
   threads = threads_for(double(p.tokens) * double(e.size) / 40, threads);
   e.kind == kBlocks ? plan_blocks(p, e) : plan_product(p, e, threads);
-  Scratch<Slot::shared> packed(p.tokens * p.size() * int64_t(sizeof(W)));
-  p.packed = packed.template as<W>();
-
-  const int64_t groups = int64_t(p.groups.size()) - 1, blocks = (p.tokens + kTokenBlock - 1) / kTokenBlock;
-  const auto pack = CLM_PICK(pack_small<W>);
-  parallel_ranges(blocks * groups, threads, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) pack(p, i / groups * kTokenBlock, i % groups);
-  });
-
-  const auto run_task = CLM_PICK(run_task<W>);
-  parallel_ranges(int64_t(p.tasks.size()), threads, [&](int64_t begin, int64_t end) {
-    Scratch<Slot::own> scratch((kTokenBlock + kGroup) * (kPanel + 16) * int64_t(sizeof(W)));
-    for (int64_t i = begin; i < end; ++i) run_task(p, p.tasks[i], scratch.as<W>());
-  });
+  run(p, threads);
 }
 
 }  // namespace
@@ -104,11 +87,9 @@ void weight_grad(const Operand& dy, const Operand& x, int64_t tokens, const Entr
     const bool columns = entries.kind == kColumns;
     const Operand &small = columns ? x : dy, &large = columns ? dy : x;
     if (dy.dtype == Dtype::float64) {
-      OuterProduct<double> p{tokens, small, large, {}, {}, {}, {}, nullptr, out, 0, 0};
-      run(p, entries, threads);
+      run(OuterProduct<double>{tokens, small, large, {}, {}, {}, {}, nullptr, out, 0, 0}, entries, threads);
     } else {
-      OuterProduct<float> p{tokens, small, large, {}, {}, {}, {}, nullptr, out, 0, 0};
-      run(p, entries, threads);
+      run(OuterProduct<float>{tokens, small, large, {}, {}, {}, {}, nullptr, out, 0, 0}, entries, threads);
     }
   }
 }

@@ -15,20 +15,23 @@ from .arguments import matrix, unit_columns
 def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
     if type(layout) is not Layout:
         layout = Layout(*layout)
-    kind = layout.kind
-    dy_sliced = kind == ROWS and dy.shape[1] != layout.rows
-    x_sliced = kind == COLUMNS and x.shape[1] != layout.columns
     dy, x = unit_columns(dy), unit_columns(x)
     compact = layout.new_compact(dy, index, dtype)
     _cpu.weight_grad(
-        matrix(dy, dy_sliced),
-        matrix(x, x_sliced),
+        *operands(dy, x, layout),
         dy.shape[0],
         entries(index, layout, compact),
         array(compact),
         torch.get_num_threads(),
     )
     return compact
+
+
+def operands(dy: Tensor, x: Tensor, layout: Layout) -> tuple[tuple, tuple]:
+    """`matrix` of each, told whether it holds the selected columns only."""
+    dy_sliced = layout.kind == ROWS and dy.shape[1] != layout.rows
+    x_sliced = layout.kind == COLUMNS and x.shape[1] != layout.columns
+    return matrix(dy, dy_sliced), matrix(x, x_sliced)
 
 
 def embedding_grad(dy: Tensor, ids: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:

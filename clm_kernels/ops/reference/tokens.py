@@ -37,13 +37,17 @@ def energies(dy: Tensor) -> Tensor | None:
     Whole numbers, so that their sum is the same in whatever order; to the nearest, so that rows whose norms differ by the order
     in which they were summed are equal. None if a norm is not finite: then every token is active.
     """
-    sums = dy.double().square().sum(1)
+    sums = squared_norms(dy)
     largest = sums.max() if len(sums) else sums.new_zeros(())
     if not bool(largest.isfinite()):
         return None
     if not bool(largest):
         return torch.zeros_like(sums, dtype=torch.int64)
     return (sums / largest * TOP + 0.5).clamp(min=1).where(sums > 0, 0).long()
+
+
+def squared_norms(dy: Tensor) -> Tensor:
+    return dy.double().square().sum(1)
 
 
 def input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
