@@ -83,7 +83,8 @@ def _run(op: str, *args):
 def _run_directly(op: str, first: Tensor, second, *args):
     CHECKS[op](first, second, *args)
     check_memory(op, "dy", first)
-    first = first.resolve_neg()  # the imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve
+    # The imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve.
+    first = first.resolve_neg()
     if isinstance(second, Tensor):
         check_memory(op, "x, ids or weight", second)
         second = second.resolve_neg()

@@ -250,7 +250,8 @@ def _activate(handle: Handle) -> None:
             _refuse(f"{name}.weight", module)
             core = None if isinstance(module, Compact) or id(module) in read_directly else known_layer(module)
             if core is None:
-                refuse("patch", "energy", f"1 for a model with {name!r}, a {type(module).__name__} whose backward nobody here knows", active.energy)
+                expected = f"1 for a model with {name!r}, a {type(module).__name__} whose backward nobody here knows"
+                refuse("patch", "energy", expected, active.energy)
             original: Any = type(module)
             module.__class__ = swapped_class(original, core)
             module.compact = {}
