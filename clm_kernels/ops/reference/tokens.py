@@ -14,6 +14,8 @@ from .gradients import accumulator, weight_grad
 def active_tokens(dy: Tensor, part: float, counted: bool) -> tuple[Tensor, Tensor]:
     """By a full sort. Beyond the count stands T."""
     held = energies(dy)  # (T,)
+    if held is None:
+        return torch.arange(dy.shape[0], device=dy.device), torch.full((), dy.shape[0], device=dy.device)
     order = held.argsort(descending=True, stable=True)  # ties by position
     active = torch.zeros_like(held, dtype=torch.bool)
     if counted:
@@ -29,18 +31,19 @@ def active_tokens(dy: Tensor, part: float, counted: bool) -> tuple[Tensor, Tenso
     return index, active.sum()
 
 
-def energies(dy: Tensor) -> Tensor:
+def energies(dy: Tensor) -> Tensor | None:
     """``(T,)`` int64: each row's squared norm beside the largest, which is `TOP`; at least 1 where it is above zero.
 
-    Whole numbers, so that their sum is the same in whatever order. If a norm is not finite all are alike: every token is active.
+    Whole numbers, so that their sum is the same in whatever order; to the nearest, so that rows whose norms differ by the order
+    in which they were summed are equal. None if a norm is not finite: then every token is active.
     """
     sums = dy.double().square().sum(1)
     largest = sums.max() if len(sums) else sums.new_zeros(())
     if not bool(largest.isfinite()):
-        return torch.full_like(sums, TOP, dtype=torch.int64)
+        return None
     if not bool(largest):
         return torch.zeros_like(sums, dtype=torch.int64)
-    return (sums / largest * TOP).clamp(min=1).where(sums > 0, 0).long()
+    return (sums / largest * TOP + 0.5).clamp(min=1).where(sums > 0, 0).long()
 
 
 def input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
