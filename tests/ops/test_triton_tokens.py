@@ -1,6 +1,8 @@
 """What is Triton's own of active tokens: chunks, shares and guards of its kernels. Results are tested over all implementations."""
 
+import inspect
 import sys
+from collections import Counter
 from math import ceil
 
 import pytest
@@ -51,6 +53,8 @@ def test_an_energy_is_not_rounded_to_float32():
     """Of ten equal tokens 0.3 is three, but float32's 0.3, which is larger, is four."""
     assert int(kernels.active_tokens(torch.ones(10, 1), 0.3, False)[1]) == 3
     assert int(kernels.active_tokens(torch.ones(10, 1), 0.3, True)[1]) == 3
+    part = inspect.signature(module.choose_tokens.fn).parameters["part"]
+    assert part.annotation == "tl.float64"  # else a compiled kernel takes float32, though the interpreter does not
 
 
 @pytest.mark.parametrize("where", ["first", "last"])
@@ -106,12 +110,29 @@ def test_shares_of_active_tokens_are_added(monkeypatch, kind, count):
     assert_close(grad, pick(dy[active].double().T @ x[active].double(), entries))
 
 
+def products_of(monkeypatch):
+    """A list that gets the place in the grid of every program that multiplies two tiles."""
+    builder, products = sys.modules["triton.runtime.interpreter"].interpreter_builder, []
+    dot = builder.create_dot
+    monkeypatch.setattr(builder, "create_dot", lambda *args: (products.append(builder.grid_idx), dot(*args))[1])
+    return products
+
+
+@pytest.mark.parametrize("kind", ["columns", "groups"])
+def test_active_tokens_are_shared_out_evenly(monkeypatch, kind):
+    """Not so that the first share of the largest case holds them all."""
+    for each in (gradients, grouped_grad):
+        monkeypatch.setattr(each, "processors", lambda device: 64)
+    products, entries = products_of(monkeypatch), deal_out(SHAPE, 1) if kind == "groups" else entries_of(kind, SHAPE, "all")
+    dy, x, active = torch.randn(256, 48), torch.randn(256, 32), tokens_of([*range(64)], 256)
+    kernels.active_weight_grad(dy, x, entries._held, entries.layout, dy.dtype, *active)
+    assert [*Counter(products).values()] == [2, 2]  # of 16 tokens each; the host makes two shares of 256
+
+
 @pytest.mark.parametrize("count", [0, 1, 33, 100])
 def test_work_is_that_of_the_active_tokens(monkeypatch, count):
     """Products of tiles, counted: programs beyond the count end at once, and loops end with it."""
-    builder, products = sys.modules["triton.runtime.interpreter"].interpreter_builder, []
-    dot = builder.create_dot
-    monkeypatch.setattr(builder, "create_dot", lambda *args: (products.append(1), dot(*args))[1])
+    products = products_of(monkeypatch)
     dy, x, weight = torch.randn(100, 80), torch.randn(100, 32), torch.randn(80, 100)
     active = tokens_of([*range(count)], 100)
     kernels.input_grad(dy, weight, *active)
