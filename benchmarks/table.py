@@ -13,7 +13,7 @@ from .common import RESULTS
 from .gpu.reach import REACH
 
 NAMES = ("step", "kernels", "checks", "memory", "sensitivity", "groups", "accuracy_sparse", "accuracy_full")
-GPU_PARTS = ("kernels", "ops", "models", "sanitize", "adamw", "launch", "products", "step", "llama")
+GPU_PARTS = ("kernels", "ops", "models", "sanitize", "adamw", "launch", "products", "step", "tokens", "llama")
 
 
 HEADER = "| what | measured | reach | met |\n|---|---|---|---|"

@@ -64,10 +64,11 @@ CALLS = {
         tests("kernels", ("tests/ops/test_cuda.py",), 70),
         tests("ops", tuple(f"tests/ops/test_{name}.py" for name in OPS), 130),
         tests("models", ("tests/patching/test_patch.py",), 40),
+        ours("tokens", 40),
         ours("sanitize", 90),
     )),
     "numbers": Call(170, (
-        ours("machine", 60), ours("adamw", 60), ours("launch", 30), ours("products", 50),
+        ours("machine", 60), ours("adamw", 60), ours("launch", 30), ours("products", 50), ours("tokens", 40),
         Part("sweep", ("benchmarks.gpu.sweep",), 60),
     )),
     "training": Call(150, (ours("machine", 60), ours("step", 60), ours("llama", 80))),

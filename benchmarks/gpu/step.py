@@ -16,6 +16,8 @@ from ..common import ratio
 from .reach import STEP
 from .scale import Scale, line, milliseconds, run_part
 
+ENERGY = {"ours": 1, "active": 0.95}
+
 
 def rows(scale: Scale) -> Iterator[dict[str, object]]:
     calls = {name: captured(*trained(name, scale), scale) for name in ("full", "ours")}
@@ -27,8 +29,8 @@ def trained(name: str, scale: Scale) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = BertForSequenceClassification(scale.config).to(scale.device, torch.bfloat16).train()
     lr = torch.tensor(1e-5, device=scale.device)
-    if name == "ours":
-        clm.patch(model, dealt_groups(model))
+    if name in ENERGY:
+        clm.patch(model, dealt_groups(model), energy=ENERGY[name])
         return model, clm.SparseAdamW(model.parameters(), lr=lr, capturable=True)
     return model, torch.optim.AdamW(model.parameters(), lr=lr, fused=True, capturable=scale.on_gpu)
 

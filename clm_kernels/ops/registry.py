@@ -41,16 +41,25 @@ HAS = {
         "AdamWPlan",
     ),
     "cuda": ("gather", "scatter_", "masked_grad_", "AdamWPlan"),
-    "triton": ("weight_grad", "embedding_grad", "sensitivity", "AdamWPlan"),
+    "triton": (
+        "weight_grad",
+        "embedding_grad",
+        "sensitivity",
+        "active_tokens",
+        "input_grad",
+        "active_weight_grad",
+        "AdamWPlan",
+    ),
 }
 
 # Those of them that have no kernel for float64: accumulators of tensor cores are float32.
-NOT_FLOAT64 = {"triton": ("weight_grad", "embedding_grad", "sensitivity")}
+NOT_FLOAT64 = {"triton": ("weight_grad", "embedding_grad", "sensitivity", "input_grad", "active_weight_grad")}
 
 # What `auto` takes, in this order: of `weight_grad`, on devices where it was measured, what `UNITS` says for few rows or
 # columns, then what `TABLE` says by kind, dtype, size and density; for the other ops, and for what cannot run here or was not
 # measured, the first of `AUTO` that can run; the reference where nothing is listed. No GPU kernel of a product is listed
-# before one is measured to beat the vendor's; the others do in one pass what torch does in several.
+# before one is measured to beat the vendor's; the others do in one pass what torch does in several. Active tokens are Triton's
+# on a GPU: how many they are only the device knows, and the other ways wait for it, in every layer, so that no graph holds a step.
 AUTO = {
     "cpu": dict.fromkeys(HAS["cpu"], ("cpu",))
     | {"weight_grad": ("cpu", "matmul"), "sensitivity": ("matmul",)}
@@ -58,8 +67,9 @@ AUTO = {
     "cuda": {
         "weight_grad": ("matmul",),
         "sensitivity": ("matmul",),
-        "input_grad": ("matmul",),
-        "active_weight_grad": ("matmul",),
+        "active_tokens": ("triton",),
+        "input_grad": ("triton", "matmul"),
+        "active_weight_grad": ("triton", "matmul"),
         "AdamWPlan": ("cuda", "triton"),
         "gather": ("cuda",),
         "scatter_": ("cuda",),
@@ -209,19 +219,22 @@ def _able(name: str, device: str) -> bool:
 
 
 def _choose(wanted: str, device: str, op: str, float64: bool = False) -> str:
+    def has_it(name: str) -> bool:
+        return op in HAS.get(name, OPS) and not (float64 and op in NOT_FLOAT64.get(name, ()))
+
     if wanted == "auto":
-        return next((name for name in AUTO.get(device, {}).get(op, ()) if _able(name, device)), "reference")
+        return next((name for name in AUTO.get(device, {}).get(op, ()) if has_it(name) and _able(name, device)), "reference")
     names = [name for name in _names(wanted) if DEVICES[name] in (None, device)]
     if not names:
         places = " or ".join(dict.fromkeys(DEVICES[name] for name in _names(wanted)))
         raise RuntimeError(f"clm_kernels: the implementation {wanted!r} runs on {places} only, got tensors on {device}")
     for name in names:
-        if op in HAS.get(name, OPS) and not (float64 and op in NOT_FLOAT64.get(name, ())):
+        if has_it(name):
             return name
     raise RuntimeError(
         f"clm_kernels: the implementation {wanted!r} has no {op.replace('AdamWPlan', 'adamw_step_')}"
         f"{' of float64' * float64}: ask for "
-        f"'{wanted},{_choose('auto', device, op)}', of which the first that has an op runs it, or for 'auto'"
+        f"'{wanted},{_choose('auto', device, op, float64)}', of which the first that has an op runs it, or for 'auto'"
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from places import ROOT
 
 import benchmarks.gpu.sanitize
-from benchmarks.gpu import adamw, calls, launch, llama, prebuilt, products, reach, step
+from benchmarks.gpu import adamw, calls, launch, llama, prebuilt, products, reach, step, tokens
 from benchmarks.gpu.archive import pack
 from benchmarks.gpu.calls import CALLS, Call, Part
 from benchmarks.gpu.scale import Scale
@@ -167,7 +167,7 @@ def test_outcomes_say_what_failed(tmp_path, workers):
 
 
 PARTS = {
-    adamw: reach.ADAMW, launch: reach.LAUNCH, products: reach.PRODUCTS, step: reach.CAPTURED, llama: reach.SEVEN_B,
+    adamw: reach.ADAMW, launch: reach.LAUNCH, products: reach.PRODUCTS, step: reach.CAPTURED, tokens: reach.ACTIVE, llama: reach.SEVEN_B,
 }  # fmt: skip
 
 

@@ -22,14 +22,17 @@ from clm_kernels.ops.triton.gradients import outer_product, tile_sizes
 from clm_kernels.ops.triton.grouped_grad import grouped_product, grouped_tiles
 from clm_kernels.ops.triton.grouped_grad import warps as grouped_warps
 from clm_kernels.ops.triton.sampled_product import ELEMENTS, TOKENS, sampled_product
+from clm_kernels.ops.triton.tokens import CHUNK as CHOSEN_FROM
+from clm_kernels.ops.triton.tokens import CHUNK_WARPS, COLUMNS, choose_tokens, squared_norms, token_product, token_tiles
 
 TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
 STRIDES = ("dy_stride", "x_stride")
 OPERANDS = ("dy_columns", "x_columns", *STRIDES)  # what `padded` sees to; the result's rows and columns may be odd
+ACTIVE = ("active", "active_count")
 
 
 def cases():
-    """(name, kernel, types of the pointers, constants, which integers are multiples of 16, warps)"""
+    """(name, kernel, types of the pointers and floats, constants, which integers are multiples of 16, warps)"""
     import torch
     import triton.language as tl
 
@@ -44,7 +47,7 @@ def cases():
             }  # fmt: skip
             pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": "*fp32"}
             warps = 4 if tile_rows * tile_columns < 128 * 128 else 8
-            yield f"weight_grad {kind} {block_rows or ''} {name}", outer_product, pointers, constants, OPERANDS, warps
+            yield from weight_grads(f"{kind} {block_rows or ''} {name}", outer_product, pointers, constants, OPERANDS, warps)
         tile_rows, tile_columns, tokens = grouped_tiles([Shape(8, 32, 32)], 16, 16, dtype)
         constants = {
             "HEIGHT": 16, "WIDTH": 16, "TILE_ROWS": tile_rows, "TILE_COLUMNS": tile_columns, "TOKENS": tokens,
@@ -52,16 +55,28 @@ def cases():
         }  # fmt: skip
         pointers = {"dy": f"*{name}", "x": f"*{name}", "tiles": "*i32", "out": "*fp32"}
         pointers |= dict.fromkeys(("rows", "columns", "firsts"), "*i64")
-        yield f"weight_grad groups {name}", grouped_product, pointers, constants, STRIDES, grouped_warps(tile_rows, tile_columns)
+        warps = grouped_warps(tile_rows, tile_columns)
+        yield from weight_grads(f"groups {name}", grouped_product, pointers, constants, STRIDES, warps)
         pointers = {"dy": f"*{name}", "x": f"*{name}", "index": "*i32", "out": f"*{name}"}
-        yield (
-            f"weight_grad elements {name}",
-            sampled_product,
-            pointers,
-            {"SIZE": ELEMENTS, "STEP": TOKENS},
-            ("tokens", *STRIDES),
-            4,
-        )
+        constants = {"SIZE": ELEMENTS, "STEP": TOKENS}
+        yield from weight_grads(f"elements {name}", sampled_product, pointers, constants, ("tokens", *STRIDES), 4)
+        tile_tokens, tile_columns, step = token_tiles(dtype)
+        constants = {
+            "TILE_TOKENS": tile_tokens, "TILE_COLUMNS": tile_columns, "ROWS": step, "WIDEN": False,
+            "PRECISION": "ieee" if name == "fp32" else "tf32",
+        }  # fmt: skip
+        pointers = dict.fromkeys(("dy", "weight", "dx"), f"*{name}") | dict.fromkeys(ACTIVE, "*i64")
+        for what, unit, other in (
+            ("", "weight_column_stride", "weight_stride"), ("transposed ", "weight_stride", "weight_column_stride"),
+        ):  # fmt: skip
+            multiples = ("rows", "columns", "dy_stride", other)
+            yield f"input_grad {what}{name}", token_product, pointers, constants | {unit: 1}, multiples, 4
+        constants, pointers = {"COLUMNS": COLUMNS, "column_stride": 1}, {"dy": f"*{name}", "out": "*fp64"}
+        yield f"active_tokens norms {name}", squared_norms, pointers, constants, ("width", "dy_stride"), 4
+    for counted in (False, True):
+        pointers = {"norms": "*fp64", "energies": "*i32", "index": "*i64", "count": "*i64", "part": "fp64"}
+        constants = {"COUNTED": counted, "CHUNK": CHOSEN_FROM}
+        yield f"active_tokens {'share' if counted else 'energy'}", choose_tokens, pointers, constants, (), CHUNK_WARPS
     for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
         tokens, units, step = sensitivity_tiles(512, 3072, dtype)
         constants = {
@@ -81,6 +96,13 @@ def cases():
             "SKIPPED": True, "CLIPPED": True, "SIZE": CHUNK,
         }  # fmt: skip
         yield f"adamw_step_ {value}", adamw, pointers, constants, (), 4
+
+
+def weight_grads(name, kernel, pointers, constants, multiples, warps):
+    """Of every token, and of active ones."""
+    active = [argument for argument in ACTIVE if argument in kernel.arg_names]
+    yield f"weight_grad {name}", kernel, pointers, constants | dict.fromkeys(active), multiples, warps
+    yield f"weight_grad of active tokens, {name}", kernel, pointers | dict.fromkeys(active, "*i64"), constants, multiples, warps
 
 
 def resources(compiled, target: str) -> dict:
@@ -105,9 +127,9 @@ def resources(compiled, target: str) -> dict:
 
 def main(target: str) -> None:
     for name, kernel, pointers, constants, multiples, warps in cases():
-        signature = {a: pointers.get(a, "constexpr" if a in constants else "i32") for a in kernel.arg_names}
+        signature = {a: "constexpr" if a in constants else pointers.get(a, "i32") for a in kernel.arg_names}
         at = kernel.arg_names.index
-        aligned = {(at(a),): [["tt.divisibility", 16]] for a in (*pointers, *multiples)}
+        aligned = {(at(a),): [["tt.divisibility", 16]] for a in (*pointers, *multiples) if signature[a] != "fp64"}
         source = ASTSource(kernel, signature, {(at(a),): value for a, value in constants.items()}, aligned)
         compiled = triton.compile(source, target=TARGETS[target], options={"num_warps": warps})
         print(json.dumps({"kernel": name, "shared": compiled.metadata.shared, **resources(compiled, target)}), flush=True)

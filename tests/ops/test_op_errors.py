@@ -295,16 +295,25 @@ class TestRegistry:
     @pytest.mark.parametrize("op", registry.NOT_FLOAT64["triton"])
     def test_float64_is_refused_where_it_has_no_kernel(self, op):
         dy, x = f(2, 5, 4, dtype=torch.float64), f(2, 5, 6, dtype=torch.float64)
+        tokens = ops.Tokens(torch.arange(5), torch.tensor(5))
         call = {
             "weight_grad": lambda: ops.weight_grad(dy[0], x[0], ROWS),
             "embedding_grad": lambda: ops.embedding_grad(x[0], f(5, dtype=torch.int64), ROWS),
             "sensitivity": lambda: ops.sensitivity(dy, x, "rows"),
+            "input_grad": lambda: ops.input_grad(dy[0], f(4, 6, dtype=torch.float64), tokens),
+            "active_weight_grad": lambda: ops.weight_grad(dy[0], x[0], ROWS, tokens=tokens),
         }[op]
         message = rf"^clm_kernels: the implementation 'triton' has no {op} of float64: ask for 'triton,\w+'"
         with ops.backend("triton"), pytest.raises(RuntimeError, match=message):
             call()
         with ops.backend("triton,reference"):
             assert call().dtype == torch.float64
+
+    def test_auto_knows_what_has_no_kernel_for_float64(self, monkeypatch):
+        monkeypatch.setattr(registry, "_able", lambda name, device: name in ("triton", "matmul"))
+        for op in ("input_grad", "active_weight_grad"):
+            found = [registry._choose("auto", "cuda", op, float64) for float64 in (False, True)]
+            assert found == ["triton", "matmul"]
 
     def test_cpu_does_not_lend_sensitivity(self, monkeypatch):
         monkeypatch.setattr(registry, "_wanted", "cpu")

@@ -20,8 +20,16 @@ LANES = 16  # elements: what Triton must know rows to begin at multiples of, to 
 
 
 @triton.jit
+def share_of_active(active_count, tokens, split, splits, STEP: tl.constexpr):
+    """First and end of one share of the active tokens, in whole steps; how many there are the host does not know."""
+    there = tl.maximum(tl.minimum(tl.load(active_count), tokens), 0).to(tl.int32)
+    split_tokens = tl.cdiv(tl.cdiv(there, splits), STEP) * STEP
+    return split * split_tokens, tl.minimum((split + 1) * split_tokens, there)
+
+
+@triton.jit
 def outer_product(
-    dy, x, index, out, tokens, split_tokens, rows, columns, dy_columns, x_columns, units, dy_stride, x_stride, grid_columns,
+    dy, x, index, out, active, active_count, tokens, split_tokens, rows, columns, dy_columns, x_columns, units, dy_stride, x_stride, grid_columns,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
@@ -29,6 +37,7 @@ def outer_product(
 
     ``out[split, unit, i, j] = sum over t of dy[t, i'] * x[t, j']``. Of blocks, i' and j' begin where the unit's block does, and
     rows and columns are known when the kernel is compiled; else i' = i, j' = j, and the operands end in columns of zeros.
+    Where tokens are `active`, t is one of those.
     """
     if BLOCK_ROWS > 0:
         rows, columns, dy_columns, x_columns = BLOCK_ROWS, BLOCK_COLUMNS, BLOCK_ROWS, BLOCK_COLUMNS
@@ -46,9 +55,14 @@ def outer_product(
     sums = tl.zeros((TILE_ROWS, TILE_COLUMNS), dtype=tl.float32)
     first = split * split_tokens
     last = tl.minimum(first + split_tokens, tokens)
+    if active is not None:
+        first, last = share_of_active(active_count, tokens, split, tl.num_programs(0) // tiles // units, TOKENS)
     for begin in range(first, last, TOKENS):
         t = begin + tl.arange(0, TOKENS)
         there, at = t < last, t.to(tl.int64)
+        if active is not None:
+            at = tl.load(active + t, mask=there, other=-1)
+            there = (at >= 0) & (at < tokens)
         a = tl.load(dy + at[None, :] * dy_stride + dy_column[:, None], mask=there[None, :] & (i < dy_columns)[:, None], other=0.0)
         b = tl.load(x + at[:, None] * x_stride + x_column[None, :], mask=there[:, None] & (j < x_columns)[None, :], other=0.0)
         if WIDEN:
@@ -60,15 +74,18 @@ def outer_product(
     tl.store(place, narrow(sums, out.dtype.element_ty), mask=(i < rows)[:, None] & (j < columns)[None, :])
 
 
-def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """As `ops.weight_grad`, but for float64."""
+def weight_grad(
+    dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype,
+    active: Tensor | None = None, active_count: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """As `ops.weight_grad`, but for float64; `active` tokens are all by default."""
     layout = Layout(*layout)
     count, tokens = index.numel(), dy.shape[0]
     compact = layout.new_compact(dy, index, dtype)
     if tokens == 0 or compact.numel() == 0:
         return compact.zero_()
     if layout.kind == ELEMENTS:
-        return sampled(dy, x, index, layout.columns, compact)
+        return sampled(dy, x, index, layout.columns, compact, active, active_count)
     if layout.kind == ROWS and dy.shape[1] == layout.rows:
         dy = picked(dy, index, LANES)
     if layout.kind == COLUMNS and x.shape[1] == layout.columns:
@@ -85,8 +102,8 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
     block_rows, block_columns = (rows, columns) if layout.kind == BLOCKS else (0, 0)
     with torch.cuda.device_of(dy):
         outer_product[(programs * splits,)](
-            dy, x, index, out, tokens, split_tokens, rows, columns, dy.shape[1], x.shape[1], units, dy.stride(0), x.stride(0),
-            layout.columns // max(1, block_columns),
+            dy, x, index, out, active, active_count, tokens, split_tokens, rows, columns, dy.shape[1], x.shape[1], units,
+            dy.stride(0), x.stride(0), layout.columns // max(1, block_columns),
             BLOCK_ROWS=block_rows, BLOCK_COLUMNS=block_columns,
             PRECISION=precision(dy), WIDEN=INTERPRETED,  # numpy, which the interpreter multiplies with, has no bfloat16
             TILE_ROWS=tile_rows, TILE_COLUMNS=tile_columns, TOKENS=step, num_warps=4 if tile_rows * tile_columns < 128 * 128 else 8,

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..grouped import Shape, groups_of
 from ..layout import Layout
 from ..registry import INTERPRETED
-from .gradients import precision, processors, share_of_tokens, unit_columns
+from .gradients import precision, processors, share_of_active, share_of_tokens, unit_columns
 from .gradients import weight_grad as any_weight_grad
 from .narrow import narrow
 from .tables import length, places
@@ -39,13 +39,14 @@ _ROW, _ROW_END, _COLUMN, _COLUMN_END, _LEFT = places(Tile._fields)
 
 @triton.jit
 def grouped_product(
-    dy, x, rows, columns, firsts, tiles, out, tokens, split_tokens, blocks, dy_stride, x_stride,
+    dy, x, rows, columns, firsts, tiles, out, active, active_count, tokens, split_tokens, blocks, dy_stride, x_stride,
     HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TILE_ROWS: tl.constexpr, TILE_COLUMNS: tl.constexpr, TOKENS: tl.constexpr,
     PRECISION: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
     """One tile of one group, of row and column strips that lie anywhere, over one share of the tokens.
 
     ``out[split, b, h, w] = sum over t of dy[t, HEIGHT * row + h] * x[t, WIDTH * column + w]`` for the blocks b of the tile.
+    Where tokens are `active`, t is one of those.
     """
     tile, split = tiles + tl.program_id(0) * _TILE, tl.program_id(1)
     row, row_end = tl.load(tile + _ROW), tl.load(tile + _ROW_END)
@@ -64,11 +65,16 @@ def grouped_product(
     sums = tl.zeros((TILE_ROWS, TILE_COLUMNS), dtype=tl.float32)
     begin = split * split_tokens
     last = tl.minimum(begin + split_tokens, tokens)
+    if active is not None:
+        begin, last = share_of_active(active_count, tokens, split, tl.num_programs(1), TOKENS)
     for step in range(begin, last, TOKENS):
         t = step + tl.arange(0, TOKENS)
-        at = t.to(tl.int64)
-        a = tl.load(dy + at[None, :] * dy_stride + dy_column[:, None], mask=(t < last)[None, :] & in_rows[:, None], other=0.0)
-        b = tl.load(x + at[:, None] * x_stride + x_column[None, :], mask=(t < last)[:, None] & in_columns[None, :], other=0.0)
+        there, at = t < last, t.to(tl.int64)
+        if active is not None:
+            at = tl.load(active + t, mask=there, other=-1)
+            there = (at >= 0) & (at < tokens)
+        a = tl.load(dy + at[None, :] * dy_stride + dy_column[:, None], mask=there[None, :] & in_rows[:, None], other=0.0)
+        b = tl.load(x + at[:, None] * x_stride + x_column[None, :], mask=there[:, None] & in_columns[None, :], other=0.0)
         if WIDEN:
             a, b = a.to(tl.float32), b.to(tl.float32)
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
@@ -81,13 +87,16 @@ def grouped_product(
     tl.store(place, narrow(sums, out.dtype.element_ty), mask=in_rows[:, None] & in_columns[None, :])
 
 
-def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype) -> Tensor:
+def weight_grad(
+    dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dtype: torch.dtype,
+    active: Tensor | None = None, active_count: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """As `ops.weight_grad`: of dealt groups by the kernel here, of all else as `weight_grad` beside it does."""
     layout = Layout(*layout)
     groups = groups_of(index, layout) if dy.shape[0] else None
     sizes = (layout.block_rows, layout.block_columns)
     if groups is None or any(size & (size - 1) or size > 128 for size in sizes):
-        return any_weight_grad(dy, x, index, layout, dtype)
+        return any_weight_grad(dy, x, index, layout, dtype, active, active_count)
     dy, x = unit_columns(dy), unit_columns(x)
     tokens, count = dy.shape[0], index.numel()
     tile_rows, tile_columns, step = grouped_tiles(groups.shapes, *sizes, dy.dtype)
@@ -98,7 +107,8 @@ def weight_grad(dy: Tensor, x: Tensor, index: Tensor, layout: Sequence[int], dty
     out = compact if splits == 1 else compact.new_empty((splits, *compact.shape), dtype=torch.float32)
     with torch.cuda.device_of(dy):
         grouped_product[len(tiles), splits](
-            dy, x, groups.rows, groups.columns, groups.firsts, tiles, out, tokens, split_tokens, count, dy.stride(0), x.stride(0),
+            dy, x, groups.rows, groups.columns, groups.firsts, tiles, out, active, active_count, tokens, split_tokens, count,
+            dy.stride(0), x.stride(0),
             HEIGHT=sizes[0], WIDTH=sizes[1], TILE_ROWS=tile_rows, TILE_COLUMNS=tile_columns, TOKENS=step,
             PRECISION=precision(dy), WIDEN=INTERPRETED, num_warps=warps(tile_rows, tile_columns),
         )  # fmt: skip
