@@ -8,7 +8,8 @@
 #include "parallel.h"
 
 namespace clm {
-constexpr int kParts = 16;  // of a row's sum
+constexpr int kParts = 16;         // of a row's sum
+constexpr int64_t kStaged = 256;  // entries that are converted at once
 }
 
 #define CLM_BODY "active_tokens_body.h"

@@ -320,6 +320,21 @@ class TestIndices:
         return calls
 
 
+@every_kind
+@pytest.mark.parametrize(("first", "count"), [(-(2**40), 1), (2**40, 1), (1, 2), (0, 6), (0, -1)])
+def test_tokens_are_copied_and_checked_where_they_are_read(kind, first, count):
+    if reason := ops.why_not("cpu"):
+        pytest.skip(reason)
+    index = torch.arange(5)
+    index[0] = first
+    dy, x, tokens = torch.randn(5, 8), torch.randn(5, 12), ops.Tokens(index, torch.tensor(count))
+    with ops.backend("cpu"):
+        with pytest.raises(ValueError, match=r"input_grad: (tokens|count) must be"):
+            ops.input_grad(dy, torch.randn(SHAPE), tokens)
+        with pytest.raises(ValueError, match=r"weight_grad: (tokens|count) must be"):
+            ops.weight_grad(dy, x, entries(SHAPE, kind), tokens=tokens)
+
+
 def test_a_layout_is_a_known_kind_and_a_block_that_divides():
     assert Layout.checked("op", [2, 8, 12, 4, 3]) == Layout.of("blocks", (8, 12), (4, 3))
     assert Layout.checked("op", [4, 0, 0, 0, 0], dense=True).kind == 4
