@@ -35,6 +35,8 @@ class Report:
         sizes: bytes of the files left behind.
         merged: the new tokens, the groups that were left out and why, and each split's mean tokens of a text before and
             after; empty without `merge_tokens`.
+        words: label -> the three words that hold most of its gradient in the end (``active_tokens.json`` has more); empty
+            where every token takes part in the backward.
     """
 
     config: dict[str, Any]
@@ -54,6 +56,7 @@ class Report:
     made_on: dict[str, str] = field(default_factory=dict)
     merged: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
+    words: dict[str, list[str]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())
