@@ -57,7 +57,7 @@ class Recorder(TrainerCallback):
         return ActiveWords.of(self.early, self.late, energy, self._read.special)
 
     def on_step_begin(self, args, state, control, **kwargs):
-        window = self._window(state.global_step, state.max_steps, args.num_train_epochs)
+        window = window_of(state.global_step, state.max_steps, args.num_train_epochs, self._patience)
         if self._watch is not None or window is None:
             return
         if window and self.late.since != window:
@@ -72,7 +72,7 @@ class Recorder(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         self.on_substep_end(args, state, control)
-        if self._window(state.global_step, state.max_steps, args.num_train_epochs) != self._tally.since:
+        if window_of(state.global_step, state.max_steps, args.num_train_epochs, self._patience) != self._tally.since:
             self._stop()
 
     def on_save(self, args, state, control, **kwargs):
@@ -82,16 +82,6 @@ class Recorder(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         self._stop()
-
-    def _window(self, step: int, steps: int, epochs: float) -> int | None:
-        """The step with which the epoch begins that a step is watched for: 0 for the first one; None if it is not watched."""
-        epoch = math.floor(steps / epochs + 1e-6) if epochs > 1 else (steps + 1) // 2
-        if step < epoch:
-            return 0
-        if self._patience and epochs > 1:
-            return step // epoch * epoch
-        last = epoch * (math.ceil(epochs) - 1) if epochs > 1 else epoch
-        return last if step >= last else None
 
     def _stop(self) -> None:
         if self._watch is not None:
@@ -106,3 +96,14 @@ class Recorder(TrainerCallback):
         except (OSError, ValueError, KeyError, TypeError):
             self.early = None
             say(f"{path} cannot be read: which words carried the gradient in the first epoch is left out")
+
+
+def window_of(step: int, steps: int, epochs: float, patience: bool) -> int | None:
+    """The step with which the epoch begins for which a step is watched: 0 for the first epoch; None if it is not watched."""
+    epoch = math.floor(steps / epochs + 1e-6) if epochs > 1 else (steps + 1) // 2
+    if step < epoch:
+        return 0
+    if patience and epochs > 1:
+        return step // epoch * epoch
+    last = epoch * (math.ceil(epochs) - 1) if epochs > 1 else epoch
+    return last if step >= last else None

@@ -86,7 +86,8 @@ def _data(config: TrainConfig, task: Task) -> Split:
 
 def _some(split: Split, task: Task, count: int) -> Split:
     """Short ones before long ones; of each label in turn, or, where every word has its own, those with most labels."""
-    chosen = [i for i in range(len(split)) if _length(split.texts[i]) <= WORDS] or list(range(len(split)))
+    others = list({str(text): i for i, text in reversed(list(enumerate(split.texts)))}.values())[::-1]  # each text once
+    chosen = [i for i in others if _length(split.texts[i]) <= WORDS] or others
     if task.per_token:
         return split.part(sorted(chosen, key=lambda i: -len(set(split.labels[i])))[:count])
     by_label: dict[Any, list[int]] = defaultdict(list)
