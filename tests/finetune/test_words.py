@@ -10,7 +10,7 @@ import torch
 from interruption import press_ctrl_c
 from models import batch, build, select
 from tiny_runs import FAST, assert_same, silent, trained_tensors
-from tiny_task import FILLERS, TOPICS, byte_tokenizer, save_model, sentences, tokenizer, write_data
+from tiny_task import FILLERS, PIECES, TOPICS, byte_tokenizer, save_model, sentences, tokenizer, write_data
 from tokenizers import AddedToken
 
 import clm_kernels as clm
@@ -174,13 +174,14 @@ def test_which_steps_are_watched(steps, epochs, patience, begins):
     assert [window_of(step, steps, epochs, patience) for step in range(steps)] == begins
 
 
+OTHERS = [*FILLERS, *PIECES[2:]]
+
+
 def one_word(count, seed):
-    """Texts whose label hangs on one word."""
-    draw = torch.Generator().manual_seed(seed)
+    """Texts whose label hangs on one word; the other one of each is another in the next."""
     for i in range(count):
-        label = sorted(TOPICS)[i % 3]
-        fillers = [FILLERS[k] for k in torch.randint(len(FILLERS), (2,), generator=draw)]
-        yield {"text": " ".join([fillers[0], TOPICS[label][0], fillers[1]]), "label": label}
+        label, other = sorted(TOPICS)[i % 3], OTHERS[(i // 3 + seed) % len(OTHERS)]
+        yield {"text": f"{other} {TOPICS[label][0]}", "label": label}
 
 
 @pytest.fixture(scope="module")
