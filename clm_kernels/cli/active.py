@@ -11,7 +11,7 @@ from rich.table import Table
 from ..errors import require
 from ..extras import needs
 
-SENTENCES = 10  # in the picture
+SENTENCES = 14  # in the picture
 
 
 def show_active(run: Path, top: int, minimum: int, longest: int, picture: Path | None) -> None:

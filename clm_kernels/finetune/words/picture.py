@@ -13,7 +13,7 @@ from .table import ActiveWords, WordEnergy
 LABELS, WORDS = 10, 4  # at most, for people to read
 EARLY, LATE, INK, FAINT = "#b9c4d0", "#2b6cb0", "#222222", "#777777"
 WIDTH, EDGE, TOP, LINE = 1080.0, 24.0, 92.0, 14.0  # points
-NAME, WORD, BAR, BAR_END, ODDS, RIGHT = 24.0, 142.0, 240.0, 400.0, 476.0, 520.0  # where the columns begin
+NAME, WORD, BAR, BAR_END, ODDS, RIGHT = 24.0, 166.0, 262.0, 420.0, 480.0, 524.0  # where the columns begin
 
 
 def draw(
