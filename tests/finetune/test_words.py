@@ -133,6 +133,18 @@ def test_words_of_other_tokenizers():
     assert list(reading._between_spaces(encoding, [0, 1, 2], "ab cd ef")) == [("ab", [0]), ("cd", [1]), ("e", [2])]
 
 
+def test_a_word_holds_what_all_of_its_tokens_hold():
+    read = reader("sequence", tokenizer(), "my refunds my", "billing")  # [CLS] my refund ##s my [SEP]
+    ids = torch.tensor(list(read._encoded.dataset["input_ids"]))
+    seen = Batch(ids, torch.ones_like(ids), torch.tensor([0]))
+    for layer in ([0.1, 0.1, 0.3, 0.3, 0.2, 0.0], [0.0, 0.3, 0.1, 0.3, 0.3, 0.0]):
+        seen.add(torch.tensor(layer, dtype=torch.float64))
+    tally = Tally()
+    tally.add([seen], read)
+    held = {"[CLS]": [0.05, 1], "my": [0.45, 2], "refunds": [0.5, 1], "[SEP]": [0.0, 1]}
+    assert tally.batches == 1 and tally.words == {"billing": {word: pytest.approx(sums) for word, sums in held.items()}}
+
+
 def test_shares_of_a_label():
     early = Tally(0, 2, {"a": {"x": [0.5, 2], "y": [1.5, 3], "[CLS]": [2.0, 4]}, "b": {"x": [0.0, 1]}})
     late = Tally(6, 2, {"a": {"y": [1.0, 1]}, "b": {"x": [1.0, 2]}})
@@ -140,7 +152,7 @@ def test_shares_of_a_label():
     assert {w.word: (w.early, w.late, w.seen) for w in words.by_label["a"]} == {
         "y": (0.375, 1.0, 4), "[CLS]": (0.5, 0.0, 4), "x": (0.125, 0.0, 2),
     }  # fmt: skip
-    assert words.best(1) == {"a": ["y"], "b": ["x"]} and words.special == ["[CLS]"]
+    assert words.best() == {"a": ["y", "x"], "b": ["x"]} and words.special == ["[CLS]"]
     assert words.rest("a").early == 0.5 and words.rest("b") is None
     unseen = ActiveWords.of(None, late, "0.9")
     assert unseen.by_label["a"][0].early is None and unseen.batches == {"early": 0, "late": 2}
