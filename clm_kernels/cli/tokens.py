@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ..errors import require
 from ..extras import needs
 from ..finetune.config import TrainConfig
+from .active import show_active
 from .options import config_options
 from .quiet import quiet
 
@@ -26,8 +28,23 @@ def tokens(
     top: Annotated[int, typer.Option(help="Groups of each label that are shown and saved.")] = 10,
     output: Annotated[Path | None, typer.Option(help="JSON file to save them in.")] = None,
     picture: Annotated[Path | None, typer.Option(help="Picture of them: .png, .svg or .pdf.")] = None,
+    active: Annotated[
+        Path | None, typer.Option(help="Output of train with an energy below 1: the words that carry its gradient instead.")
+    ] = None,
 ) -> None:
-    """Print the runs of words that say most about each label; --model is needed for its tokenizer alone."""
+    """Print the runs of words that say most about each label; --model is needed for its tokenizer alone.
+
+    With --active, the words that held most of each label's gradient in a run, early and late, beside their log-odds; the
+    picture has sentences of its test data too.
+    """
+    if active is not None:
+        for name, given in {**config.options(), "output": output}.items():
+            default = TrainConfig().options().get(name) if name != "output" else None
+            require(given == default, "tokens", name, "left out with active, whose run knows it", repr(given))
+        require(measure == "log-odds", "tokens", "measure", "log-odds with active", repr(measure))
+        quiet()
+        show_active(active, top, minimum, longest, picture)
+        return
     config.check(("model", "train"))
     quiet()
     from ..finetune.data import find_task, read_split

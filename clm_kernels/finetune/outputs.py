@@ -13,12 +13,12 @@ from pathlib import Path
 
 from ..errors import require
 from ..files import write_atomically
-from .artifacts import ADAPTER, ADAPTER_CONFIG, CHECKPOINTS, DELTA, GROUPS, PICTURE, REPORT, RUN, SCORES, SELECTION
+from .artifacts import ACTIVE, ADAPTER, ADAPTER_CONFIG, CHECKPOINTS, DELTA, GROUPS, PICTURE, REPORT, RUN, SCORES, SELECTION
 from .config import TrainConfig
 from .trainer import drop_broken_checkpoints, last_checkpoint
 
 OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "clm_pooled.py")
-RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, SCORES, PICTURE)
+RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, ACTIVE, SCORES, PICTURE)
 OURS = (RUN, REPORT, CHECKPOINTS, *RESULTS, ".writing-*", *OF_TRANSFORMERS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import PrinterCallback, ProgressCallback, TrainingArguments, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from ..errors import require
 from ..extras import needs
@@ -22,7 +22,7 @@ from ..models.recomputing import check_checkpointing, checkpoint_layers, recompu
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
-from .artifacts import CHECKPOINTS, GROUPS, REPORT
+from .artifacts import ACTIVE, CHECKPOINTS, GROUPS, REPORT
 from .chosen import draw_choice, load_choice, save_choice
 from .config import REQUIRED, TrainConfig
 from .data import Corpus, load_data
@@ -36,6 +36,8 @@ from .report import Report, machine, validations, without_timing
 from .shares import ActiveShares
 from .tasks import Task
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, drop_checkpoints, early_stopping, last_checkpoint
+from .words.reading import Reader
+from .words.recording import Recorder
 
 Say = Callable[[str], None]
 
@@ -227,8 +229,13 @@ def _train(run: Begun, say: Say) -> Report:
             draw_choice(output, lines, say)
             if groups:
                 groups.save(output / GROUPS)
-        fit(run, prepared, report, say)
+        with _recording(run, prepared, say) as recorder:
+            fit(run, prepared, report, say, *filter(None, [recorder]))
         if is_main():
+            if recorder:
+                words = recorder.words(config.training.energy)
+                words.save(output / ACTIVE)
+                report.words = words.best()
             _save(run, prepared, report)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
         drop_checkpoints(output / CHECKPOINTS)
@@ -243,7 +250,16 @@ def _counted(run: Begun, selection: Selection, say: Say) -> dict[str, Any]:
         return {}
 
 
-def fit(run: Begun, prepared: Prepared, report: Report, say: Say) -> None:
+def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManager[Recorder | None]:
+    """Records which words carry the gradient, where that is told by active tokens; of several processes the one that writes."""
+    active = getattr(prepared.handle, "active", None)
+    if not active or not is_main():
+        return nullcontext()
+    read = Reader(run.task, run.loaded.tokenizer, run.splits["train"], run.limit, run.config.data.template)
+    return Recorder(run.loaded.model, active, read, bool(run.config.training.patience), run.checkpoint, say)
+
+
+def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: TrainerCallback) -> None:
     """Trains, puts the best checkpoint's weights into the model, and fills in the scores."""
     training, args, task, names, splits = run.config.training, run.args, run.task, run.corpus.label_names, run.splits
     model, tokenizer = run.loaded.model, run.loaded.tokenizer
@@ -258,7 +274,8 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say) -> None:
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
-        callbacks=[progress, interruption, *shares, *early_stopping(training.patience)], optimizers=(prepared.optimizer, None),
+        callbacks=[progress, *callbacks, interruption, *shares, *early_stopping(training.patience)],
+        optimizers=(prepared.optimizer, None),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):

@@ -40,6 +40,8 @@ class Report:
         sizes: bytes of the files left behind.
         merged: the new tokens, the groups that were left out and why, and each split's mean tokens of a text before and
             after; empty without `merge_tokens`.
+        words: label -> the three words that hold most of its gradient in the end (``active_tokens.json`` has more); empty
+            where every token takes part in the backward.
     """
 
     config: dict[str, Any]
@@ -60,6 +62,7 @@ class Report:
     merged: dict[str, Any] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     active: list[dict[str, Any]] = field(default_factory=list)
+    words: dict[str, list[str]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -87,6 +87,12 @@ class Task(ABC):
     def check(self, data: Data) -> None:
         """Raises ValueError for options that this task cannot have."""
 
+    def written(
+        self, texts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT
+    ) -> tuple[Sequence[Any], int]:  # fmt: skip
+        """What the tokenizer is given of each text, and how many had to be shortened so that the template stays whole."""
+        return texts, 0
+
     @abstractmethod
     def encode(
         self, split: Split, label_names: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int, sort: bool,

@@ -41,6 +41,11 @@ class SequenceClassification(Task):
     def stratum(self, label: Any) -> str:
         return label
 
+    def written(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT
+    ) -> tuple[Sequence[str], int]:  # fmt: skip
+        return (texts, 0) if template == TEXT else fill(template, texts, tokenizer, max_length)
+
     def encode(
         self,
         split: Split,
@@ -52,9 +57,7 @@ class SequenceClassification(Task):
     ) -> Encoded:
         if sort:
             split = longest_first(split, len)
-        texts, shortened = split.texts, 0
-        if template != TEXT:
-            texts, shortened = fill(template, texts, tokenizer, max_length)
+        texts, shortened = self.written(split.texts, tokenizer, max_length, template)
         batch = tokenizer(texts, truncation=True, max_length=max_length)
         columns = with_lengths(batch)
         if label_names is not None:

@@ -62,6 +62,11 @@ class TokenClassification(Task):
             splitter.add_prefix_space = tokenizer.add_prefix_space = tokenizer.init_kwargs["add_prefix_space"] = True
             tokenizer.backend_tokenizer.pre_tokenizer = splitter
 
+    def written(
+        self, texts: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT
+    ) -> tuple[Sequence[list[str]], int]:  # fmt: skip
+        return ([[f" {word}" for word in words] for words in texts] if needs_space(tokenizer) else texts), 0
+
     def encode(
         self,
         split: Split,
@@ -73,9 +78,7 @@ class TokenClassification(Task):
     ) -> Encoded:
         if sort:
             split = longest_first(split, lambda words: sum(map(len, words)))
-        texts = split.texts
-        if needs_space(tokenizer):
-            texts = [[f" {word}" for word in words] for words in texts]
+        texts, _ = self.written(split.texts, tokenizer, max_length, template)
         batch = tokenizer(texts, is_split_into_words=True, truncation=True, max_length=max_length)
         columns = with_lengths(batch)
         firsts = [first_tokens(encoding.word_ids) for encoding in batch.encodings]
