@@ -64,7 +64,8 @@ METHODS = {
     "prefix": Way("prefix tuning", HEAD, method=baselines.Prefix("head")),
     "shira": Way("SHiRA", HEAD, method=baselines.Shira("head")),
     "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
-    "active": Way("ours, active tokens", GROUPS, group="ours", headline=True, density_times=5),
+    "active": Way("ours, active tokens", GROUPS | {"energy": "0.999"}, group="ours", headline=True, density_times=5),
+    "active_99": Way("ours, active tokens, 0.99", GROUPS | {"energy": "0.99"}, group="ours", asked=True, density_times=5),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),
@@ -76,7 +77,7 @@ METHODS = {
     "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 50, "merge_by": "saving"}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
     "random": Way("random selection", SPARSE, method=baselines.RandomUnits("sparse"), group="control"),
-    "random_tokens": Way("random tokens", GROUPS, method=baselines.RandomTokens("sparse"), group="control", density_times=5),
+    "random_tokens": Way("random tokens", GROUPS | {"energy": "0.999"}, method=baselines.RandomTokens("sparse"), group="control", density_times=5),
     "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, method=baselines.RandomGroups("sparse"), group="control"),
 }  # fmt: skip
 
