@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 QUICK = ("step", "kernels", "memory", "sensitivity")
-NAMES = (*QUICK, "checks", "groups", "accuracy", "dealt")
+NAMES = (*QUICK, "checks", "groups", "accuracy", "dealt", "active")
 
 
 def main() -> None:

@@ -87,7 +87,7 @@ def steps(rounds: int) -> list[dict[str, object]]:
         seconds: dict[str, list[float]] = {}
         with told(threads) as told_of:
             for _ in range(BUILDS):
-                made = {way: _full(sizes) if way == "full" else _sparse(sizes, way, density) for way, density in WAYS.items()}
+                made = {way: full_step(sizes) if way == "full" else _sparse(sizes, way, density) for way, density in WAYS.items()}
                 taken = interleaved({way: step_of(*pair, *batch) for way, pair in made.items()}, rounds // BUILDS, 2, clock=clock)
                 for way, values in taken.items():
                     seconds.setdefault(way, []).extend(values)
@@ -103,19 +103,19 @@ def _clocks() -> list[tuple[int, Callable[[], float]]]:
     return [(1, time.process_time), (torch.get_num_threads(), time.perf_counter)]
 
 
-def _model(sizes: tuple[int, int, int, int]) -> BertForSequenceClassification:
+def model_of(sizes: tuple[int, int, int, int]) -> BertForSequenceClassification:
     torch.manual_seed(0)
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     return BertForSequenceClassification(BertConfig(**dict(zip(names, sizes, strict=True)), num_labels=77)).train()
 
 
-def _full(sizes: tuple[int, int, int, int]):
-    model = _model(sizes)
+def full_step(sizes: tuple[int, int, int, int]):
+    model = model_of(sizes)
     return model, torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
 
 
 def _sparse(sizes: tuple[int, int, int, int], kind: str, density: float):
-    model = _model(sizes)
+    model = model_of(sizes)
     clm.patch(model, random_selection(model, density=density, kind=kind, block=BLOCK), biases=True, norms=True)
     return model, clm.SparseAdamW(model.parameters(), lr=1e-5)
 

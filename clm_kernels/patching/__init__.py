@@ -245,7 +245,7 @@ def _swap(handle: Handle, places: list[tuple[str, Any, str, type | None]], entri
 
 def _limited(
     model: nn.Module, active: ActiveTokens, places: dict[int, list[tuple[str, nn.Module, str, type | None]]]
-) -> list[tuple[nn.Module, type, Active]]:
+) -> list[tuple[Any, type, Active]]:
     """The linear layers that are to keep active tokens alone, the frozen ones too, each with the class that does so."""
     uncovered = {id(module) for used in places.values() if not all(core for *_, core in used) for _, module, *_ in used}
     unknown = uncovered | read_past_forward(model)
@@ -260,7 +260,7 @@ def _limited(
     return found
 
 
-def _activate(handle: Handle, limited: list[tuple[nn.Module, type, Active]]) -> None:
+def _activate(handle: Handle, limited: list[tuple[Any, type, Active]]) -> None:
     for module, core, layer in limited:
         if not isinstance(module, Compact):
             original: Any = type(module)
