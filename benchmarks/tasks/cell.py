@@ -71,17 +71,19 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
     parameters, training, seed = loaded.model.num_parameters(), run.config.training, run.config.run.seed
 
     def choose() -> None:
-        selection = method.choose(run.config, loaded, run.splits["train"]).selection
-        set_seed(seed)
-        made.extend(
-            (selection, method.prepare(loaded.model, run.config, selection, head=loaded.head, extension=loaded.extension))
-        )
+        made.append(method.choose(run.config, loaded, run.splits["train"]).selection)
 
     began = time.perf_counter()
     choosing = cost.flops(choose)
-    selecting = time.perf_counter() - began
-    selection, prepared = made
+    selecting, (selection,) = time.perf_counter() - began, made
+    leaves_out = method.active_tokens and training.energy != "1"
+    counted = method.cost(run.config, loaded, selection, run.splits["train"]) if leaves_out else {}
+    set_seed(seed)
+    began = time.perf_counter()
+    prepared = method.prepare(loaded.model, run.config, selection, head=loaded.head, extension=loaded.extension)
+    selecting += time.perf_counter() - began
     report = begin_report(run, selection, prepared, parameters, selecting)
+    report.cost = counted
     set_seed(seed)
     fit(run, prepared, report, _say)
     peak = cost.memory(run.args.device) - (before if run.args.device.type == "cpu" else 0)
@@ -90,20 +92,24 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
     real, padded = cost.tokens(lengths, training.batch_size, int(training.epochs), seed)
     stepping = sum(report.seconds["epochs"]) + report.seconds.get("replay", 0.0)
     once = (first - later) * padded / training.epochs
+    part = cost.of_every_token(report.active, report.cost)
     return {
         "score": report.best_by, "validation": report.best[report.best_by], "best_step": report.best["step"],
         "test": report.test and report.test[report.best_by], "test_scores": report.test,
         "history": [{"step": line["step"], "validation": line[report.best_by]} for line in report.history],
         "trained": report.trained, "trained_head": trained_head(prepared, loaded.head), "parameters": parameters,
         "seconds": {"selecting": selecting, "training": stepping},
-        "tokens": real, "tokens_per_second": real / stepping, "flops": {"selecting": choosing, "training": later * padded + once},
+        "tokens": real, "tokens_per_second": real / stepping, "flops": {"selecting": choosing, "training": part * later * padded + once},
+        "active": [{"tokens": line["tokens"], "flops": line["flops"]} for line in report.active],
         "peak_bytes": peak,
         "threads": torch.get_num_threads(), "made_on": report.made_on,
     }  # fmt: skip
 
 
 def _flops_per_token(run: Begun, prepared: Prepared) -> tuple[float, float]:
-    """Of a step with texts not seen before, and with others."""
+    """Of a step with texts not seen before, and with others; every token in its backward."""
+    if prepared.active is not None:
+        prepared.active.choose = cost.every_token
     with replay(run.loaded.model) if run.config.training.replay else contextlib.nullcontext():
         return tuple(cost.flops_per_token(prepared.model, _first_batch(run)) for _ in range(2))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +24,19 @@ def flops_per_token(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
     for parameter in model.parameters():
         parameter.grad = None
     return counted / batch["input_ids"].numel()
+
+
+def every_token(dy: torch.Tensor, energy: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """In place of the active ones, to count a step by."""
+    return torch.arange(len(dy), device=dy.device), torch.tensor(len(dy), device=dy.device)
+
+
+def of_every_token(active: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> float:
+    """What a run's steps cost beside steps at every token, by its report's `active` and `cost`; 1 where it took them all."""
+    if not active:
+        return 1.0
+    every = cost["forward"] + cost["input_gradients"] + cost["weight_gradients"]
+    return mean(cost["forward"] + line["flops"] * cost["full"] for line in active) / every
 
 
 def tokens(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> tuple[int, int]:
