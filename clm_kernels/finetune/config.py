@@ -103,9 +103,9 @@ class Training:
     max_grad_norm: float = _training(1.0, "Gradients are clipped to this norm; 0: not at all.")
     precision: str = _training("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
     energy: str = _training(
-        "auto",
-        "Part of each layer's gradient whose tokens take part in the backward, up to 1: every token; or by role, as"
-        " attention=0.999,feed_forward=0.95; auto: 1.",
+        "1",
+        "Part of each layer's gradient whose tokens take part in its backward, 1: every token; or by role, as"
+        " attention=0.999,feed_forward=0.95.",
     )
     gradient_checkpointing: bool = _training(False, "Compute layers again in the backward pass: less memory, more time.")
     recompute_norms: bool = _training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
@@ -119,8 +119,7 @@ class Training:
     def check(self) -> None:
         """Raises ValueError, one line, for the first field that cannot be right."""
         check_choices(self)
-        if self.energy != "auto":
-            energies(self.energy, "train")
+        energies(self.energy, "train")
         require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)
         require(self.epochs > 0, "train", "epochs", "above 0", self.epochs)
         require(self.max_grad_norm >= 0, "train", "max_grad_norm", "0 or more", self.max_grad_norm)

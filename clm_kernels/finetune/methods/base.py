@@ -83,7 +83,7 @@ class Method(ABC):
         """Raises ValueError for options that this method cannot have."""
         possible = "left out unless layers, cost or a selection leave lower layers frozen"
         energy = config.training.energy
-        every = energy == "auto" or min(energies(energy, "train").values()) == 1
+        every = min(energies(energy, "train").values()) == 1
         require(every or self.active_tokens, "train", "energy", f"left out with the method {self.name}", repr(energy))
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
 
@@ -98,17 +98,12 @@ class Method(ABC):
     def learning_rate(self, task: Task) -> float:
         """Peak learning rate, if nobody asks for another."""
 
-    def energy(self, task: Task) -> str:
-        """Energy of the active tokens, if nobody asks for another."""
-        return "1"
-
     def resolved(self, config: TrainConfig, task: Task) -> TrainConfig:
         """The same config with what ``auto`` and the defaults stand for in a task."""
         training = config.training
         rate = self.learning_rate(task) if training.learning_rate is None else training.learning_rate
         decay = self.weight_decay if training.weight_decay is None else training.weight_decay
-        energy = self.energy(task) if training.energy == "auto" else training.energy
-        return config.replace(learning_rate=rate, weight_decay=decay, energy=energy)
+        return config.replace(learning_rate=rate, weight_decay=decay)
 
     def find_groups(self, config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
         """The token groups of the training data by which it would choose; None where there are none to be looked for."""

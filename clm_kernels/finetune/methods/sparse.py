@@ -32,9 +32,6 @@ class Sparse(Patched):
     def learning_rate(self, task: Task) -> float:
         return 3e-3 if task.per_token else 1e-3
 
-    def energy(self, task: Task) -> str:
-        return "0.999"
-
     def resolved(self, config: TrainConfig, task: Task) -> TrainConfig:
         return super().resolved(config, task).replace(selecting=config.selecting.resolved())
 
