@@ -260,7 +260,7 @@ def test_10_ranks_hold_one_selection_and_exchange_compact_gradients_only():
 
 @pytest.mark.parametrize(("family", "task"), [("bert", "sequence"), ("gpt2", "causal"), ("modernbert", "sequence")])
 def test_11_energy_1_is_the_backward_without_it_and_below_the_same_tokens_are_active_everywhere(family, task):
-    """Padding never is; ties go by position. More in test_active and test_tokens; ranks that choose for themselves in test_ddp."""
+    """Padding never is; ties go by position. More in test_active and test_active_tokens; ranks that choose for themselves in test_ddp."""
 
     def gradients(**options):
         model, handle = patched(family, task, **PATCHED_IN_FULL, **options)

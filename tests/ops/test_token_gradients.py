@@ -1,4 +1,4 @@
-"""Gradients of active tokens alone, on every implementation, against dense float64. Which tokens are active: test_tokens.py."""
+"""Gradients of active tokens alone, on every implementation, against dense float64. Which tokens are active: test_active_tokens.py."""
 
 import re
 

@@ -92,7 +92,7 @@ def weight_grad(
     active: Tensor | None = None, active_count: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """As `ops.weight_grad`: of dealt groups by the kernel here, of all else as `weight_grad` beside it does."""
-    layout = Layout(*layout)
+    layout, active = Layout(*layout), None if active is None else active.contiguous()
     groups = groups_of(index, layout) if dy.shape[0] else None
     sizes = (layout.block_rows, layout.block_columns)
     if groups is None or any(size & (size - 1) or size > 128 for size in sizes):

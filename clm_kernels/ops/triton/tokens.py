@@ -157,7 +157,7 @@ def token_product(
 def input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
     """As `ops.input_grad`, but for float64: gather, product and scatter in one. The weight may be transposed, as Conv1D's is."""
     rows, columns = weight.shape
-    dy, dx = unit_columns(dy), dy.new_zeros(dy.shape[0], columns)
+    dy, dx, tokens = unit_columns(dy), dy.new_zeros(dy.shape[0], columns), tokens.contiguous()
     if dx.numel() == 0:
         return dx
     tile_tokens, tile_columns, step = token_tiles(dy.dtype)
