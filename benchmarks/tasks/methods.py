@@ -51,6 +51,7 @@ HEAD, SPARSE = {"method": "head"}, {"method": "sparse", "select": "fisher", "ene
 HALF = {"cost": 0.25, "replay": True, "sensitivity_examples": 128}
 BLOCKS = {"method": "sparse", "select": "random", "kind": "blocks", "block": 8, "energy": "1"}
 GROUPS = {"method": "sparse", "select": "random", "kind": "groups"}
+ACTIVE = GROUPS | {"energy": "0.999"}
 EVERY = {"energy": "1"}  # every token of the batch in the backward
 WORDS = "merged tokens never cross the words of token classification"
 
@@ -64,7 +65,7 @@ METHODS = {
     "prefix": Way("prefix tuning", HEAD, method=baselines.Prefix("head")),
     "shira": Way("SHiRA", HEAD, method=baselines.Shira("head")),
     "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
-    "active": Way("ours, active tokens", GROUPS | {"energy": "0.999"}, group="ours", headline=True, density_times=5),
+    "active": Way("ours, active tokens", ACTIVE, group="ours", headline=True, density_times=5),
     "active_99": Way("ours, active tokens, 0.99", GROUPS | {"energy": "0.99"}, group="ours", asked=True, density_times=5),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
@@ -77,7 +78,7 @@ METHODS = {
     "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 50, "merge_by": "saving"}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
     "random": Way("random selection", SPARSE, method=baselines.RandomUnits("sparse"), group="control"),
-    "random_tokens": Way("random tokens", GROUPS | {"energy": "0.999"}, method=baselines.RandomTokens("sparse"), group="control", density_times=5),
+    "random_tokens": Way("random tokens", ACTIVE, method=baselines.RandomTokens("sparse"), group="control", density_times=5),
     "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, method=baselines.RandomGroups("sparse"), group="control"),
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ from ..extras import needs
 from ..fingerprint import fingerprint
 from ..handles import Undo
 from ..models.conform import conform, recipe_of
-from ..models.roles import ROLES, is_fused, role_of
+from ..models.roles import PROJECTIONS, is_fused, role_of
 from ..models.structure import head_names, weights
 from ..recipe import Recipe
 from ..selecting.scores.sensitivity import eligible_weights
@@ -51,7 +51,7 @@ def targets(model: nn.Module, wanted: str = "query,value", layers: str = "all") 
         return names
     found: set[str] = set()
     for item in filter(None, map(str.strip, wanted.split(","))):
-        matching = _of_role(names, item) if item in ROLES else [n for n in names if f".{n}".endswith(f".{item}")]
+        matching = _of_role(names, item) if item in PROJECTIONS else [n for n in names if f".{n}".endswith(f".{item}")]
         ends = dict.fromkeys(name.rpartition(".")[2] for name in names)
         expected = f"'all-linear', 'query', 'key', 'value' or names like {listed(ends)} of {type(model).__name__}"
         require(bool(matching), "train", "lora_targets", expected, repr(item))

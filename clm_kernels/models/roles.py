@@ -15,8 +15,8 @@ from torch import nn
 from .linear import is_conv1d, is_linear
 from .structure import depths, head_names
 
-ROLES = ("query", "key", "value")
-_NAMES = {role: re.compile(rf"^(?:{role[0]}|{role}|w{role[0]})(?:_lin|_proj)?$", re.I) for role in ROLES}
+PROJECTIONS = ("query", "key", "value")
+_NAMES = {role: re.compile(rf"^(?:{role[0]}|{role}|w{role[0]})(?:_lin|_proj)?$", re.I) for role in PROJECTIONS}
 _POSITIONS = re.compile(r"^pos_")  # DeBERTa: projections of relative positions, split into heads as query and key are
 _NUMBERED = re.compile(r"^(.*\.\d+)\.(.+)$")  # greedy: up to the last number
 HEAD_SIZE = ("head_dim", "attention_head_size", "head_size", "key_value_proj_dim")
@@ -79,7 +79,7 @@ def linears_by_role(model: nn.Module) -> dict[str, tuple[nn.Module, tuple[str, .
         if "att" not in rest.lower():
             found[name], last[prefix] = (module, ("feed_in",)), name
         elif is_fused(name):
-            found[name] = module, ROLES
+            found[name] = module, PROJECTIONS
         else:
             found[name] = module, (role_of(name) or "output",)
     return found | {name: (found[name][0], ("feed_out",)) for name in last.values()}

@@ -49,11 +49,18 @@ CHECKS = {
 }
 
 
-def _checked(op: str, arguments: Sequence[str], args: tuple) -> tuple:
-    """The args of real tensors, with an index and a layout that nobody can change any more."""
-    for argument, arg in zip(arguments, args):
+ARGUMENTS = {op: [each.name for each in getattr(torch.ops.clm_kernels, op).default._schema.arguments] for op in CHECKS}
+
+
+def _check_memories(op: str, args: tuple) -> None:
+    for argument, arg in zip(ARGUMENTS[op], args):
         if isinstance(arg, Tensor):
             check_memory(op, argument, arg)
+
+
+def _checked(op: str, arguments: Sequence[str], args: tuple) -> tuple:
+    """The args of real tensors, with an index and a layout that nobody can change any more."""
+    _check_memories(op, args)
     if "index" in arguments:
         at = arguments.index("index")
         checks.check_index(op, args[at], args[0])
@@ -68,8 +75,7 @@ def _checked(op: str, arguments: Sequence[str], args: tuple) -> tuple:
 
 
 def _dispatch(op: str):
-    arguments = [argument.name for argument in getattr(torch.ops.clm_kernels, op).default._schema.arguments]
-    return lambda *args: _run(op, *_checked(op, arguments, args))
+    return lambda *args: _run(op, *_checked(op, ARGUMENTS[op], args))
 
 
 def _run(op: str, *args):
@@ -84,11 +90,10 @@ def _run(op: str, *args):
 
 def _run_directly(op: str, first: Tensor, second, *args):
     CHECKS[op](first, second, *args)
-    check_memory(op, "dy", first)
+    _check_memories(op, (first, second, *args))
     # The imaginary part of a conjugate is negative by a mark alone, which the dispatcher would resolve.
     first = first.resolve_neg()
     if isinstance(second, Tensor):
-        check_memory(op, "x, ids or weight", second)
         second = second.resolve_neg()
     return _run(op, first, second, *args)
 

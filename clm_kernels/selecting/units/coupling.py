@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models.linear import is_conv1d
-from ...models.roles import FUSED, HEAD_SIZE, ROLES, Order, head_size, is_fused, order_of, projects_positions, role_of
+from ...models.roles import FUSED, HEAD_SIZE, PROJECTIONS, Order, head_size, is_fused, order_of, projects_positions, role_of
 from ..scores.sensitivity import eligible_weights
 
 _NUMBERED = re.compile(r"^(.*\.\d+)\.(.+)\.weight$")  # greedy: up to the last number
@@ -80,7 +80,7 @@ def _fail(prefix: str, part: str, expected: str, found: dict[str, nn.Module]) ->
 
 
 def _heads(model: nn.Module, prefix: str, found: dict[str, nn.Module]) -> Coupled:
-    parts = {role: [name for name in found if role_of(name) == role] for role in ROLES}
+    parts = {role: [name for name in found if role_of(name) == role] for role in PROJECTIONS}
     fused = [name for name in found if is_fused(name) and order_of(name, found[name]) is not Order.UNKNOWN]
     positions = [name for name in found if projects_positions(name)]
     reading = [*(name for names in parts.values() for name in names), *fused, *positions]
