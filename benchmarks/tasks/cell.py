@@ -92,7 +92,7 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
     real, padded = cost.tokens(lengths, training.batch_size, int(training.epochs), seed)
     stepping = sum(report.seconds["epochs"]) + report.seconds.get("replay", 0.0)
     once = (first - later) * padded / training.epochs
-    part = cost.of_every_token(report.active, report.cost)
+    part = cost.of_every_token(report.active, report.cost, report.examples)
     return {
         "score": report.best_by, "validation": report.best[report.best_by], "best_step": report.best["step"],
         "test": report.test and report.test[report.best_by], "test_scores": report.test,
@@ -101,6 +101,7 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
         "seconds": {"selecting": selecting, "training": stepping},
         "tokens": real, "tokens_per_second": real / stepping, "flops": {"selecting": choosing, "training": part * later * padded + once},
         "active": [{"tokens": line["tokens"], "flops": line["flops"]} for line in report.active],
+        "examples": [{"examples": line["examples"], "tokens": line["tokens"]} for line in report.examples],
         "peak_bytes": peak,
         "threads": torch.get_num_threads(), "made_on": report.made_on,
     }  # fmt: skip

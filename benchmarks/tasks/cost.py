@@ -31,12 +31,19 @@ def every_token(dy: torch.Tensor, energy: float) -> tuple[torch.Tensor, torch.Te
     return torch.arange(len(dy), device=dy.device), torch.tensor(len(dy), device=dy.device)
 
 
-def of_every_token(active: Sequence[Mapping[str, Any]], cost: Mapping[str, Any]) -> float:
-    """What a run's steps cost beside steps at every token, by its report's `active` and `cost`; 1 where it took them all."""
-    if not active:
-        return 1.0
-    every = cost["forward"] + cost["input_gradients"] + cost["weight_gradients"]
-    return mean(cost["forward"] + line["flops"] * cost["full"] for line in active) / every
+def of_every_token(
+    active: Sequence[Mapping[str, Any]], cost: Mapping[str, Any], examples: Sequence[Mapping[str, float]] = ()
+) -> float:
+    """What a run's steps cost beside steps at every token of every example, by its report's `active`, `cost` and `examples`.
+
+    1 where it took them all. Padding goes with the tokens.
+    """
+    steps = [1.0] * max(1, len(examples))
+    if active:
+        every = cost["forward"] + cost["input_gradients"] + cost["weight_gradients"]
+        steps = [(cost["forward"] + line["flops"] * cost["full"]) / every for line in active]
+    read = [line["tokens"] for line in examples] or [1.0] * len(steps)
+    return mean(step * part for step, part in zip(steps, read, strict=True))
 
 
 def tokens(lengths: Sequence[int], batch_size: int, epochs: int, seed: int) -> tuple[int, int]:

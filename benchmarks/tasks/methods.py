@@ -52,6 +52,7 @@ HALF = {"cost": 0.25, "replay": True, "sensitivity_examples": 128}
 BLOCKS = {"method": "sparse", "select": "random", "kind": "blocks", "block": 8, "energy": "1"}
 GROUPS = {"method": "sparse", "select": "random", "kind": "groups"}
 ACTIVE = GROUPS | {"energy": "0.999"}
+SKIP = {"skip": 0.1}  # of an epoch's expected squared gradient error
 EVERY = {"energy": "1"}  # every token of the batch in the backward
 WORDS = "merged tokens never cross the words of token classification"
 
@@ -67,6 +68,8 @@ METHODS = {
     "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
     "active": Way("ours, active tokens", ACTIVE, group="ours", headline=True, density_times=5),
     "active_99": Way("ours, active tokens, 0.99", GROUPS | {"energy": "0.99"}, group="ours", asked=True, density_times=5),
+    "skip": Way("ours, easy examples skipped", GROUPS | EVERY | SKIP, group="ours", headline=True, density_times=5),
+    "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", headline=True, density_times=5),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),

@@ -78,6 +78,9 @@ def summary(report: Any) -> Table:
         table.add_row("backward", f"{tokens}{cost['share']:.1%} of full fine-tuning's FLOPs ({batch})")
     if report.active:
         table.add_row("at active tokens", _over_epochs(report.active))
+    if report.examples:
+        read = [line["tokens"] for line in report.examples]
+        table.add_row("read", f"{sum(read) / len(read):.1%} of the texts' tokens; the other examples taught little")
     if epochs:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
     table.add_row("checkpoint", size(report.sizes["checkpoint"]))

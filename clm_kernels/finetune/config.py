@@ -107,6 +107,11 @@ class Training:
         "Part of each layer's gradient whose tokens take part in its backward, 1: every token; or by role, as"
         " attention=0.999,feed_forward=0.95.",
     )
+    skip: float = _training(
+        0.0,
+        "Leave out examples that have little left to teach, as long as that adds at most this part to the expected squared error"
+        " of the gradients; 0: none.",
+    )
     gradient_checkpointing: bool = _training(False, "Compute layers again in the backward pass: less memory, more time.")
     recompute_norms: bool = _training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
     replay: bool = _training(False, "Run the layers below all that is trained once for each text; needs layers or cost, or head.")
@@ -120,6 +125,9 @@ class Training:
         """Raises ValueError, one line, for the first field that cannot be right."""
         check_choices(self)
         energies(self.energy, "train")
+        require(0 <= self.skip < 1, "train", "skip", "in [0, 1)", self.skip)
+        whole = "above 1 with skip, as the first epoch leaves nothing out"
+        require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)
         require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)
         require(self.epochs > 0, "train", "epochs", "above 0", self.epochs)
         require(self.max_grad_norm >= 0, "train", "max_grad_norm", "0 or more", self.max_grad_norm)

@@ -35,6 +35,7 @@ from .replaying import replaying
 from .report import Report, machine, validations, without_timing
 from .shares import ActiveShares
 from .tasks import Task
+from .teaching import Teaching, lines
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, drop_checkpoints, early_stopping, last_checkpoint
 from .words.reading import Reader
 from .words.recording import Recorder
@@ -269,13 +270,15 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         say("recompute_norms changes nothing: torch fuses this model's normalisation, which keeps its input alone anyway")
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     shares = [ActiveShares(prepared.active, report.cost, say)] if prepared.active else []
+    lengths = list(splits["train"].dataset["length"])
+    teaching = Teaching(lengths, training.skip, args.seed, run.checkpoint, say) if training.skip else None
     trainer = RunTrainer(
         model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
-        callbacks=[progress, *callbacks, interruption, *shares, *early_stopping(training.patience)],
-        optimizers=(prepared.optimizer, None),
+        callbacks=[progress, *callbacks, *filter(None, [teaching]), interruption, *shares, *early_stopping(training.patience)],
+        optimizers=(prepared.optimizer, None), teaching=teaching,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):
@@ -288,6 +291,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.history = validations(trainer.state.log_history)
     report.active = [line for callback in shares for line in callback.epochs(trainer.state.log_history)]
+    report.examples = lines(trainer.state.log_history)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
     if "test" in splits:
         trainer.compute_metrics = task.score(splits["test"], names)

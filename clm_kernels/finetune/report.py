@@ -30,6 +30,8 @@ class Report:
             several processes process 0's. `layers`: share that took part by the linear layers' names; `tokens`: the same over
             all linear layers, each weighted by its FLOPs, at 1 where none are left out; `flops`: those of the backward at
             these shares over full fine-tuning's backward, or None.
+        examples: a line for each epoch of a run that may skip examples: the parts of `examples` and of their `tokens` that were
+            read.
         trained, parameters: how many numbers were trained, and how many the model has.
         seconds: ``selecting``, ``training`` (all of it), ``epochs`` (each, without validation), ``replay`` (the frozen
             layers' one pass over the training texts, where the config asks for it).
@@ -63,6 +65,7 @@ class Report:
     cost: dict[str, Any] = field(default_factory=dict)
     active: list[dict[str, Any]] = field(default_factory=list)
     words: dict[str, list[str]] = field(default_factory=dict)
+    examples: list[dict[str, float]] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

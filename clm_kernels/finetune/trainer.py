@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.data import Sampler
@@ -17,6 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .artifacts import CHECKPOINTS
 from .config import Run, Training
+from .teaching import ROW, WEIGHT, Teaching
 
 
 def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
@@ -44,11 +46,39 @@ class RunTrainer(Trainer):
     """Trainer whose order of training examples depends on seed and epoch alone.
 
     So a run that goes on in the middle of an epoch sees the batches that it would have seen without the break.
+
+    Args:
+        teaching: leaves examples out; None: every example is read in every epoch.
+        given: what `Trainer` takes.
     """
+
+    def __init__(self, *, teaching: Teaching | None = None, **given: Any):
+        if teaching is not None:
+            rows = given["train_dataset"]
+            given |= {
+                "train_dataset": rows.add_column(ROW, list(range(len(rows)))),
+                "data_collator": teaching.collate(given["data_collator"]),
+            }
+        super().__init__(**given)
+        self.teaching = teaching
+        # Classifiers take no notice of num_items_in_batch: a loss that is a mean must be divided by the accumulated batches.
+        self.model_accepts_loss_kwargs = False
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        rows, weights = inputs.pop(ROW, None), inputs.pop(WEIGHT, None)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if rows is not None:
+            loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
+        return (loss, outputs) if return_outputs else loss
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = list({*self._signature_columns, ROW})
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         lengths = list(self.train_dataset["length"])  # the dataset given here has lost that column already
-        return EpochSampler(self.args.train_batch_size * self.args.gradient_accumulation_steps, lengths, self.args.seed)
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return EpochSampler(step, lengths, self.args.seed)
 
 
 class EpochSampler(LengthGroupedSampler):

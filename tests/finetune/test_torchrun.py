@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import needs_datasets  # noqa: F401
 import pytest
@@ -15,11 +14,10 @@ from tiny_runs import silent, trained_tensors
 from tiny_task import save_model, write_data
 
 from clm_kernels.finetune import TrainConfig, train
-from clm_kernels.finetune.trainer import RunTrainer
 
-PROCESSES, EXAMPLES, EPOCHS = 2, 48, 4
-OPTIONS = {"batch_size": EXAMPLES // PROCESSES, "epochs": EPOCHS, "learning_rate": 0.02, "pooling": "mean"}
-OPTIONS |= {"warmup": 0.0, "scheduler": "constant"}
+PROCESSES, EXAMPLES, EPOCHS = 2, 48, 6
+OPTIONS = {"batch_size": EXAMPLES // PROCESSES, "epochs": EPOCHS, "learning_rate": 0.01, "pooling": "mean"}
+OPTIONS |= {"warmup": 0.0, "scheduler": "constant", "skip": 0.2}
 PROGRAM = """
 import os
 from clm_kernels.cli import main
@@ -41,13 +39,6 @@ def torchrun(folder, options):
     return subprocess.run([*map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300)
 
 
-def alone(config):
-    """Trains in this process, and takes the mean of accumulated losses, which the Trainer does only if it counts no items."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(RunTrainer, "_get_num_items_in_batch", lambda *_: None)
-        train(replace(config, gradient_accumulation=PROCESSES), silent)
-
-
 def without_dropout(folder):
     """Processes draw their own dropout: without it, two can be compared with one."""
     config = json.loads((folder / "config.json").read_text())
@@ -65,7 +56,7 @@ def runs(tmp_path_factory):
     without_dropout(folder / "model")
     two = torchrun(folder, options | {"output": folder / "two"})
     ended = {rank: (folder / str(rank)).read_text() for rank in range(PROCESSES) if (folder / str(rank)).exists()}
-    alone(TrainConfig(**options, output=str(folder / "one")))
+    train(TrainConfig(**options, output=str(folder / "one"), gradient_accumulation=PROCESSES), silent)
     (logs,) = (folder / "logs").glob("*/attempt_0")
     said = [{stream: (logs / f"{rank}/{stream}.log").read_text() for stream in ("stdout", "stderr")} for rank in range(PROCESSES)]
     return folder, two, ended, said
@@ -80,7 +71,8 @@ def test_every_process_ends_well(runs):
 def test_process_0_alone_speaks(runs):
     *_, (first, second) = runs
     assert first["stdout"].count("try it: clm-kernels predict") == 1 and first["stdout"].count("trained") == 1
-    assert sum(line.startswith("epoch ") for line in first["stderr"].splitlines()) == EPOCHS
+    lines = [line for line in first["stderr"].splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 2 * EPOCHS - 1 and sum("the others skipped" in line for line in lines) == EPOCHS - 1
     assert second["stdout"] == ""
     assert [line for line in second["stderr"].splitlines() if "reducer.cpp" not in line] == []  # DDP's own warning, of each
 
@@ -95,6 +87,7 @@ def test_two_processes_leave_what_one_does(runs):
     two, one = (json.loads((folder / name / "report.json").read_text()) for name in ("two", "one"))
     assert two["selection"] == one["selection"] and two["sizes"].keys() == one["sizes"].keys()
     assert [line["accuracy"] for line in two["history"]] == [line["accuracy"] for line in one["history"]]
+    assert two["examples"] == one["examples"] and two["examples"][-1]["examples"] < 1
     assert two["best"]["step"] == one["best"]["step"] and two["test"]["accuracy"] == one["test"]["accuracy"]
     torch.testing.assert_close(trained_tensors(folder / "two"), trained_tensors(folder / "one"), rtol=0, atol=1e-4)
     for loss, apart in (("train_loss", 1e-4), ("loss", 1e-2)):  # validation's last batches are filled up with texts of the first

@@ -1,0 +1,197 @@
+"""`--skip`: examples that have little left to teach are left out of their batches, and those that stay carry their weight.
+
+How much an example teaches is the norm of its loss's gradient at the logits when it was last read, which costs no pass of its own.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import TrainerCallback
+
+from ..files import write_atomically
+from .encode import IGNORED
+
+ROW, WEIGHT = "row", "weight"  # the columns of a batch that the model does not see
+LEAST = 0.1  # the least chance to stay: an example that has been forgotten comes back
+STATE, LINE = "teaching.npy", "examples"
+Collate = Callable[[list[dict[str, Any]]], Any]
+
+
+def chances(norms: Tensor, noise: float, least: float = LEAST) -> Tensor:
+    """With what chance each example stays, so that an epoch's gradient keeps its mean and gets no more than `noise`.
+
+    Examples that teach as much as the threshold t, or more, stay; others stay with the chance norm / t, and weigh t / norm
+    then. The expected squared error that this adds is the sum of norm (t - norm) over them; t is the largest for which it is
+    within `noise` times the sum of squared norms. Among all chances of one mean these give the least error.
+
+    Args:
+        norms: ``(N,)``, of each example's gradient, not below 0.
+        noise: in [0, 1).
+        least: no chance is below it, which only takes error away.
+
+    Returns:
+        ``(N,)`` float64 in (0, 1].
+    """
+    norms = norms.double()
+    ordered = norms.sort().values
+    total, squares = ordered.cumsum(0), ordered.square().cumsum(0)
+    budget = noise * squares[-1]
+    below = ordered * total - squares <= budget  # whether the budget bears a threshold as large as this norm
+    at = int(below.sum()) - 1
+    if at < 0 or total[at] == 0:
+        return torch.ones_like(norms)
+    threshold = (budget + squares[at]) / total[at]
+    return (norms / threshold).clamp(least, 1)
+
+
+def gradient_norms(logits: Tensor, labels: Tensor) -> Tensor:
+    """Norm of each text's gradient of the summed cross entropy at its logits.
+
+    Args:
+        logits: ``(texts, labels)`` or ``(texts, length, labels)``.
+        labels: ``(texts,)`` or ``(texts, length)``; -100 where there is none.
+    """
+    gradient = logits.float().softmax(-1)
+    gradient.scatter_add_(-1, labels.clamp(min=0)[..., None], torch.full_like(gradient[..., :1], -1))
+    return gradient.where((labels != IGNORED)[..., None], 0).flatten(1).norm(dim=1)
+
+
+class Teaching(TrainerCallback):
+    """What each training example taught when it was last read, and which stay in this epoch.
+
+    The first epoch is whole. Batches keep their order and number, and lose examples; so steps, schedule and progress bar are
+    what they are without. All processes draw from the same numbers: what an epoch taught is shared at its end.
+
+    Args:
+        lengths: tokens of each example.
+        noise: as `chances` takes it.
+        seed: which examples stay follows from it, the epoch and the batch alone.
+        checkpoint: the one from which the run goes on, if it does.
+        say: takes a line at the end of each epoch.
+    """
+
+    def __init__(self, lengths: list[int], noise: float, seed: int, checkpoint: Path | None, say: Callable[[str], None]):
+        self.noise, self.seed, self.say = noise, seed, say
+        self.lengths = torch.tensor(lengths, dtype=torch.float64)
+        table = self._load(checkpoint / STATE) if checkpoint else np.zeros((4, len(lengths)))
+        # of each example: its norm, its chance in this epoch, whether it came in this epoch, whether it stayed
+        self.table = self.norms, self.chance, self.came, self.stayed = torch.from_numpy(table)
+        self.epoch = 0
+        self._read: list[tuple[Tensor, Tensor]] = []  # rows and norms, on the device, which nobody waits for
+
+    def collate(self, collate: Collate) -> Collate:
+        """The same for batches that lose examples; what has no row number, as validation, passes."""
+
+        def thinned(examples: list[dict[str, Any]]) -> Any:
+            if ROW not in examples[0]:
+                return collate(examples)
+            rows = torch.tensor([example[ROW] for example in examples])
+            places, weights = self.draw(rows)
+            batch = collate([{name: v for name, v in examples[i].items() if name != ROW} for i in places.tolist()])
+            labels = sum(int(np.sum(np.not_equal(example["labels"], IGNORED))) for example in examples)
+            whole = len(places) == len(rows)
+            return {**batch, ROW: rows[places], WEIGHT: weights[:0] if whole else weights / labels}
+
+        return thinned
+
+    def draw(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Which places of a batch stay, and the weight of each, ``1 / chance``.
+
+        Drawn at even distances along the batch, so that their number is what the chances add up to, give or take one. If none
+        would stay, the likeliest stays with no weight.
+        """
+        self.came[rows] = 1
+        chance = self.chance[rows]
+        steps = chance.cumsum(0) + np.random.default_rng([self.seed, self.epoch, int(rows[0])]).random()
+        stays = (steps.floor() > (steps - chance).floor()) | (chance >= 1)
+        weights = stays / chance
+        if not stays.any():
+            stays[chance.argmax()] = True
+        places = stays.nonzero().flatten()
+        return places, weights[places].float()
+
+    def loss(self, loss: Tensor, logits: Tensor, labels: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+        """The batch's loss, in the mean as if nothing had been left out; what the examples teach is noted.
+
+        Args:
+            loss: the model's own, which is taken where nothing was left out.
+            logits, labels: as `gradient_norms` takes them.
+            rows: ``(texts,)``, of the data set.
+            weights: ``(texts,)`` or empty, as `collate` gives them.
+        """
+        self._read.append((rows, gradient_norms(logits.detach(), labels)))
+        if not len(weights):
+            return loss
+        losses = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="none")
+        return losses.view(len(rows), -1).sum(1) @ weights
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if (
+            self.came.any()
+            and _is_whole(state.epoch)
+            and not any(line["epoch"] == state.epoch for line in lines(state.log_history))
+        ):
+            self.on_epoch_end(args, state, control)  # of which the checkpoint was made just before
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.epoch = round(state.epoch) if _is_whole(state.epoch) else int(state.epoch)
+        if _is_whole(state.epoch):  # else the run was resumed in the middle of it
+            self.chance.copy_(chances(self.norms, self.noise) if self.epoch else torch.ones_like(self.norms))
+            self.came.zero_(), self.stayed.zero_()
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self._share(args.device)
+        examples = float(self.stayed.sum() / self.came.sum())
+        tokens = float((self.stayed @ self.lengths) / (self.came @ self.lengths))
+        line = {"epoch": state.epoch, "examples": examples, "tokens": tokens}
+        state.log_history.append({LINE: line, "epoch": state.epoch, "step": state.global_step})
+        if examples < 1:
+            self.say(
+                f"epoch {state.epoch:g} of {args.num_train_epochs:g}: {examples:.0%} of the examples read, the others skipped"
+            )
+
+    def on_save(self, args, state, control, **kwargs):
+        self._share(args.device)
+        if state.is_world_process_zero:
+            content = io.BytesIO()
+            np.save(content, self.table.numpy(), allow_pickle=False)
+            write_atomically(Path(args.output_dir) / f"checkpoint-{state.global_step}" / STATE, content.getvalue())
+
+    def _load(self, path: Path) -> np.ndarray:
+        try:
+            table = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"train: {path} must hold what each example last taught, got {error}; resume an older one"
+            ) from error
+        return table
+
+    def _share(self, device: torch.device) -> None:
+        """Puts what was read into the table, of all processes."""
+        for rows, norms in self._read:
+            self.norms[rows.cpu()], self.stayed[rows.cpu()] = norms.double().cpu(), 1
+        self._read.clear()
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            shared = torch.stack([self.norms * self.stayed, self.stayed, self.came]).to(device)
+            dist.all_reduce(shared)
+            norms, stayed, came = shared.to(self.norms)
+            self.norms.copy_((norms / stayed).where(stayed > 0, self.norms))
+            self.stayed.copy_(stayed > 0), self.came.copy_(came > 0)
+
+
+def lines(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """What the Trainer's log says of each epoch, as `Report.examples` has it."""
+    return [entry[LINE] for entry in log_history if LINE in entry]
+
+
+def _is_whole(epoch: float) -> bool:
+    return abs(epoch - round(epoch)) < 1e-6
