@@ -25,6 +25,7 @@ class Way:
         asked: whether it runs only where it is asked for by name.
         density_times: what the density is multiplied with: fewer layers are eligible, or more is to be trained.
         kinds: the tasks that it can do, ``"sequence"`` and ``"token"``; `refusal` says why not the others.
+        rates_of: the method of which it changes one thing, and takes the learning rates; empty if it is tuned by itself.
     """
 
     label: str
@@ -36,6 +37,7 @@ class Way:
     density_times: int = 1
     kinds: tuple[str, ...] = ("sequence", "token")
     refusal: str = ""
+    rates_of: str = ""
 
     def missing(self) -> str:
         """What TrainConfig lacks for it; empty if nothing."""
@@ -68,8 +70,9 @@ METHODS = {
     "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
     "active": Way("ours, active tokens", ACTIVE, group="ours", headline=True, density_times=5),
     "active_99": Way("ours, active tokens, 0.99", GROUPS | {"energy": "0.99"}, group="ours", asked=True, density_times=5),
-    "skip": Way("ours, easy examples skipped", GROUPS | EVERY | SKIP, group="ours", headline=True, density_times=5),
-    "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", headline=True, density_times=5),
+    "skip": Way("ours, easy examples skipped", GROUPS | EVERY | SKIP, group="ours", headline=True, density_times=5,
+                rates_of="groups"),
+    "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", headline=True, density_times=5, rates_of="groups"),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),
@@ -81,7 +84,8 @@ METHODS = {
     "merged": Way("ours, merged tokens", SPARSE | {"select": "tokens", "merge_tokens": 50, "merge_by": "saving"}, group="ours",
                   kinds=("sequence",), refusal=WORDS),
     "random": Way("random selection", SPARSE, method=baselines.RandomUnits("sparse"), group="control"),
-    "random_tokens": Way("random tokens", ACTIVE, method=baselines.RandomTokens("sparse"), group="control", density_times=5),
+    "random_tokens": Way("random tokens", ACTIVE, method=baselines.RandomTokens("sparse"), group="control", density_times=5,
+                         rates_of="active"),
     "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, method=baselines.RandomGroups("sparse"), group="control"),
 }  # fmt: skip
 

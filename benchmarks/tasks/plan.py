@@ -63,6 +63,7 @@ class Plan:
 
     def rates(self, task: str, method: str, store: Store) -> tuple[float | None, list[Cell], list[Cell]]:
         """The chosen rate (None if it is still open, or nothing could run), the tuning cells done, and those to run next."""
+        method = METHODS[method].rates_of or method
         tried: dict[float, list[Cell]] = {}
         for rate in LADDER:
             cells = [Cell(tuner, method, "tune", TUNING_SEED, rate) for tuner in self.tuners(task)]

@@ -58,6 +58,15 @@ def test_the_rate_is_chosen_by_validation_whatever_the_test_says(store):
     assert waiting(grid, store) == [Cell("banking77", "full", "test", 1, RATE)]
 
 
+def test_a_variation_takes_the_rates_of_what_it_varies(store):
+    assert {way.rates_of for way in METHODS.values()} - {""} == {"groups", "active"}
+    grid = plan(methods=("skip",), seeds=1, headline_seeds=1)
+    assert {(cell.method, cell.stage) for cell in waiting(grid, store) if cell} == {("groups", "tune")}
+    for rate in START:
+        store.put(Cell("banking77", "groups", "tune", 0, rate), result(test=0.1, validation=0.9 if rate == RATE else 0.2))
+    assert waiting(grid, store) == [Cell("banking77", "skip", "test", 1, RATE)]
+
+
 def test_tasks_of_a_kind_can_share_the_tuning(store):
     grid = plan(tasks=("clinc150", "goemotions_sentiment", "srl_ewt"), methods=("full",), tune_on=["banking77", "snips_slots"])
     tuned = {cell.task for cell in waiting(grid, store) if cell}

@@ -151,7 +151,14 @@ def test_without_peft_lora_alone_is_refused(stored, monkeypatch):
 
 @pytest.mark.parametrize(
     "option",
-    [{"cost": 0.5}, {"selection": "s"}, {"merge_tokens": 3}, {"replay": True, "layers": "upper half"}, {"precision": "bf16"}],
+    [
+        {"cost": 0.5},
+        {"selection": "s"},
+        {"merge_tokens": 3},
+        {"replay": True, "layers": "upper half"},
+        {"precision": "bf16"},
+        {"skip": 0.1},
+    ],
     ids=str,
 )
 def test_what_cannot_be_told_without_texts_is_refused(option):
