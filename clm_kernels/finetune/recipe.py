@@ -33,7 +33,7 @@ from .models import Loaded, load_base, longest, pooling_for
 from .outputs import check_output, is_main, run_folder, write_folder
 from .replaying import replaying
 from .report import Report, machine, validations, without_timing
-from .shares import ActiveShares
+from .shares import ActiveShares, spent
 from .tasks import Task
 from .teaching import Teaching, lines
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, drop_checkpoints, early_stopping, last_checkpoint
@@ -292,6 +292,8 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     report.history = validations(trainer.state.log_history)
     report.active = [line for callback in shares for line in callback.epochs(trainer.state.log_history)]
     report.examples = lines(trainer.state.log_history)
+    if report.cost and not training.replay and bool(report.active) == bool(prepared.active):
+        report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
     if "test" in splits:
         trainer.compute_metrics = task.score(splits["test"], names)

@@ -32,6 +32,8 @@ class Report:
             these shares over full fine-tuning's backward, or None.
         examples: a line for each epoch of a run that may skip examples: the parts of `examples` and of their `tokens` that were
             read.
+        spent: FLOPs of each epoch beside those of full fine-tuning on every token of all examples, by `cost`, `active` and
+            `examples`; choosing what to train is not in it. Empty where they cannot be counted, as with `replay`.
         trained, parameters: how many numbers were trained, and how many the model has.
         seconds: ``selecting``, ``training`` (all of it), ``epochs`` (each, without validation), ``replay`` (the frozen
             layers' one pass over the training texts, where the config asks for it).
@@ -66,6 +68,7 @@ class Report:
     active: list[dict[str, Any]] = field(default_factory=list)
     words: dict[str, list[str]] = field(default_factory=dict)
     examples: list[dict[str, float]] = field(default_factory=list)
+    spent: list[float] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -77,6 +78,25 @@ def costs(shares: Mapping[str, float], cost: Mapping[str, Any]) -> dict[str, flo
     saved = sum((1 - share) * layers[name] for name, share in shares.items())
     backward = cost["input_gradients"] + cost["weight_gradients"]
     return {"tokens": 1 - saved / sum(layers.values()), "flops": (backward - saved) / cost["full"]}
+
+
+def spent(
+    cost: Mapping[str, Any], active: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, float]], epochs: float
+) -> list[float]:
+    """FLOPs of each epoch beside full fine-tuning's on all examples, as `Report.spent` has them.
+
+    Args:
+        cost, active, examples: as `Report` has them, the latter two empty where nothing was left out.
+        epochs: how many have been trained.
+    """
+    lines = math.ceil(epochs - 1e-6)
+    if not cost or any(len(given) not in (0, lines) for given in (active, examples)):
+        return []
+    backward = [line["flops"] * cost["full"] for line in active] or [cost["share"] * cost["full"]] * lines
+    read = [line["tokens"] for line in examples] or [1.0] * lines
+    return [
+        part * (cost["forward"] + flops) / (cost["forward"] + cost["full"]) for part, flops in zip(read, backward, strict=True)
+    ]
 
 
 def _pop_running(state) -> dict[str, Any] | None:

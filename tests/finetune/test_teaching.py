@@ -132,7 +132,14 @@ def test_later_epochs_say_what_they_read(skipping):
         assert f"epoch {line['epoch']:g} of 4: {line['examples']:.0%} of the examples read, the others skipped" in said
 
 
-def test_as_many_steps(skipping, base, tmp_path):  # noqa: F811
+def test_each_epoch_costs_what_it_read(skipping):
+    _, report, _ = skipping
+    cost = report.cost
+    step = (cost["forward"] + cost["input_gradients"] + cost["weight_gradients"]) / (cost["forward"] + cost["full"])
+    assert report.spent == pytest.approx([line["tokens"] * step for line in report.examples])
+
+
+def test_as_many_steps(skipping):
     _, report, _ = skipping
     assert [line["step"] for line in report.history] == [6, 12, 18, 24]
 
@@ -172,6 +179,15 @@ def test_a_checkpoint_without_its_table_is_refused(skipping, tmp_path, monkeypat
     (tmp_path / "a" / "checkpoints" / "checkpoint-8" / STATE).write_bytes(b"spoilt")
     with pytest.raises(ValueError, match=f"{STATE} must hold what each example last taught"):
         train(TrainConfig(output=str(tmp_path / "a"), resume=True), silent)
+
+
+def test_with_active_tokens_both_are_saved(skipping, tmp_path):
+    report = train(skipping[0].replace(energy="0.9", output=str(tmp_path / "o")), silent)
+    whole = report.cost["forward"] + report.cost["full"]
+    for spent, active, read in zip(report.spent, report.active, report.examples, strict=True):
+        assert active["flops"] < report.cost["share"]
+        assert spent == pytest.approx(read["tokens"] * (report.cost["forward"] + active["flops"] * report.cost["full"]) / whole)
+    assert 0 < report.spent[-1] < report.spent[0]
 
 
 @pytest.mark.parametrize("method", ["full", "head", "lora"])
