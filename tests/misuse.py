@@ -210,6 +210,9 @@ def single_op(draw: random.Random) -> list[str]:
         "active_weight_grad": lambda: run.weight_grad(dy, x, index, layout, dtype, active, count),
         "input_grad": lambda: run.input_grad(dy, dense, active, count),
         "active_tokens": lambda: run.active_tokens(dy, 0.9, False),
+        "drawn_tokens": lambda: run.drawn_tokens(
+            dy, 0.1, torch.tensor(draw.choice((0.0, 0.5, 1.0, -3.0, float("nan"))), dtype=torch.float64)
+        ),
         "embedding_grad": lambda: run.embedding_grad(x, torch.randint(-3, 99, (tokens,)), index, layout, dtype),
         "gather": lambda: run.gather(dense, index, layout),
         "scatter_": lambda: run.scatter_(dense, index, layout, values),

@@ -10,14 +10,14 @@ from torch import Tensor
 from ..errors import refuse
 from . import checks, schemas
 from .registry import backend, chosen, interpreted, why_not
-from .tokens import Tokens
+from .tokens import Drawn, Tokens, weighed
 
 if TYPE_CHECKING:
     from ..selection import Entries
 
 __all__ = [
-    "Tokens", "active_tokens", "adamw_step_", "backend", "chosen", "embedding_grad", "gather", "input_grad", "interpreted",
-    "masked_grad_", "scatter_", "sensitivity", "weight_grad", "why_not",
+    "Drawn", "Tokens", "active_tokens", "adamw_step_", "backend", "chosen", "drawn_tokens", "embedding_grad", "gather", "input_grad",
+    "interpreted", "masked_grad_", "scatter_", "sensitivity", "weighed", "weight_grad", "why_not",
 ]  # fmt: skip
 
 _ops = torch.ops.clm_kernels
@@ -44,6 +44,31 @@ def active_tokens(dy: Tensor, energy: float | None = None, *, share: float | Non
     if (energy is None) == (share is None):
         refuse("active_tokens", "energy and share", "given one without the other", "both" if energy is not None else "none")
     return Tokens(*_ops.active_tokens(dy.detach(), share if energy is None else energy, energy is None))
+
+
+def drawn_tokens(dy: Tensor, noise: float, start: Tensor | None = None) -> Drawn:
+    """Tokens drawn by chance so that sums over them, each with its weight, are in the mean those over all tokens.
+
+    A row whose norm n is at least the level t is active with weight 1; another one with the chance n / t, and then weighs t / n.
+    The expected squared error that this adds to `dy` is the sum of ``n (t - n)`` over these; t is the largest for which it is at
+    most `noise` times dy's squared norm. Among all chances that leave as many tokens in the mean these give the least error
+    (importance sampling by norm, as in arXiv 2306.10656). They are drawn at even distances along the norms, so that their
+    number is the mean, give or take one. A row of zeros is never active; if `dy` holds an inf or a NaN every row is. All
+    implementations draw the same tokens: norms are whole numbers, 2^18 for the largest.
+
+    Args:
+        dy: ``(T, out)``, gradient of a layer's output.
+        noise: in [0, 1); 0 takes every row but those of zeros.
+        start: where the first distance begins, a float64 number in [0, 1) on dy's device; by chance by default.
+
+    Returns:
+        Their ascending indices ``(T,)``, their count and their weights, all on dy's device. `weighed` puts the weights into dy.
+
+    Raises:
+        ValueError: if `noise` is out of range, or `start` is no such tensor.
+    """
+    start = torch.rand((), dtype=torch.float64, device=dy.device) if start is None else start
+    return Drawn(*_ops.drawn_tokens(dy.detach(), noise, start))
 
 
 def input_grad(dy: Tensor, weight: Tensor, tokens: Tokens) -> Tensor:

@@ -112,6 +112,15 @@ def check_active_tokens(dy: Tensor, part: float, counted: bool, op: str = "activ
     require(0 < part <= 1, op, "share" if counted else "energy", "in (0, 1]", part)
 
 
+def check_drawn_tokens(dy: Tensor, noise: float, start: Tensor, op: str = "drawn_tokens") -> None:
+    check_float(op, "dy", dy)
+    if dy.dim() != 2:
+        refuse(op, "dy", "of shape (T, out)", tuple(dy.shape))
+    require(0 <= noise < 1, op, "noise", "in [0, 1)", noise)
+    if start.dim() != 0 or start.dtype != torch.float64 or start.device != dy.device:
+        refuse(op, "start", f"a number in float64 on {dy.device}", f"{tuple(start.shape)} {start.dtype} on {start.device}")
+
+
 def check_input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor, op: str = "input_grad") -> None:
     check_float(op, "dy", dy)
     check_same(op, "weight", weight, "dy", dy)

@@ -17,8 +17,8 @@ from .layout import BLOCKS, KINDS, Layout
 from .rule import TABLE
 
 OPS = (
-    "weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity", "active_tokens", "input_grad",
-    "active_weight_grad", "AdamWPlan",
+    "weight_grad", "embedding_grad", "gather", "scatter_", "masked_grad_", "sensitivity", "active_tokens", "drawn_tokens",
+    "input_grad", "active_weight_grad", "AdamWPlan",
 )  # fmt: skip
 MODULES = {name: f"clm_kernels.ops.{name}" for name in ("reference", "matmul", "cpu", "cuda", "triton")}
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -36,6 +36,7 @@ HAS = {
         "scatter_",
         "masked_grad_",
         "active_tokens",
+        "drawn_tokens",
         "input_grad",
         "active_weight_grad",
         "AdamWPlan",
@@ -46,6 +47,7 @@ HAS = {
         "embedding_grad",
         "sensitivity",
         "active_tokens",
+        "drawn_tokens",
         "input_grad",
         "active_weight_grad",
         "AdamWPlan",
@@ -68,6 +70,7 @@ AUTO = {
         "weight_grad": ("matmul",),
         "sensitivity": ("matmul",),
         "active_tokens": ("triton",),
+        "drawn_tokens": ("triton",),
         "input_grad": ("triton", "matmul"),
         "active_weight_grad": ("triton", "matmul"),
         "AdamWPlan": ("cuda", "triton"),

@@ -19,6 +19,7 @@ SCHEMAS = (
     "weight_grad(Tensor dy, Tensor x, Tensor index, int[] layout, ScalarType dtype, Tensor? tokens=None, "
     "Tensor? count=None) -> Tensor",
     "active_tokens(Tensor dy, float part, bool counted) -> (Tensor, Tensor)",
+    "drawn_tokens(Tensor dy, float noise, Tensor start) -> (Tensor, Tensor, Tensor)",
     "input_grad(Tensor dy, Tensor weight, Tensor tokens, Tensor count) -> Tensor",
     "embedding_grad(Tensor dy, Tensor ids, Tensor index, int[] layout, ScalarType dtype) -> Tensor",
     "gather(Tensor dense, Tensor index, int[] layout) -> Tensor",
@@ -40,6 +41,7 @@ for schema in SCHEMAS:
 CHECKS = {
     "weight_grad": checks.check_weight_grad,
     "active_tokens": checks.check_active_tokens,
+    "drawn_tokens": checks.check_drawn_tokens,
     "input_grad": checks.check_input_grad,
     "embedding_grad": checks.check_embedding_grad,
     "gather": checks.check_gather,
@@ -168,6 +170,13 @@ def _(dy, x, index, layout, dtype, tokens=None, count=None):
 def _(dy, part, counted):
     checks.check_active_tokens(dy, part, counted)
     return dy.new_empty(dy.shape[0], dtype=torch.int64), dy.new_empty((), dtype=torch.int64)
+
+
+@torch.library.register_fake("clm_kernels::drawn_tokens", lib=library)
+def _(dy, noise, start):
+    checks.check_drawn_tokens(dy, noise, start)
+    index, count = dy.new_empty(dy.shape[0], dtype=torch.int64), dy.new_empty((), dtype=torch.int64)
+    return index, count, dy.new_empty(dy.shape[0], dtype=torch.float32)
 
 
 @torch.library.register_fake("clm_kernels::input_grad", lib=library)

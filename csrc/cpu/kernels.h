@@ -21,6 +21,8 @@ struct Operand {
 };
 
 // Writes the active tokens' rows, `tokens` past the last, and how many there are.
+void drawn_tokens(const Operand& dy, int64_t tokens, int64_t columns, double noise, double start, int64_t* index, int64_t* count,
+                  float* weight, int threads);
 void active_tokens(const Operand& dy, int64_t tokens, int64_t columns, double part, bool counted, int64_t* index, int64_t* count, int threads);
 // dx (tokens, columns) = dy (tokens, sums) @ weight (sums, columns) in the rows `active`, zeros in the others.
 void input_grad(const Operand& dy, const Operand& weight, int64_t tokens, int64_t sums, int64_t columns,

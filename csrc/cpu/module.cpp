@@ -37,6 +37,12 @@ void py_active_tokens(const MatrixFields& dy, int64_t tokens, int64_t columns, d
   active_tokens(operand(dy), tokens, columns, part, counted, pointer<int64_t>(index), pointer<int64_t>(count), threads);
 }
 
+void py_drawn_tokens(const MatrixFields& dy, int64_t tokens, int64_t columns, double noise, double start, Address index, Address count,
+                     Address weight, int threads) {
+  if (!(start >= 0 && start < 1)) throw std::invalid_argument("drawn_tokens: start must be in [0, 1), got " + std::to_string(start));
+  drawn_tokens(operand(dy), tokens, columns, noise, start, pointer<int64_t>(index), pointer<int64_t>(count), pointer<float>(weight), threads);
+}
+
 void py_input_grad(const MatrixFields& dy, const MatrixFields& weight, int64_t tokens, int64_t sums, int64_t columns, Address index,
                    Address count, const ArrayFields& dx, int threads) {
   input_grad(operand(dy), operand(weight), tokens, sums, columns, active("input_grad", index, count, tokens), array(dx), threads);
@@ -110,6 +116,7 @@ PYBIND11_MODULE(_cpu, m) {
   using namespace clm;
   using Release = py::call_guard<py::gil_scoped_release>;
   m.def("active_tokens", &py_active_tokens, Release());
+  m.def("drawn_tokens", &py_drawn_tokens, Release());
   m.def("input_grad", &py_input_grad, Release());
   m.def("weight_grad", &py_weight_grad, Release());
   m.def("active_weight_grad", &py_active_weight_grad, Release());

@@ -1,6 +1,7 @@
 """Active tokens by a brute force, and a model that trains with them by plain torch."""
 
 import math
+from fractions import Fraction
 from types import MethodType
 
 import torch
@@ -33,6 +34,28 @@ def brute_force(dy, energy=None, share=None):
             break
         taken.append(row)
     return sorted(taken)
+
+
+def drawn_by_brute_force(dy, noise, start):
+    """Rows and all weights: the level by trying whole numbers upward, then token by token along the norms, in exact fractions."""
+    norms = [math.sqrt(math.fsum(value * value for value in row)) for row in dy.double().tolist()]
+    largest = max(norms, default=0.0)
+    whole = [max(1, int(norm / largest * (WHOLE >> 12) + 0.5)) if norm else 0 for norm in norms]
+    budget = math.floor(noise * float(sum(n * n for n in whole)))
+    level, high = 0, 1 << 21
+    while high - level > 1:
+        middle = (level + high) // 2
+        if sum(n * (middle - n) for n in whole if n < middle) <= budget:
+            level = middle
+        else:
+            high = middle
+    level, rows, weights, step = max(1, level), [], [0.0] * len(whole), Fraction(int(start * max(1, level)))
+    for row, n in enumerate(whole):
+        before, step = step, step + (n if n < level else 0)
+        if n and (n >= level or step // level > before // level):
+            rows.append(row)
+            weights[row] = max(1.0, level / n)
+    return rows, weights
 
 
 def simulate(model, energy):

@@ -23,7 +23,15 @@ from clm_kernels.ops.triton.grouped_grad import grouped_product, grouped_tiles
 from clm_kernels.ops.triton.grouped_grad import warps as grouped_warps
 from clm_kernels.ops.triton.sampled_product import ELEMENTS, TOKENS, sampled_product
 from clm_kernels.ops.triton.tokens import CHUNK as CHOSEN_FROM
-from clm_kernels.ops.triton.tokens import CHUNK_WARPS, COLUMNS, choose_tokens, squared_norms, token_product, token_tiles
+from clm_kernels.ops.triton.tokens import (
+    CHUNK_WARPS,
+    COLUMNS,
+    choose_tokens,
+    draw_tokens,
+    squared_norms,
+    token_product,
+    token_tiles,
+)
 
 TARGETS = {"sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "gfx942": GPUTarget("hip", "gfx942", 64)}
 STRIDES = ("dy_stride", "x_stride")
@@ -77,6 +85,16 @@ def cases():
         pointers = {"norms": "*fp64", "energies": "*i32", "index": "*i64", "count": "*i64", "part": "fp64"}
         constants = {"COUNTED": counted, "CHUNK": CHOSEN_FROM}
         yield f"active_tokens {'share' if counted else 'energy'}", choose_tokens, pointers, constants, (), CHUNK_WARPS
+    pointers = {
+        "squares": "*fp64",
+        "norms": "*i32",
+        "index": "*i64",
+        "count": "*i64",
+        "weight": "*fp32",
+        "start": "*fp64",
+        "noise": "fp64",
+    }
+    yield "drawn_tokens", draw_tokens, pointers, {"CHUNK": CHOSEN_FROM}, (), CHUNK_WARPS
     for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
         tokens, units, step = sensitivity_tiles(512, 3072, dtype)
         constants = {

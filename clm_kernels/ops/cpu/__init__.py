@@ -15,11 +15,11 @@ except ImportError as error:
 from .adamw import AdamWPlan
 from .gradients import embedding_grad, masked_grad_, weight_grad
 from .movement import gather, scatter_
-from .tokens import active_tokens, active_weight_grad, input_grad
+from .tokens import active_tokens, active_weight_grad, drawn_tokens, input_grad
 
 bfloat16_products = _cpu.bfloat16_products  # whether the processor has AVX512-BF16, with which torch's own products run
 
 __all__ = [
-    "AdamWPlan", "active_tokens", "active_weight_grad", "bfloat16_products", "embedding_grad", "gather", "input_grad",
+    "AdamWPlan", "active_tokens", "active_weight_grad", "bfloat16_products", "drawn_tokens", "embedding_grad", "gather", "input_grad",
     "masked_grad_", "scatter_", "weight_grad",
 ]  # fmt: skip

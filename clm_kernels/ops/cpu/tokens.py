@@ -20,6 +20,15 @@ def active_tokens(dy: Tensor, part: float, counted: bool) -> tuple[Tensor, Tenso
     return index, count
 
 
+def drawn_tokens(dy: Tensor, noise: float, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dy = unit_columns(dy)
+    index, count = dy.new_empty(dy.shape[0], dtype=torch.int64), dy.new_empty((), dtype=torch.int64)
+    weight = dy.new_empty(dy.shape[0], dtype=torch.float32)
+    found = index.data_ptr(), count.data_ptr(), weight.data_ptr()
+    _cpu.drawn_tokens(matrix(dy), *dy.shape, noise, float(start), *found, torch.get_num_threads())
+    return index, count, weight
+
+
 def input_grad(dy: Tensor, weight: Tensor, tokens: Tensor, count: Tensor) -> Tensor:
     """A transposed weight, as `Conv1D` has it, is copied."""
     dy, weight, tokens = unit_columns(dy), unit_columns(weight), tokens.contiguous()

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..tokens import TOP
+from ...errors import require
+from ..tokens import NORM_TOP, TOP
 from .gradients import accumulator, weight_grad
 
 
@@ -29,6 +30,46 @@ def active_tokens(dy: Tensor, part: float, counted: bool) -> tuple[Tensor, Tenso
     index = torch.full_like(held, len(held))
     index[: active.sum()] = active.nonzero().flatten()
     return index, active.sum()
+
+
+def drawn_tokens(dy: Tensor, noise: float, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Beyond the count stands T."""
+    held = norms(dy)  # (T,)
+    if held is None:
+        index = torch.arange(dy.shape[0], device=dy.device)
+        return index, torch.full((), dy.shape[0], device=dy.device), torch.ones(dy.shape[0], device=dy.device)
+    require(0 <= float(start) < 1, "drawn_tokens", "start", "in [0, 1)", f"{float(start):f}")
+    level = threshold(held, noise)
+    light = held.where(held < level, 0)
+    steps = light.cumsum(0) + int(float(start) * level)
+    active = (held >= level) | (steps // level > (steps - light) // level)
+    active &= held > 0
+    index = torch.full_like(held, len(held))
+    index[: active.sum()] = active.nonzero().flatten()
+    weight = (level / held.clamp(min=1).double()).clamp(min=1).where(active, 0)
+    return index, active.sum(), weight.float()
+
+
+def threshold(held: Tensor, noise: float) -> int:
+    """The largest whole number t for which the sum of ``n (t - n)`` over all norms n below it is within the budget, found by halves."""
+    budget, level = math.floor(noise * float(held.square().sum())), 0
+    for bit in reversed(range(NORM_TOP.bit_length() + 1)):
+        larger = level + (1 << bit)
+        light = held.where(held < larger, 0)
+        if int((light * (larger - light)).sum()) <= budget:
+            level = larger
+    return max(level, 1)
+
+
+def norms(dy: Tensor) -> Tensor | None:
+    """``(T,)`` int64: each row's norm beside the largest, which is `NORM_TOP`, as `energies` has their squares."""
+    sums = squared_norms(dy)
+    largest = sums.max() if len(sums) else sums.new_zeros(())
+    if not bool(largest.isfinite()):
+        return None
+    if not bool(largest):
+        return torch.zeros_like(sums, dtype=torch.int64)
+    return ((sums / largest).sqrt() * NORM_TOP + 0.5).clamp(min=1).where(sums > 0, 0).long()
 
 
 def energies(dy: Tensor) -> Tensor | None:

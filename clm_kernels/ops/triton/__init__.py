@@ -11,8 +11,17 @@ from .adamw import AdamWPlan
 from .embedding import embedding_grad
 from .fisher import sensitivity
 from .grouped_grad import weight_grad
-from .tokens import active_tokens, input_grad
+from .tokens import active_tokens, drawn_tokens, input_grad
 
-__all__ = ["AdamWPlan", "active_tokens", "active_weight_grad", "embedding_grad", "input_grad", "sensitivity", "weight_grad"]
+__all__ = [
+    "AdamWPlan",
+    "active_tokens",
+    "active_weight_grad",
+    "drawn_tokens",
+    "embedding_grad",
+    "input_grad",
+    "sensitivity",
+    "weight_grad",
+]
 
 active_weight_grad = weight_grad  # whose last arguments are the tokens

@@ -12,13 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ..registry import INTERPRETED
-from ..tokens import TOP
+from ..tokens import NORM_TOP, TOP
 from .gradients import precision, unit_columns
 from .narrow import narrow
 
 CHUNK, CHUNK_WARPS = 4096, 16  # tokens that the one program which chooses looks at together
 COLUMNS = 1024  # of a row, squared together
 _TOP, _BITS = tl.constexpr(TOP), tl.constexpr(TOP.bit_length() - 1)
+_NORM_TOP, _NORM_BITS = tl.constexpr(NORM_TOP), tl.constexpr(NORM_TOP.bit_length() + 1)
 
 
 @triton.jit
@@ -46,9 +47,9 @@ def held_from(least, energies, tokens, COUNTED: tl.constexpr, CHUNK: tl.constexp
 
 
 @triton.jit
-def write_energies(norms, energies, tokens, CHUNK: tl.constexpr):
-    """Whole numbers in place of squared norms, as `reference.tokens.energies` has them; returns their sum, and whether all norms are
-    finite. If not, they are alike."""
+def write_energies(norms, energies, tokens, ROOTED: tl.constexpr, CHUNK: tl.constexpr):
+    """Whole numbers in place of squared norms, as `reference.tokens` has `energies`, or if ROOTED `norms`; returns the energies' sum or
+    that of the norms' squares, and whether all norms are finite. If not, they are alike."""
     highest, strange = tl.zeros((CHUNK,), dtype=tl.float64), tl.zeros((CHUNK,), dtype=tl.int32)
     for begin in range(0, tokens, CHUNK):
         t = begin + tl.arange(0, CHUNK)
@@ -62,10 +63,11 @@ def write_energies(norms, energies, tokens, CHUNK: tl.constexpr):
         t = begin + tl.arange(0, CHUNK)
         there = t < tokens
         norm = tl.where(finite, tl.load(norms + t, mask=there, other=0.0), 1.0)
-        energy = tl.maximum((norm / largest * _TOP + 0.5).to(tl.int32), 1)
+        part = tl.sqrt(norm / largest) * _NORM_TOP if ROOTED else norm / largest * _TOP
+        energy = tl.maximum((part + 0.5).to(tl.int32), 1)
         energy = tl.where(there & (norm > 0), energy, 0)
         tl.store(energies + t, energy, mask=there)
-        sums += energy
+        sums += energy.to(tl.int64) * energy if ROOTED else energy
     return tl.sum(sums, 0), finite
 
 
@@ -75,7 +77,7 @@ def choose_tokens(norms, energies, index, count, tokens, part: tl.float64, COUNT
 
     Of tokens that hold just that energy, the first ones are taken, until what is needed is reached.
     """
-    total, finite = write_energies(norms, energies, tokens, CHUNK)
+    total, finite = write_energies(norms, energies, tokens, False, CHUNK)
     tl.debug_barrier()  # each thread reads what others have written
     if COUNTED:
         total = total * 0 + tokens
@@ -105,6 +107,63 @@ def choose_tokens(norms, energies, index, count, tokens, part: tl.float64, COUNT
     for begin in range(0, tokens, CHUNK):
         t = begin + tl.arange(0, CHUNK)
         tl.store(index + t, tokens, mask=(t >= taken) & (t < tokens))
+
+
+@triton.jit
+def error_of(level, norms, tokens, CHUNK: tl.constexpr):
+    """What drawing adds to the error if tokens of norms below `level` are drawn."""
+    sums = tl.zeros((CHUNK,), dtype=tl.int64)
+    for begin in range(0, tokens, CHUNK):
+        t = begin + tl.arange(0, CHUNK)
+        norm = tl.load(norms + t, mask=t < tokens, other=0).to(tl.int64)
+        sums += tl.where(norm < level, norm * (level - norm), 0)
+    return tl.sum(sums, 0)
+
+
+@triton.jit
+def draw_tokens(squares, norms, index, count, weight, start, tokens, noise: tl.float64, CHUNK: tl.constexpr):
+    """By one program: the level below which tokens are drawn, found bit by bit, then a step of that length along their norms."""
+    total, finite = write_energies(squares, norms, tokens, True, CHUNK)
+    tl.debug_barrier()  # each thread reads what others have written
+    budget = tl.floor(noise * total.to(tl.float64)).to(tl.int64)
+    level, bit = tl.zeros((), dtype=tl.int64), tl.full((), 2 * _NORM_TOP, dtype=tl.int64)
+    for _ in range(_NORM_BITS):
+        level += tl.where(error_of(level + bit, norms, tokens, CHUNK) <= budget, bit, 0)
+        bit = bit >> 1
+    level = tl.where(finite, tl.maximum(level, 1), 1)
+
+    step = (tl.load(start) * level.to(tl.float64)).to(tl.int64)
+    taken = tl.zeros((), dtype=tl.int32)
+    for begin in range(0, tokens, CHUNK):
+        t = begin + tl.arange(0, CHUNK)
+        norm = tl.load(norms + t, mask=t < tokens, other=0)
+        light = tl.where(norm < level, norm, 0)
+        after = step + tl.cumsum(light, 0).to(tl.int64)
+        drawn = after // level > (after - light) // level
+        active = ((norm > 0) & ((norm >= level) | drawn)).to(tl.int32)
+        held = tl.where(active > 0, tl.maximum(level.to(tl.float64) / tl.maximum(norm, 1).to(tl.float64), 1.0), 0.0)
+        tl.store(weight + t, held.to(tl.float32), mask=t < tokens)
+        tl.store(index + taken + tl.cumsum(active, 0) - active, t, mask=active > 0)
+        taken += tl.sum(active, 0)
+        step = (step + tl.sum(light.to(tl.int64), 0)) % level
+    tl.store(count, taken)
+    for begin in range(0, tokens, CHUNK):
+        t = begin + tl.arange(0, CHUNK)
+        tl.store(index + t, tokens, mask=(t >= taken) & (t < tokens))
+
+
+def drawn_tokens(dy: Tensor, noise: float, start: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `ops.drawn_tokens`, in two launches."""
+    tokens, width = dy.shape
+    index, weight = dy.new_empty(tokens, dtype=torch.int64), dy.new_empty(tokens, dtype=torch.float32)
+    if tokens == 0:
+        return index, dy.new_zeros((), dtype=torch.int64), weight
+    count, squares = dy.new_empty((), dtype=torch.int64), dy.new_empty(tokens, dtype=torch.float64)
+    norms = dy.new_empty(tokens, dtype=torch.int32)
+    with torch.cuda.device_of(dy):
+        squared_norms[(tokens,)](dy, squares, width, *dy.stride(), COLUMNS=COLUMNS)
+        draw_tokens[(1,)](squares, norms, index, count, weight, start, tokens, noise, CHUNK=CHUNK, num_warps=CHUNK_WARPS)
+    return index, count, weight
 
 
 def active_tokens(dy: Tensor, part: float, counted: bool) -> tuple[Tensor, Tensor]:
