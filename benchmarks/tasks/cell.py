@@ -76,7 +76,7 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
     began = time.perf_counter()
     choosing = cost.flops(choose)
     selecting, (selection,) = time.perf_counter() - began, made
-    leaves_out = method.active_tokens and training.energy != "1"
+    leaves_out = method.active_tokens and training.leaves_out
     counted = method.cost(run.config, loaded, selection, run.splits["train"]) if leaves_out else {}
     set_seed(seed)
     began = time.perf_counter()

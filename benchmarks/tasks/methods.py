@@ -73,6 +73,8 @@ METHODS = {
     "skip": Way("ours, easy examples skipped", GROUPS | EVERY | SKIP, group="ours", headline=True, density_times=5,
                 rates_of="groups"),
     "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", headline=True, density_times=5, rates_of="groups"),
+    "noise": Way("ours, drawn tokens", GROUPS | EVERY | {"noise": 0.03}, group="ours", headline=True, density_times=5,
+                 rates_of="groups"),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),

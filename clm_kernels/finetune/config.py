@@ -107,6 +107,11 @@ class Training:
         "Part of each layer's gradient whose tokens take part in its backward, 1: every token; or by role, as"
         " attention=0.999,feed_forward=0.95.",
     )
+    noise: float = _training(
+        0.0,
+        "In place of energy: tokens are drawn by chance and weighted, so that each layer adds at most this part to the expected"
+        " squared error of its gradient, and no bias; 0: every token.",
+    )
     skip: float = _training(
         0.0,
         "Leave out examples that have little left to teach, as long as that adds at most this part to the expected squared error"
@@ -121,10 +126,17 @@ class Training:
     )
     patience: int | None = _training(None, "Stop after so many validations without a better score. (default: never)")
 
+    @property
+    def leaves_out(self) -> bool:
+        """Whether tokens are left out of the backward."""
+        return self.noise > 0 or min(energies(self.energy, "train").values()) < 1
+
     def check(self) -> None:
         """Raises ValueError, one line, for the first field that cannot be right."""
         check_choices(self)
-        energies(self.energy, "train")
+        require(0 <= self.noise < 1, "train", "noise", "in [0, 1)", self.noise)
+        one = not self.noise or min(energies(self.energy, "train").values()) == 1
+        require(one, "train", "energy and noise", "given one without the other", f"{self.energy} and {self.noise}")
         require(0 <= self.skip < 1, "train", "skip", "in [0, 1)", self.skip)
         whole = "above 1 with skip, as the first epoch leaves nothing out"
         require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)

@@ -254,7 +254,7 @@ def _counted(run: Begun, selection: Selection, say: Say) -> dict[str, Any]:
 def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManager[Recorder | None]:
     """Records which words carry the gradient, where that is told by active tokens; of several processes the one that writes."""
     active = getattr(prepared.handle, "active", None)
-    if not active or not is_main():
+    if not active or active.noise or not is_main():  # a token that is drawn by chance says little of a word
         return nullcontext()
     read = Reader(run.task, run.loaded.tokenizer, run.splits["train"], run.limit, run.config.data.template)
     return Recorder(run.loaded.model, active, read, bool(run.config.training.patience), run.checkpoint, say)

@@ -52,7 +52,7 @@ def drawn_tokens(dy: Tensor, noise: float, start: Tensor | None = None) -> Drawn
     A row whose norm n is at least the level t is active with weight 1; another one with the chance n / t, and then weighs t / n.
     The expected squared error that this adds to `dy` is the sum of ``n (t - n)`` over these; t is the largest for which it is at
     most `noise` times dy's squared norm. Among all chances that leave as many tokens in the mean these give the least error
-    (importance sampling by norm, as in arXiv 2306.10656). They are drawn at even distances along the norms, so that their
+    (importance sampling by norm; of activation gradients, arXiv 2402.17227). They are drawn at even distances along the norms, so that their
     number is the mean, give or take one. A row of zeros is never active; if `dy` holds an inf or a NaN every row is. All
     implementations draw the same tokens: norms are whole numbers, 2^18 for the largest.
 

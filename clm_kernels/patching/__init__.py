@@ -36,6 +36,7 @@ def patch(
     head: bool | Iterable[str] = True,
     extension: Extension | None = None,
     energy: Energy = 1.0,
+    noise: float = 0.0,
     dry: bool = False,
 ) -> Handle:
     """Makes `model` train the selected entries, its head, and nothing else, in place.
@@ -55,6 +56,9 @@ def patch(
         energy: below 1, the backward of each linear layer in the model's layers keeps only those tokens that hold this part of
             the squared norm of the gradient of its output (`ops.active_tokens`): one number, or one by role, as
             ``{"attention": 0.999, "feed_forward": 0.95}`` (`energies`). 1 is the backward of every token.
+        noise: in place of `energy`, in [0, 1): tokens are drawn by chance, and weigh as much more, so that all gradients are in the
+            mean what they are; each layer adds at most this part of the squared norm to the expected squared error
+            (`ops.drawn_tokens`). 0 is every token. Drawn by torch's generator of the gradient's device.
         dry: take a model on the meta device too, to see what training it would take; without data it has no fingerprints,
             and there is no delta of it.
 
@@ -77,7 +81,7 @@ def patch(
     if unknown := [name for name in head if name not in named]:
         raise ValueError(f"patch: head must be names of the model's parameters, got {unknown[0]!r}")
 
-    active = ActiveTokens(energy)
+    active = ActiveTokens(energy, noise)
     limited = _limited(model, active, places)
     handle = Handle(model, selection, head, active)
     depth = depths(model)
@@ -254,8 +258,9 @@ def _limited(
         _refuse(f"{name}.weight", module)
         core = None if id(module) in unknown else known_layer(module)
         if core is None:
-            expected = f"1 for a model with {name!r}, a {type(module).__name__} whose backward nobody here knows"
-            refuse("patch", "energy", expected, layer.energy)
+            option, every = active.option
+            expected = f"{every} for a model with {name!r}, a {type(module).__name__} whose backward nobody here knows"
+            refuse("patch", option, expected, layer.part)
         found.append((module, core, layer))
     return found
 

@@ -11,8 +11,9 @@ from ..energy import Energy, energies
 from ..errors import require
 from ..models.roles import linears_by_role
 from ..ops.schemas import direct
+from ..ops.tokens import Drawn, weighed
 
-Choose = Callable[[Tensor, float], tuple[Tensor, Tensor]]
+Choose = Callable[[Tensor, float], tuple[Tensor, ...]]
 
 
 def by_energy(dy: Tensor, energy: float) -> tuple[Tensor, Tensor]:
@@ -20,26 +21,33 @@ def by_energy(dy: Tensor, energy: float) -> tuple[Tensor, Tensor]:
     return direct("active_tokens", dy)(dy, energy, False)
 
 
+def by_noise(dy: Tensor, noise: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`ops.drawn_tokens` of a layer's gradient ``(T, out)``: their indices, their count, and the weights of all tokens."""
+    start = torch.rand((), dtype=torch.float64, device=dy.device)
+    return direct("drawn_tokens", dy)(dy, noise, start)
+
+
 class Active:
-    """Of one linear layer: its energy, and how many tokens have come and been kept since they were last counted.
+    """Of one linear layer: which tokens it keeps, and how many have come and been kept since they were last counted.
 
     Attributes:
-        energy: below 1.
+        part: its energy, below 1, or the noise, above 0.
         tokens: those of the model, which choose.
     """
 
-    def __init__(self, energy: float, tokens: ActiveTokens):
-        self.energy, self.tokens = energy, tokens
+    def __init__(self, part: float, tokens: ActiveTokens):
+        self.part, self.tokens = part, tokens
         self.came = 0
         self.kept: Tensor | None = None  # on the device, which nobody waits for
 
-    def choose(self, dy: Tensor) -> tuple[Tensor, Tensor]:
-        """Of ``dy`` ``(T, out)`` the active tokens."""
-        index, count = self.tokens.choose(dy, self.energy)
+    def choose(self, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of ``dy`` ``(T, out)`` the active tokens, index and count, and dy with their weights in it, if they have any."""
+        index, count, *weight = self.tokens.choose(dy, self.part)
+        rows = weighed(dy, Drawn(index, count, *weight)) if weight else dy
         if not torch.compiler.is_compiling():
             self.came += dy.shape[0]
             self.kept = count.clone() if self.kept is None else self.kept.to(count.device).add_(count)
-        return index, count
+        return index, count, rows
 
 
 def active_shares(model: nn.Module) -> dict[str, float]:
@@ -54,12 +62,16 @@ class ActiveTokens(Mapping[str, Active]):
 
     Attributes:
         energies: role -> energy.
-        choose: which tokens are active in a layer's gradient; `by_energy`.
+        noise: of each layer; above 0 tokens are drawn in place of being chosen.
+        choose: which tokens are active in a layer's gradient; `by_energy` or `by_noise`.
     """
 
-    def __init__(self, energy: Energy):
-        self.energies = energies(energy)
-        self.choose: Choose = by_energy
+    def __init__(self, energy: Energy, noise: float = 0.0):
+        self.energies, self.noise = energies(energy), noise
+        require(0 <= noise < 1, "patch", "noise", "in [0, 1)", repr(noise))
+        one = not noise or min(self.energies.values()) == 1
+        require(one, "patch", "energy and noise", "given one without the other", f"{energy!r} and {noise!r}")
+        self.choose: Choose = by_noise if noise else by_energy
         self._layers: dict[str, Active] = {}
 
     def __getitem__(self, name: str) -> Active:
@@ -71,6 +83,11 @@ class ActiveTokens(Mapping[str, Active]):
     def __len__(self) -> int:
         return len(self._layers)
 
+    @property
+    def option(self) -> tuple[str, int]:
+        """What decides, and which value of it leaves no token out."""
+        return ("noise", 0) if self.noise else ("energy", 1)
+
     def take(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, Active]]:
         """Each linear layer of the model that some tokens may be left out of, with its new `Active`.
 
@@ -78,13 +95,14 @@ class ActiveTokens(Mapping[str, Active]):
             ValueError: if some should be, and the model has no linear layer in numbered layers.
         """
         found = linears_by_role(model)
-        least = min(self.energies.values())
-        expected = f"1 for a {type(model).__name__}, which has no linear layer in numbered layers"
-        require(bool(found) or least == 1, "patch", "energy", expected, least)
+        name, all_of_it = self.option
+        least = self.noise or min(self.energies.values())
+        expected = f"{all_of_it} for a {type(model).__name__}, which has no linear layer in numbered layers"
+        require(bool(found) or least == all_of_it, "patch", name, expected, least)
         for name, (module, roles) in found.items():
-            energy = max(self.energies[role] for role in roles)
-            if energy < 1:
-                self._layers[name] = Active(energy, self)
+            part = self.noise or max(self.energies[role] for role in roles)
+            if part < 1:
+                self._layers[name] = Active(part, self)
                 yield name, module, self._layers[name]
 
     def shares(self, reset: bool = True) -> dict[str, float]:

@@ -50,13 +50,13 @@ class LinearFunction(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         kept, weight = ctx.saved_tensors
         dx = dbias = dvalues = None
-        tokens = () if ctx.active is None else ctx.active.choose(dy)
-        if ctx.needs_input_grad[0]:
-            dx = (direct("input_grad", dy)(dy, weight, *tokens) if tokens else dy @ weight).view(ctx.x_shape)
         if ctx.needs_input_grad[2]:
             dbias = dy.sum(0)
+        *tokens, rows = (dy,) if ctx.active is None else ctx.active.choose(dy)
+        if ctx.needs_input_grad[0]:
+            dx = (direct("input_grad", dy)(rows, weight, *tokens) if tokens else dy @ weight).view(ctx.x_shape)
         if ctx.needs_input_grad[3]:
-            operands = (kept, dy) if ctx.transposed else (dy, kept)
+            operands = (kept, rows) if ctx.transposed else (rows, kept)
             dvalues = direct("weight_grad", dy)(*operands, ctx._index, ctx._layout, ctx.dtype, *tokens)
         return dx, None, dbias, dvalues, None, None, None, None
 

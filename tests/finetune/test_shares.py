@@ -119,3 +119,28 @@ def test_methods_without_active_tokens_take_every_token_by_name(method):
     method_of(resolved).check(resolved)  # as a run that is resumed does
     with pytest.raises(ValueError, match=f"^train: energy must be left out with the method {method}, got 'query=0.9'$"):
         method_of(config).check(config.replace(energy="query=0.9"))
+
+
+@pytest.mark.parametrize("step", [8, 12])
+def test_a_run_with_noise_is_resumed_bit_for_bit(base, tmp_path, monkeypatch, step):  # noqa: F811
+    """The numbers by which tokens are drawn go on where they were."""
+    config = base.replace(noise=0.2, skip=0.1)
+    whole = train(config.replace(output=str(tmp_path / "a")), silent)
+    with monkeypatch.context() as context:
+        press_ctrl_c(context, step)
+        with pytest.raises(KeyboardInterrupt):
+            train(config.replace(output=str(tmp_path / "b")), silent)
+    resumed = train(TrainConfig(output=str(tmp_path / "b"), resume=True), silent)
+    assert resumed.active == whole.active and max(line["tokens"] for line in whole.active) < 1
+    assert len(whole.spent) == 3 and max(whole.spent) < 1 and not whole.words
+    assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"noise": 1.0}, r"noise must be in \[0, 1\), got 1.0"),
+    ({"noise": 0.1, "energy": "0.9"}, r"energy and noise must be given one without the other, got 0.9 and 0.1"),
+    ({"noise": 0.1, "method": "full"}, r"noise must be left out with the method full, got 0.1"),
+])  # fmt: skip
+def test_noise_that_cannot_be(base, tmp_path, options, message):  # noqa: F811
+    with pytest.raises(ValueError, match=message):
+        train(base.replace(output=str(tmp_path / "o"), **options), silent)

@@ -58,22 +58,25 @@ def drawn_by_brute_force(dy, noise, start):
     return rows, weights
 
 
-def simulate(model, energy):
-    """Lets an unpatched model zero, at each linear layer's output, the gradient of inactive rows for x and weight; whole for the bias."""
+def simulate(model, energy, only=None):
+    """Lets an unpatched model zero, at each linear layer's output, the gradient of inactive rows for x and weight; whole for the bias.
+
+    `only` takes that gradient and the layer's energy, and gives what is left of it.
+    """
     by_role = energies(energy)
     for module, roles in linears_by_role(model).values():
         part = max(by_role[role] for role in roles)
         if part < 1:
-            module.forward = MethodType(_forward(part), module)
+            module.forward = MethodType(_forward(part, only or _only_active), module)
     return model
 
 
-def _forward(energy):
+def _forward(energy, only):
     def forward(self, x):
         bias = None if self.bias is None else self.bias.detach()
         y = F.linear(x.reshape(-1, x.shape[-1]), self.weight.T if is_conv1d(self) else self.weight, bias)
         if y.requires_grad:
-            y.register_hook(lambda dy: _only_active(dy, energy))
+            y.register_hook(lambda dy: only(dy, energy))
         y = y if bias is None else y + (self.bias - bias).to(y.dtype)  # + 0, whose gradient is whole
         return y.view(*x.shape[:-1], y.shape[-1])
 

@@ -158,6 +158,7 @@ def test_without_peft_lora_alone_is_refused(stored, monkeypatch):
         {"replay": True, "layers": "upper half"},
         {"precision": "bf16"},
         {"skip": 0.1},
+        {"noise": 0.1},
     ],
     ids=str,
 )

@@ -110,9 +110,9 @@ def test_energies_by_role_reach_the_layers_of_that_role():
     _, handle = patched(energy={"value": 0.5, "feed_out": 0.25})
     names = {f"bert.encoder.layer.{i}.{part}" for i in range(2) for part in ("attention.self.value", "output.dense")}
     assert {*handle.active} == names
-    assert {layer.energy for name, layer in handle.active.items() if "value" in name} == {0.5}
+    assert {layer.part for name, layer in handle.active.items() if "value" in name} == {0.5}
     _, fused = patched("modernbert", energy={"query": 0.5, "key": 0.25, "value": 0.75})
-    assert [layer.energy for layer in fused.active.values()] == [0.75] * 2  # the largest of those that are in one weight
+    assert [layer.part for layer in fused.active.values()] == [0.75] * 2  # the largest of those that are in one weight
 
 
 @pytest.mark.parametrize(("family", "task"), [("bert", "sequence"), ("bert", "token"), ("gpt2", "sequence"), ("llama", "causal")])

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...energy import energies
 from ...errors import require
 
 if TYPE_CHECKING:
@@ -82,9 +81,10 @@ class Method(ABC):
     def check(self, config: TrainConfig) -> None:
         """Raises ValueError for options that this method cannot have."""
         possible = "left out unless layers, cost or a selection leave lower layers frozen"
-        energy = config.training.energy
-        every = min(energies(energy, "train").values()) == 1
-        require(every or self.active_tokens, "train", "energy", f"left out with the method {self.name}", repr(energy))
+        option = "noise" if config.training.noise else "energy"
+        possible = self.active_tokens or not config.training.leaves_out
+        given = repr(getattr(config.training, option))
+        require(possible, "train", option, f"left out with the method {self.name}", given)
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
 
     def check_packages(self, function: str) -> None:

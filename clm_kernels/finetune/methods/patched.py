@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...delta import Delta
-from ...energy import energies
 from ...patching import patch
 from ...selecting.batches import mean_size
 from ...selecting.budget.cost import CostModel
@@ -44,8 +43,10 @@ class Patched(Method):
         extension: Extension | None = None,
     ) -> Prepared:
         dry = next(model.parameters()).is_meta
-        energy = config.training.energy if self.active_tokens else "1"
-        handle = patch(model, selection, **self.whole(config), head=head, extension=extension, energy=energy, dry=dry)
+        energy, noise = (config.training.energy, config.training.noise) if self.active_tokens else ("1", 0.0)
+        handle = patch(
+            model, selection, **self.whole(config), head=head, extension=extension, energy=energy, noise=noise, dry=dry
+        )
         return Prepared(model, sparse_adamw(model, config.training.learning_rate, config.training.weight_decay), handle)
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class Patched(Method):
         model_cost, whole = CostModel(loaded.model, batch, length), self.whole(config)
         cost = model_cost.of(selection, **whole)
         found = {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}
-        if self.active_tokens and min(energies(config.training.energy).values()) < 1:
+        if self.active_tokens and config.training.leaves_out:
             found["layers"] = model_cost.by_layer(selection, **whole)
         return found
 

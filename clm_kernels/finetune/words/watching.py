@@ -30,11 +30,11 @@ class Watch(Restorable):
         if torch.is_grad_enabled():  # not in a validation
             self.batches.append(Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"]))
 
-    def _chosen(self, dy: Tensor, energy: float) -> tuple[Tensor, Tensor]:
-        index, count = self._choose(dy, energy)
+    def _chosen(self, dy: Tensor, part: float) -> tuple[Tensor, ...]:
+        chosen = self._choose(dy, part)
         if self.batches:
-            self.batches[-1].add(shares(dy, index))
-        return index, count
+            self.batches[-1].add(shares(dy, chosen[0]))
+        return chosen
 
     def _undo(self) -> None:
         self._active.choose = self._choose
