@@ -26,6 +26,7 @@ from clm_kernels.ops.triton.tokens import CHUNK as CHOSEN_FROM
 from clm_kernels.ops.triton.tokens import (
     CHUNK_WARPS,
     COLUMNS,
+    DRAWN_CHUNK,
     choose_tokens,
     draw_tokens,
     squared_norms,
@@ -94,7 +95,7 @@ def cases():
         "start": "*fp64",
         "noise": "fp64",
     }
-    yield "drawn_tokens", draw_tokens, pointers, {"CHUNK": CHOSEN_FROM}, (), CHUNK_WARPS
+    yield "drawn_tokens", draw_tokens, pointers, {"CHUNK": DRAWN_CHUNK}, (), CHUNK_WARPS
     for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
         tokens, units, step = sensitivity_tiles(512, 3072, dtype)
         constants = {

@@ -49,6 +49,19 @@ def test_the_chosen_are_the_same_however_long_the_chunks(monkeypatch, part, coun
             assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("noise", [0.01, 0.2, 0.9])
+def test_the_drawn_are_the_same_however_long_the_chunks(monkeypatch, noise):
+    monkeypatch.setattr(module, "DRAWN_CHUNK", 16)
+    equal, spread = torch.ones(40, 3), torch.randn(40, 3) * torch.logspace(-9, 2, 40)[torch.randperm(40)][:, None]
+    equal[5::9] = 0
+    for dy in (equal, spread, torch.zeros(40, 3)):
+        for start in (0.0, 0.6):
+            at = torch.tensor(start, dtype=torch.float64)
+            for found, expected in zip(kernels.drawn_tokens(dy, noise, at), reference.drawn_tokens(dy, noise, at)):
+                assert torch.equal(found, expected)
+    assert inspect.signature(module.draw_tokens.fn).parameters["noise"].annotation == "tl.float64"
+
+
 def test_an_energy_is_not_rounded_to_float32():
     """Of ten equal tokens 0.3 is three, but float32's 0.3, which is larger, is four."""
     assert int(kernels.active_tokens(torch.ones(10, 1), 0.3, False)[1]) == 3

@@ -17,6 +17,7 @@ from .gradients import precision, unit_columns
 from .narrow import narrow
 
 CHUNK, CHUNK_WARPS = 4096, 16  # tokens that the one program which chooses looks at together
+DRAWN_CHUNK = 2048  # likewise of the one that draws, whose sums take more registers
 COLUMNS = 1024  # of a row, squared together
 _TOP, _BITS = tl.constexpr(TOP), tl.constexpr(TOP.bit_length() - 1)
 _NORM_TOP, _NORM_BITS = tl.constexpr(NORM_TOP), tl.constexpr(NORM_TOP.bit_length() + 1)
@@ -130,22 +131,22 @@ def draw_tokens(squares, norms, index, count, weight, start, tokens, noise: tl.f
     for _ in range(_NORM_BITS):
         level += tl.where(error_of(level + bit, norms, tokens, CHUNK) <= budget, bit, 0)
         bit = bit >> 1
-    level = tl.where(finite, tl.maximum(level, 1), 1)
+    level = tl.where(finite, tl.maximum(level, 1), 1).to(tl.int32)  # at most 2^20, and a chunk's norms add up to 2^29 at most
 
-    step = (tl.load(start) * level.to(tl.float64)).to(tl.int64)
+    step = (tl.load(start) * level.to(tl.float64)).to(tl.int32)
     taken = tl.zeros((), dtype=tl.int32)
     for begin in range(0, tokens, CHUNK):
         t = begin + tl.arange(0, CHUNK)
         norm = tl.load(norms + t, mask=t < tokens, other=0)
         light = tl.where(norm < level, norm, 0)
-        after = step + tl.cumsum(light, 0).to(tl.int64)
+        after = step + tl.cumsum(light, 0)
         drawn = after // level > (after - light) // level
         active = ((norm > 0) & ((norm >= level) | drawn)).to(tl.int32)
         held = tl.where(active > 0, tl.maximum(level.to(tl.float64) / tl.maximum(norm, 1).to(tl.float64), 1.0), 0.0)
         tl.store(weight + t, held.to(tl.float32), mask=t < tokens)
         tl.store(index + taken + tl.cumsum(active, 0) - active, t, mask=active > 0)
         taken += tl.sum(active, 0)
-        step = (step + tl.sum(light.to(tl.int64), 0)) % level
+        step = (step + tl.sum(light, 0)) % level
     tl.store(count, taken)
     for begin in range(0, tokens, CHUNK):
         t = begin + tl.arange(0, CHUNK)
@@ -162,7 +163,7 @@ def drawn_tokens(dy: Tensor, noise: float, start: Tensor) -> tuple[Tensor, Tenso
     norms = dy.new_empty(tokens, dtype=torch.int32)
     with torch.cuda.device_of(dy):
         squared_norms[(tokens,)](dy, squares, width, *dy.stride(), COLUMNS=COLUMNS)
-        draw_tokens[(1,)](squares, norms, index, count, weight, start, tokens, noise, CHUNK=CHUNK, num_warps=CHUNK_WARPS)
+        draw_tokens[(1,)](squares, norms, index, count, weight, start, tokens, noise, CHUNK=DRAWN_CHUNK, num_warps=CHUNK_WARPS)
     return index, count, weight
 
 
