@@ -72,7 +72,7 @@ METHODS = {
     "active_99": Way("ours, active tokens, 0.99", GROUPS | {"energy": "0.99"}, group="ours", asked=True, density_times=5),
     "skip": Way("ours, easy examples skipped", GROUPS | EVERY | SKIP, group="ours", headline=True, density_times=5,
                 rates_of="groups"),
-    "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", headline=True, density_times=5, rates_of="groups"),
+    "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", asked=True, density_times=5, rates_of="groups"),
     "noise": Way("ours, drawn tokens", GROUPS | EVERY | {"noise": 0.03}, group="ours", headline=True, density_times=5,
                  rates_of="groups"),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
