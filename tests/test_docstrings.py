@@ -11,7 +11,7 @@ from clm_kernels import ops
 PUBLIC = {
     f"{owner.__name__}.{name}": getattr(owner, name) for owner in (clm, ops) for name in owner.__all__ if name != "__version__"
 }
-RAISE_NOTHING = {"bidirectional_layers", "causal", "interpreted", "warm_up_head"}  # of their own
+RAISE_NOTHING = {"bidirectional_layers", "causal", "interpreted", "warm_up_head", "weighed"}  # of their own
 
 
 def chosen(of):

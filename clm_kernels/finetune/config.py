@@ -135,7 +135,7 @@ class Training:
         """Raises ValueError, one line, for the first field that cannot be right."""
         check_choices(self)
         require(0 <= self.noise < 1, "train", "noise", "in [0, 1)", self.noise)
-        one = not self.noise or min(energies(self.energy, "train").values()) == 1
+        one = min(energies(self.energy, "train").values()) == 1 or not self.noise
         require(one, "train", "energy and noise", "given one without the other", f"{self.energy} and {self.noise}")
         require(0 <= self.skip < 1, "train", "skip", "in [0, 1)", self.skip)
         whole = "above 1 with skip, as the first epoch leaves nothing out"

@@ -41,7 +41,15 @@ class Drawn(NamedTuple):
 
 
 def weighed(dy: Tensor, drawn: Drawn) -> Tensor:
-    """``dy`` ``(T, out)`` with each active row times its weight; on a CPU the other rows hold anything."""
+    """A gradient whose active rows have their weights in them; on a CPU its other rows hold anything.
+
+    Args:
+        dy: ``(T, out)``.
+        drawn: as `drawn_tokens` gives them of it.
+
+    Returns:
+        ``(T, out)``, of dy's dtype.
+    """
     if dy.device.type != "cpu" or torch.compiler.is_compiling():
         return dy * drawn.weight[:, None].to(dy.dtype)
     active = drawn.index[: int(drawn.count)]

@@ -82,9 +82,9 @@ class Method(ABC):
         """Raises ValueError for options that this method cannot have."""
         possible = "left out unless layers, cost or a selection leave lower layers frozen"
         option = "noise" if config.training.noise else "energy"
-        possible = self.active_tokens or not config.training.leaves_out
+        able = self.active_tokens or not config.training.leaves_out
         given = repr(getattr(config.training, option))
-        require(possible, "train", option, f"left out with the method {self.name}", given)
+        require(able, "train", option, f"left out with the method {self.name}", given)
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
 
     def check_packages(self, function: str) -> None:
