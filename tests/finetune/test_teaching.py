@@ -176,9 +176,12 @@ def test_a_checkpoint_without_its_table_is_refused(skipping, tmp_path, monkeypat
         press_ctrl_c(context, 8)
         with pytest.raises(KeyboardInterrupt):
             train(config, silent)
-    (tmp_path / "a" / "checkpoints" / "checkpoint-8" / STATE).write_bytes(b"spoilt")
-    with pytest.raises(ValueError, match=f"{STATE} must hold what each example last taught"):
-        train(TrainConfig(output=str(tmp_path / "a"), resume=True), silent)
+    path = tmp_path / "a" / "checkpoints" / "checkpoint-8" / STATE
+    table = np.load(path)
+    for spoilt in (None, table[:, 1:], table * 0, table * np.nan):
+        path.write_bytes(b"spoilt") if spoilt is None else np.save(path, spoilt)
+        with pytest.raises(ValueError, match=f"{STATE} must be what each example last taught"):
+            train(TrainConfig(output=str(tmp_path / "a"), resume=True), silent)
 
 
 def test_with_active_tokens_both_are_saved(skipping, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -62,14 +63,8 @@ def threshold(held: Tensor, noise: float) -> int:
 
 
 def norms(dy: Tensor) -> Tensor | None:
-    """``(T,)`` int64: each row's norm beside the largest, which is `NORM_TOP`, as `energies` has their squares."""
-    sums = squared_norms(dy)
-    largest = sums.max() if len(sums) else sums.new_zeros(())
-    if not bool(largest.isfinite()):
-        return None
-    if not bool(largest):
-        return torch.zeros_like(sums, dtype=torch.int64)
-    return ((sums / largest).sqrt() * NORM_TOP + 0.5).clamp(min=1).where(sums > 0, 0).long()
+    """Each row's norm, as `energies` has their squares; the largest is `NORM_TOP`."""
+    return _whole(dy, lambda parts: parts.sqrt() * NORM_TOP)
 
 
 def energies(dy: Tensor) -> Tensor | None:
@@ -78,13 +73,17 @@ def energies(dy: Tensor) -> Tensor | None:
     Whole numbers, so that their sum is the same in whatever order; to the nearest, so that rows whose norms differ by the order
     in which they were summed are equal. None if a norm is not finite: then every token is active.
     """
+    return _whole(dy, lambda parts: parts * TOP)
+
+
+def _whole(dy: Tensor, scaled: Callable[[Tensor], Tensor]) -> Tensor | None:
     sums = squared_norms(dy)
     largest = sums.max() if len(sums) else sums.new_zeros(())
     if not bool(largest.isfinite()):
         return None
     if not bool(largest):
         return torch.zeros_like(sums, dtype=torch.int64)
-    return (sums / largest * TOP + 0.5).clamp(min=1).where(sums > 0, 0).long()
+    return (scaled(sums / largest) + 0.5).clamp(min=1).where(sums > 0, 0).long()
 
 
 def squared_norms(dy: Tensor) -> Tensor:
