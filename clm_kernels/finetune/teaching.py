@@ -136,16 +136,13 @@ class Teaching(TrainerCallback):
         return losses.view(len(rows), -1).sum(1) @ weights
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if (
-            self.came.any()
-            and _is_whole(state.epoch)
-            and not any(line["epoch"] == state.epoch for line in lines(state.log_history))
-        ):
+        told = any(line["epoch"] == state.epoch for line in lines(state.log_history))
+        if self.came.any() and float(state.epoch).is_integer() and not told:
             self.on_epoch_end(args, state, control)  # of which the checkpoint was made just before
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.epoch = round(state.epoch) if _is_whole(state.epoch) else int(state.epoch)
-        if _is_whole(state.epoch):  # else the run was resumed in the middle of it
+        self.epoch = int(state.epoch)
+        if float(state.epoch).is_integer():  # else the run was resumed in the middle of it
             self.chance.copy_(chances(self.norms, self.noise) if self.epoch else torch.ones_like(self.norms))
             self.came.zero_(), self.stayed.zero_()
 
@@ -192,7 +189,3 @@ class Teaching(TrainerCallback):
 def lines(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:
     """What the Trainer's log says of each epoch, as `Report.examples` has it."""
     return [entry[LINE] for entry in log_history if LINE in entry]
-
-
-def _is_whole(epoch: float) -> bool:
-    return abs(epoch - round(epoch)) < 1e-6
