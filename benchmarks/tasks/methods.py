@@ -50,7 +50,7 @@ class Way:
 
 HEAD, SPARSE = {"method": "head"}, {"method": "sparse", "select": "fisher", "energy": "1"}
 # The upper half of the layers, the lower half run once, chosen from fewer examples: half of full fine-tuning's FLOPs in all.
-HALF = {"cost": 0.25, "replay": True, "sensitivity_examples": 128}
+HALF = {"backward": 0.25, "replay": True, "sensitivity_examples": 128}
 BLOCKS = {"method": "sparse", "select": "random", "kind": "blocks", "block": 8, "energy": "1"}
 GROUPS = {"method": "sparse", "select": "random", "kind": "groups"}
 ACTIVE = GROUPS | {"energy": "0.999"}
@@ -75,6 +75,9 @@ METHODS = {
     "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", asked=True, density_times=5, rates_of="groups"),
     "noise": Way("ours, drawn tokens", GROUPS | EVERY | {"noise": 0.03}, group="ours", headline=True, density_times=5,
                  rates_of="groups"),
+    "cost_40": Way("ours, cost 0.4", GROUPS | EVERY | {"cost": 0.4}, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "cost_35": Way("ours, cost 0.35", GROUPS | EVERY | {"cost": 0.35}, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "cost_25": Way("ours, cost 0.25", GROUPS | EVERY | {"cost": 0.25}, group="ours", asked=True, density_times=5, rates_of="groups"),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),

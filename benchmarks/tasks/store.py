@@ -14,6 +14,7 @@ from clm_kernels.files import write_atomically
 from .methods import METHODS
 
 Result = dict[str, Any]
+FORMER = {"backward": "cost"}  # options by the names that they had when results were first stored
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Store:
         made_of = {
             **asdict(cell),
             "settings": self._recorded[cell.stage],
-            "options": way.options,
+            "options": {FORMER.get(name, name): value for name, value in way.options.items()},
             "density_times": way.density_times,
         }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]

@@ -82,7 +82,8 @@ def summary(report: Any) -> Table:
         read = [line["tokens"] for line in report.examples]
         table.add_row("read", f"{sum(read) / len(read):.1%} of the texts' tokens; the other examples taught little")
     if report.spent:
-        table.add_row("all epochs", f"{sum(report.spent) / len(report.spent):.1%} of full fine-tuning's FLOPs")
+        asked = f" ({report.config['cost']:.1%} was asked for)" if report.planned else ""
+        table.add_row("all epochs", f"{sum(report.spent) / len(report.spent):.1%} of full fine-tuning's FLOPs{asked}")
     if epochs:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
     table.add_row("checkpoint", size(report.sizes["checkpoint"]))

@@ -117,9 +117,15 @@ class Training:
         "Leave out examples that have little left to teach, as long as that adds at most this part to the expected squared error"
         " of the gradients; 0: none.",
     )
+    cost: float | None = _training(
+        None,
+        "Part of full fine-tuning's FLOPs that the run may take: in place of noise and skip, which it sets as it goes.",
+    )
     gradient_checkpointing: bool = _training(False, "Compute layers again in the backward pass: less memory, more time.")
     recompute_norms: bool = _training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
-    replay: bool = _training(False, "Run the layers below all that is trained once for each text; needs layers or cost, or head.")
+    replay: bool = _training(
+        False, "Run the layers below all that is trained once for each text; needs layers or backward, or head."
+    )
     eval_steps: int | None = _training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = _training(
         "auto", "Score that picks the best checkpoint: accuracy, macro_f1 or f1; auto: f1 of tagged spans, else accuracy."
@@ -129,7 +135,7 @@ class Training:
     @property
     def leaves_out(self) -> bool:
         """Whether tokens are left out of the backward."""
-        return self.noise > 0 or min(energies(self.energy, "train").values()) < 1
+        return self.noise > 0 or self.cost is not None or min(energies(self.energy, "train").values()) < 1
 
     def check(self) -> None:
         """Raises ValueError, one line, for the first field that cannot be right."""
@@ -138,6 +144,11 @@ class Training:
         one = min(energies(self.energy, "train").values()) == 1 or not self.noise
         require(one, "train", "energy and noise", "given one without the other", f"{self.energy} and {self.noise}")
         require(0 <= self.skip < 1, "train", "skip", "in [0, 1)", self.skip)
+        require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
+        if self.cost is not None:
+            for name, none in (("energy", "1"), ("noise", 0.0), ("skip", 0.0), ("replay", False)):
+                value = getattr(self, name)
+                require(value == none, "train", name, "left out with cost, which decides it", repr(value))
         whole = "above 1 with skip, as the first epoch leaves nothing out"
         require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)
         require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)

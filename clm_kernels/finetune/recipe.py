@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,22 @@ from ..models.recomputing import check_checkpointing, checkpoint_layers, recompu
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
-from .artifacts import ACTIVE, CHECKPOINTS, GROUPS, REPORT
+from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT
 from .chosen import draw_choice, load_choice, save_choice
 from .config import REQUIRED, TrainConfig
+from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
 from .merging import merge_tokens
 from .methods import Method, Prepared, check, method_of, resolved
 from .models import Loaded, load_base, longest, pooling_for
 from .outputs import check_output, is_main, run_folder, write_folder
+from .pacing import Pace
 from .replaying import replaying
 from .report import Report, machine, validations, without_timing
 from .shares import ActiveShares, spent
 from .tasks import Task
-from .teaching import Teaching, lines
+from .teaching import Teaching, chances_within, lines
 from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, drop_checkpoints, early_stopping, last_checkpoint
 from .words.reading import Reader
 from .words.recording import Recorder
@@ -238,6 +241,7 @@ def _train(run: Begun, say: Say) -> Report:
                 words.save(output / ACTIVE)
                 report.words = words.best()
             _save(run, prepared, report)
+            draw_cost(report, output / COST_PICTURE, say)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
         drop_checkpoints(output / CHECKPOINTS)
     return report
@@ -247,6 +251,7 @@ def _counted(run: Begun, selection: Selection, say: Say) -> dict[str, Any]:
     try:
         return run.method.cost(run.config, run.loaded, selection, run.splits["train"])
     except ValueError as error:
+        require(run.config.training.cost is None, "train", "cost", "left out for this model", error)
         say(f"the backward's FLOPs are not counted: {error}")
         return {}
 
@@ -254,7 +259,8 @@ def _counted(run: Begun, selection: Selection, say: Say) -> dict[str, Any]:
 def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManager[Recorder | None]:
     """Records which words carry the gradient, where that is told by active tokens; of several processes the one that writes."""
     active = getattr(prepared.handle, "active", None)
-    if not active or active.noise or not is_main():  # a token that is drawn by chance says little of a word
+    by_one_energy = run.config.training.cost is None  # and a token that is drawn by chance says little of a word
+    if not active or active.noise or not by_one_energy or not is_main():
         return nullcontext()
     read = Reader(run.task, run.loaded.tokenizer, run.splits["train"], run.limit, run.config.data.template)
     return Recorder(run.loaded.model, active, read, bool(run.config.training.patience), run.checkpoint, say)
@@ -271,13 +277,16 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     shares = [ActiveShares(prepared.active, report.cost, say)] if prepared.active else []
     lengths = list(splits["train"].dataset["length"])
-    teaching = Teaching(lengths, training.skip, args.seed, run.checkpoint, say) if training.skip else None
+    asked, active = training.cost, prepared.active
+    pace = Pace(active, report.cost, asked, training.epochs, lengths) if asked is not None and active is not None else None
+    chances = pace.chances if pace else partial(chances_within, noise=training.skip)
+    teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say) if pace or training.skip else None
     trainer = RunTrainer(
         model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
-        callbacks=[progress, *callbacks, *filter(None, [teaching]), interruption, *shares, *early_stopping(training.patience)],
+        callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), interruption, *shares, *early_stopping(training.patience)],
         optimizers=(prepared.optimizer, None), teaching=teaching,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
@@ -291,7 +300,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.history = validations(trainer.state.log_history)
     report.active = [line for callback in shares for line in callback.epochs(trainer.state.log_history)]
-    report.examples = lines(trainer.state.log_history)
+    report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []
     if report.cost and not training.replay and bool(report.active) == bool(prepared.active):
         report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)

@@ -34,6 +34,7 @@ class Report:
             read.
         spent: FLOPs of each epoch beside those of full fine-tuning on every token of all examples, by `cost`, `active` and
             `examples`; choosing what to train is not in it. Empty where they cannot be counted, as with `replay`.
+        planned: with a `cost` asked for, what `spent` was to be, as seen from the beginning.
         trained, parameters: how many numbers were trained, and how many the model has.
         seconds: ``selecting``, ``training`` (all of it), ``epochs`` (each, without validation), ``replay`` (the frozen
             layers' one pass over the training texts, where the config asks for it).
@@ -69,6 +70,7 @@ class Report:
     words: dict[str, list[str]] = field(default_factory=dict)
     examples: list[dict[str, float]] = field(default_factory=list)
     spent: list[float] = field(default_factory=list)
+    planned: list[float] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -27,7 +27,7 @@ STATE, LINE = "teaching.npy", "examples"
 Collate = Callable[[list[dict[str, Any]]], Any]
 
 
-def chances(norms: Tensor, noise: float, least: float = LEAST) -> Tensor:
+def chances_within(norms: Tensor, noise: float, least: float = LEAST) -> Tensor:
     """With what chance each example stays, so that an epoch's gradient keeps its mean and gets no more than `noise`.
 
     Examples that teach as much as the threshold t, or more, stay; others stay with the chance norm / t, and weigh t / norm
@@ -54,6 +54,29 @@ def chances(norms: Tensor, noise: float, least: float = LEAST) -> Tensor:
     return (norms / threshold).clamp(least, 1)
 
 
+def chances_for(norms: Tensor, lengths: Tensor, share: float, least: float = LEAST) -> Tensor:
+    """`chances_within` by which, of the tokens of all examples, this share is expected to stay.
+
+    Args:
+        norms: ``(N,)``, of each example's gradient, not below 0.
+        lengths: ``(N,)``, tokens of each example.
+        share: in (0, 1]; what is below `least` means that.
+        least: no chance is below it.
+
+    Returns:
+        ``(N,)`` float64 in (0, 1].
+    """
+    norms, lengths = norms.double(), lengths.double()
+    low, high = norms.min().item(), norms.max().item() / least
+    if share >= 1 or high == 0:
+        return torch.full_like(norms, max(least, min(1.0, share)))
+    for _ in range(60):  # the share falls as the threshold rises
+        threshold = (low + high) / 2
+        stays = (norms / threshold).clamp(least, 1) @ lengths / lengths.sum()
+        low, high = (threshold, high) if stays > share else (low, threshold)
+    return (norms / high).clamp(least, 1)
+
+
 def gradient_norms(logits: Tensor, labels: Tensor) -> Tensor:
     """Norm of each text's gradient of the summed cross entropy at its logits.
 
@@ -74,14 +97,21 @@ class Teaching(TrainerCallback):
 
     Args:
         lengths: tokens of each example.
-        noise: as `chances` takes it.
+        chances: with what chance each example stays, by the norms that it taught.
         seed: which examples stay follows from it, the epoch and the batch alone.
         checkpoint: the one from which the run goes on, if it does.
         say: takes a line at the end of each epoch.
     """
 
-    def __init__(self, lengths: list[int], noise: float, seed: int, checkpoint: Path | None, say: Callable[[str], None]):
-        self.noise, self.seed, self.say = noise, seed, say
+    def __init__(
+        self,
+        lengths: list[int],
+        chances: Callable[[Tensor], Tensor],
+        seed: int,
+        checkpoint: Path | None,
+        say: Callable[[str], None],
+    ):
+        self.chances, self.seed, self.say = chances, seed, say
         self.lengths = torch.tensor(lengths, dtype=torch.float64)
         table = self._load(checkpoint / STATE) if checkpoint else np.zeros((4, len(lengths)))
         # of each example: its norm, its chance in this epoch, whether it came in this epoch, whether it stayed
@@ -143,7 +173,7 @@ class Teaching(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.epoch = int(state.epoch)
         if float(state.epoch).is_integer():  # else the run was resumed in the middle of it
-            self.chance.copy_(chances(self.norms, self.noise) if self.epoch else torch.ones_like(self.norms))
+            self.chance.copy_(self.chances(self.norms) if self.epoch else torch.ones_like(self.norms))
             self.came.zero_(), self.stayed.zero_()
 
     def on_epoch_end(self, args, state, control, **kwargs):

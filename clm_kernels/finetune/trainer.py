@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .artifacts import CHECKPOINTS
 from .config import Run, Training
+from .encode import IGNORED
 from .teaching import ROW, WEIGHT, Teaching
 
 
@@ -67,6 +69,9 @@ class RunTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows, weights = inputs.pop(ROW, None), inputs.pop(WEIGHT, None)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if loss.dtype.itemsize < 4:  # of bfloat16's three digits a mean over the batch would leave two
+            logits = outputs["logits"].float().flatten(0, -2)
+            loss = F.cross_entropy(logits, inputs["labels"].flatten(), ignore_index=IGNORED)
         if rows is not None:
             loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
         return (loss, outputs) if return_outputs else loss

@@ -36,7 +36,7 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
         RuntimeError: for LoRA without peft.
     """
     check(config, ())
-    for name in ("cost", "selection", "merge_tokens", "replay", "skip", "noise"):
+    for name in ("backward", "selection", "merge_tokens", "replay", "skip", "noise", "cost"):
         value = config.options()[name]
         require(not value, function, name, "left out, as nothing is chosen or merged here, and no text is read", repr(value))
     arithmetic = config.training.precision

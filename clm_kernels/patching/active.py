@@ -114,7 +114,11 @@ class ActiveTokens(Mapping[str, Active]):
 
     def counts(self, reset: bool = True) -> dict[str, tuple[int, int]]:
         """Name -> how many of its tokens were active and how many there were, as `shares` tells their ratio."""
-        found = {name: (int(layer.kept), layer.came) for name, layer in self._layers.items() if layer.kept is not None}
+        came = {name: (layer.kept, layer.came) for name, layer in self._layers.items() if layer.kept is not None}
+        at_once = (
+            torch.stack([kept.to(next(iter(came.values()))[0].device) for kept, _ in came.values()]).tolist() if came else []
+        )
+        found = {name: (kept, layer[1]) for (name, layer), kept in zip(came.items(), at_once)}
         if reset:
             for layer in self._layers.values():
                 layer.came, layer.kept = 0, None

@@ -27,11 +27,11 @@ class Select:
         None,
         "Part of the eligible weights' entries that is trained, in (0, 1]. (default: 1/8 of groups, 0.1 of blocks in the kind auto, else 0.02)",
     )
-    cost: float | None = _option(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
+    backward: float | None = _option(None, "Part of full fine-tuning's backward FLOPs that a step may take, in (0, 1].")
     kind: str = _option(
         "auto",
         f"What a selected unit is: {', '.join(UNITS)}, or several joined by +; or elements; or groups of strips, dealt by chance; auto: groups, blocks "
-        "drawn by chance if another size of block is given, or columns if select, cost or per is.",
+        "drawn by chance if another size of block is given, or columns if select, backward or per is.",
     )
     block: int = _option(BLOCK, "Height and width of a block, for the kind blocks.")
     layers: str = _option("all", "Layers whose weights are eligible.", LAYERS)
@@ -55,18 +55,18 @@ class Select:
         dealt = self.kind != "groups" or self.select in ("auto", "random")
         require(dealt, "train", "select", "auto or random for groups, which are dealt by chance", repr(self.select))
         require(self.density is None or 0 < self.density <= 1, "train", "density", "in (0, 1]", self.density)
-        require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
+        require(self.backward is None or 0 < self.backward <= 1, "train", "backward", "in (0, 1]", self.backward)
         check_counts(self, "sensitivity_examples", "block")
 
     @property
     def scored(self) -> bool:
         """Whether something is asked for that only scores, or a file, can tell."""
-        return bool(self.selection) or self.cost is not None or (self.select, self.per) != ("auto", "auto")
+        return bool(self.selection) or self.backward is not None or (self.select, self.per) != ("auto", "auto")
 
     @property
     def bounded(self) -> bool:
         """Whether it may leave lower layers frozen."""
-        return self.layers != "all" or self.cost is not None or bool(self.selection)
+        return self.layers != "all" or self.backward is not None or bool(self.selection)
 
     @property
     def blocks(self) -> tuple[int, int]:

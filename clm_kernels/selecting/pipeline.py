@@ -45,7 +45,7 @@ def choose(
     kind: str = "auto",
     layers: str = "all",
     per: str = "auto",
-    cost: float | None = None,
+    backward: float | None = None,
     rule: str = "auto",
     tokens: bool | TokenGroups = False,
     examples: int = EXAMPLES,
@@ -65,12 +65,12 @@ def choose(
         dataset: rows with ``text`` and ``label`` (an id, or a name in the model's config), or tokenised rows with
             ``input_ids`` and ``labels``.
         density: share of the units' entries to select, in (0, 1]; by default 1/8 of groups, else 0.02.
-        kind: ``"auto"``: groups, or columns where `rule`, `tokens`, `cost` or `per` asks for a score, as `train` has it. Else ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
+        kind: ``"auto"``: groups, or columns where `rule`, `tokens`, `backward` or `per` asks for a score, as `train` has it. Else ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
             share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`. Or single
-            ``"elements"``, by `top_entries` or at random: with the rule fisher or random, no `cost`, and `per` model. Or whole
+            ``"elements"``, by `top_entries` or at random: with the rule fisher or random, no `backward`, and `per` model. Or whole
             ``"layers"``. Or ``"groups"`` of strips, dealt by `seed` alone, see `dealt_groups`: nothing is scored.
         layers: which layers' weights are eligible: ``"all"``, ``"upper half"`` or ``"upper third"``.
-        cost: share of full fine-tuning's backward FLOPs that a step may take besides, in (0, 1]; see `budget`.
+        backward: share of full fine-tuning's backward FLOPs that a step may take besides, in (0, 1]; see `budget`.
         rule: how units are scored, see `sensitivity`; ``"auto"``: fisher, of groups random, the only one that they take.
         tokens: score them where the token groups stand: True counts the groups of all rows, which must have ``text`` and
             ``label``; or groups that have been counted already.
@@ -87,9 +87,9 @@ def choose(
     """
     scored_by = rule if tokens is False else "tokens"
     size = BLOCK if block == (BLOCK, BLOCK) else 1
-    asked = Select(scored_by, density, cost, kind, size, layers, per).resolved()
+    asked = Select(scored_by, density, backward, kind, size, layers, per).resolved()
     density, kind, rule = asked.share, asked.kind, "random" if asked.select == "random" else rule
-    check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
+    check_units(model, kind, density=density, backward=backward, per=per, rule=rule, layers=layers, block=block)
     if kind == "groups":
         if tokens is not False:
             raise ValueError("choose: tokens must be False for groups, which are dealt by chance")
@@ -105,7 +105,7 @@ def choose(
         warm_up_head(model, batches)
         positions = at_groups(groups) if groups is not None else None
         return best_units(
-            model, batches, density=density, cost=cost, kind=kind, layers=layers, per=per, rule=rule, positions=positions,
+            model, batches, density=density, backward=backward, kind=kind, layers=layers, per=per, rule=rule, positions=positions,
             seed=seed, block=block,
         ).selection  # fmt: skip
     finally:
@@ -119,7 +119,7 @@ def best_units(
     batches: Sequence[Mapping[str, Tensor]],
     *,
     density: float = DENSITY,
-    cost: float | None = None,
+    backward: float | None = None,
     kind: str = "columns",
     layers: str = "all",
     per: str = "auto",
@@ -133,10 +133,10 @@ def best_units(
     """Scores the units of a model whose head is warmed up, and spends a budget on the best: `sensitivity`, then `budget`.
 
     Args:
-        batches: also say how large a batch is, for `cost`: the mean of theirs.
+        batches: also say how large a batch is, for `backward`: the mean of theirs.
         kind, rule: as `choose` takes them; all else as `sensitivity` and `budget` do. Of elements and groups no scores are kept.
     """
-    check_units(model, kind, density=density, cost=cost, per=per, rule=rule, layers=layers, block=block)
+    check_units(model, kind, density=density, backward=backward, per=per, rule=rule, layers=layers, block=block)
     per, rule = _resolved(per, kind), _rule(rule, kind)
     if kind in CHANCE and rule == "random":
         return Choice(random_selection(model, density=density, kind=kind, layers=layers, seed=seed), {})
@@ -150,11 +150,11 @@ def best_units(
     if kind not in LINES:
         units = find_units(model, kind, layers=layers, block=block)
         kinds, options = units.kinds, {"units": units, "density": density}
-    elif cost is not None:
-        kinds, total = affordable(model, kind, layers, cost, **whole)
+    elif backward is not None:
+        kinds, total = affordable(model, kind, layers, backward, **whole)
         options = {"kind": kind, "entries": max(1, math.floor(round(density * total, 6)))}
     scores = sensitivity(model, batches, kind=kinds, layers=layers, rule=rule, positions=positions, seed=seed, block=block)
-    return Choice(budget(scores, model, cost=cost, per=per, **whole, **options), scores)
+    return Choice(budget(scores, model, backward=backward, per=per, **whole, **options), scores)
 
 
 def drawn_selection(model: nn.Module, select: Select, seed: int = SEED) -> Selection:
@@ -184,7 +184,7 @@ def check_units(
     kind: str,
     *,
     density: float,
-    cost: float | None,
+    backward: float | None,
     per: str,
     rule: str,
     layers: str,
@@ -192,13 +192,13 @@ def check_units(
 ) -> None:
     """Raises ValueError for what `best_units` would refuse, as far as that can be told before anything is scored."""
     per = _resolved(per, kind)
-    check_budget(density, "rows", per, cost=cost, coupled=kind not in (*LINES, *CHANCE))
+    check_budget(density, "rows", per, backward=backward, coupled=kind not in (*LINES, *CHANCE))
     if kind not in CHANCE:
         find_units(model, kind, layers=layers, block=block)
         return
     eligible_weights(model, layers)
     rule = _rule(rule, kind)
-    for name, value, known in (("rule", rule, CHANCE[kind]), ("per", per, ("model",)), ("cost", cost, (None,))):
+    for name, value, known in (("rule", rule, CHANCE[kind]), ("per", per, ("model",)), ("backward", backward, (None,))):
         if value not in known:
             raise ValueError(f"choose: {name} must be {' or '.join(map(str, known))} for {kind}, got {value!r}")
 

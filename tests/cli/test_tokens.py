@@ -129,26 +129,28 @@ def test_choose_counts_groups_or_takes_them():
         clm.choose(model, made, encoded, tokens=True)
 
 
-@pytest.mark.parametrize(("kind", "cost"), [("heads+neurons", None), ("neurons", 0.6), ("columns", 0.55)])
-def test_train_by_coupled_units_and_by_cost(model, data, tmp_path, kind, cost):
+@pytest.mark.parametrize(("kind", "backward"), [("heads+neurons", None), ("neurons", 0.6), ("columns", 0.55)])
+def test_train_by_coupled_units_and_by_backward(model, data, tmp_path, kind, backward):
     files = [option for part, path in data.items() for option in (f"--{part}", path)]
-    more = [] if cost is None else ["--cost", cost]
+    more = [] if backward is None else ["--backward", backward]
     result = run("train", "--model", model, *files, "--output", tmp_path / "out", "--kind", kind, *more, *TRAINING)
     assert result.exit_code == 0, result.stderr
     selection = Selection.load(tmp_path / "out" / "selection.safetensors")
     kinds = {entries.kind for entries in selection.values()}
     assert kinds == ({"columns"} if kind == "columns" else {"rows", "columns"})
-    if cost is not None:
+    if backward is not None:
         base = AutoModelForSequenceClassification.from_pretrained(model, num_labels=3)
         spent = step_cost(base, selection, batch=8, length=6, biases=True, norms=True)
-        assert spent.share <= cost * 1.05  # the run's batches are not of exactly this size
+        assert spent.share <= backward * 1.05  # the run's batches are not of exactly this size
 
 
-def test_a_cost_that_admits_nothing(model, data, tmp_path):
-    result = run("train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", "--cost", "0.001", *TRAINING)
-    assert result.exit_code == 2 and "cost must be at least 0." in result.stderr and not (tmp_path / "out").exists()
-    result = run("train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", "--cost", "2", *TRAINING)
-    assert result.exit_code == 2 and "cost must be in (0, 1], got 2.0" in result.stderr
-    more = ("--cost", "0.5", "--merge-tokens", "3")
+def test_a_backward_that_admits_nothing(model, data, tmp_path):
+    result = run(
+        "train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", "--backward", "0.001", *TRAINING
+    )
+    assert result.exit_code == 2 and "backward must be at least 0." in result.stderr and not (tmp_path / "out").exists()
+    result = run("train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", "--backward", "2", *TRAINING)
+    assert result.exit_code == 2 and "backward must be in (0, 1], got 2.0" in result.stderr
+    more = ("--backward", "0.5", "--merge-tokens", "3")
     result = run("train", "--model", model, "--train", data["train"], "--output", tmp_path / "out", *more, *TRAINING)
-    assert result.exit_code == 2 and "cost must be left out with merge_tokens" in result.stderr
+    assert result.exit_code == 2 and "backward must be left out with merge_tokens" in result.stderr

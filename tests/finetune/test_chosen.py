@@ -76,7 +76,7 @@ def test_by_default_an_eighth_is_trained_in_dealt_groups(data, rate, base, tmp_p
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
 @pytest.mark.parametrize(
-    "changes", [{"select": "fisher"}, {"cost": 0.5}, {"per": "weight"}, {"selection": "s"}, {"kind": "columns"}], ids=str
+    "changes", [{"select": "fisher"}, {"backward": 0.5}, {"per": "weight"}, {"selection": "s"}, {"kind": "columns"}], ids=str
 )
 def test_what_shapes_the_units_leaves_columns(task, changes):
     config = resolved(TrainConfig(**changes), TASKS[task])
@@ -195,7 +195,7 @@ def test_what_each_way_of_training_costs(base, finished, tmp_path):
         "full": {"method": "full"},
         "head": {"method": "head"},
         "upper": {"layers": "upper half"},
-        "bounded": {"cost": 0.55, "per": "model"},
+        "bounded": {"backward": 0.55, "per": "model"},
     }
     share = {}
     for name, changed in changes.items():

@@ -1,6 +1,7 @@
 """`--skip`: which examples stay, that the gradient keeps its mean, and runs that leave examples out."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from interruption import press_ctrl_c
 from tiny_runs import assert_same, base, silent, trained_tensors  # noqa: F401
 
 from clm_kernels.finetune import TrainConfig, train
-from clm_kernels.finetune.teaching import LEAST, STATE, Teaching, chances, gradient_norms
+from clm_kernels.finetune.teaching import LEAST, STATE, Teaching, chances_for, chances_within, gradient_norms
 
 NORMS = torch.tensor([0.0, 1e-3, 0.02, 0.1, 0.4, 0.5, 0.9, 1.0, 1.0, 1.4]).double()
 
@@ -21,19 +22,19 @@ def error_of(norms, chance):
 
 
 def teaching(noise=0.3, norms=NORMS, seed=0):
-    made = Teaching([1] * len(norms), noise, seed, None, silent)
+    made = Teaching([1] * len(norms), partial(chances_within, noise=noise), seed, None, silent)
     made.norms.copy_(norms)
-    made.chance.copy_(chances(norms, noise))
+    made.chance.copy_(chances_within(norms, noise))
     return made
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.1, 0.3, 0.9])
 def test_the_error_is_what_was_asked_for_and_the_least(noise):
     norms = NORMS[2:]
-    found = chances(norms, noise, least=1e-9)
+    found = chances_within(norms, noise, least=1e-9)
     budget = noise * float(norms.square().sum())
     assert error_of(norms, found) == pytest.approx(budget, rel=1e-9)
-    assert error_of(norms, chances(norms, noise)) <= budget
+    assert error_of(norms, chances_within(norms, noise)) <= budget
     tried = 0
     for less in range(len(norms)):
         for more in range(len(norms)):  # as many examples, otherwise chosen
@@ -47,8 +48,26 @@ def test_the_error_is_what_was_asked_for_and_the_least(noise):
 
 
 def test_nothing_is_left_out_without_noise_or_without_gradients():
-    assert (chances(NORMS, 0.0)[1:] == 1).all() and (chances(torch.zeros(5), 0.5) == 1).all()
-    assert (chances(torch.ones(5), 0.1) < 1).all() and chances(NORMS, 0.1).min() == LEAST
+    assert (chances_within(NORMS, 0.0)[1:] == 1).all() and (chances_within(torch.zeros(5), 0.5) == 1).all()
+    assert (chances_within(torch.ones(5), 0.1) < 1).all() and chances_within(NORMS, 0.1).min() == LEAST
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.8])
+def test_a_share_of_the_tokens_is_met_by_the_same_rule(share):
+    lengths = torch.arange(1, len(NORMS) + 1)
+    found = chances_for(NORMS, lengths, share)
+    assert float(found @ lengths.double() / lengths.sum()) == pytest.approx(share, abs=1e-6)
+    inside = (found > LEAST) & (found < 1)
+    assert inside.sum() >= 2 and found.min() == LEAST
+    assert (NORMS / found)[inside].std() < 1e-6 < inside.sum()  # in proportion to the norms
+    assert (found[NORMS > (NORMS / found)[inside][0]] == 1).all()
+
+
+def test_shares_that_cannot_be_met_by_norms():
+    ones = torch.ones(5)
+    assert (chances_for(torch.zeros(5), ones, 0.5) == 0.5).all() and (chances_for(NORMS, torch.ones(10), 1.0) == 1).all()
+    assert (chances_for(ones, ones, 0.3) - 0.3).abs().max() < 1e-6
+    assert chances_for(NORMS, torch.ones(10), 0.01).max() <= LEAST + 1e-6
 
 
 def test_every_example_has_its_whole_weight_in_the_mean():
@@ -98,7 +117,7 @@ def test_the_loss_of_what_stays_is_weighted(shape):
 
 
 def test_a_whole_batch_has_the_loss_of_the_model():
-    made = Teaching([1] * 6, 0.3, 0, None, silent)
+    made = Teaching([1] * 6, torch.ones_like, 0, None, silent)
     made.chance.fill_(1)
     batch = made.collate(lambda kept: {})([{"row": i, "labels": 1} for i in range(4)])
     loss = torch.tensor(9.0)

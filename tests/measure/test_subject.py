@@ -152,7 +152,7 @@ def test_without_peft_lora_alone_is_refused(stored, monkeypatch):
 @pytest.mark.parametrize(
     "option",
     [
-        {"cost": 0.5},
+        {"backward": 0.5},
         {"selection": "s"},
         {"merge_tokens": 3},
         {"replay": True, "layers": "upper half"},

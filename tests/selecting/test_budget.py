@@ -66,7 +66,7 @@ def problem(which):
 
 
 def spend(task, scores, share, **more):
-    selection = clm.budget(scores, task.model, cost=share, units=task.units, **BATCH, **more)
+    selection = clm.budget(scores, task.model, backward=share, units=task.units, **BATCH, **more)
     found = sum(scores[name][entries.index.long()].sum().item() for name, entries in selection.items())
     assert CostModel(task.model, **BATCH).of(selection).share <= share + 1e-12
     return selection, found
@@ -80,7 +80,7 @@ def test_units_of_one_size_are_spent_on_as_well_as_can_be(data):
     share, most = data.draw(st.floats(0.01, 1.0)), data.draw(st.sampled_from([None, 2, 4, 10]))
     best = task.best(task.units.scores(scores), share, most or math.inf)
     if best is None:
-        with pytest.raises(ValueError, match=r"^budget: cost must be at least 0\.\d{4} to admit one unit, got"):
+        with pytest.raises(ValueError, match=r"^budget: backward must be at least 0\.\d{4} to admit one unit, got"):
             spend(task, scores, share, entries=most)
     else:
         selection, found = spend(task, scores, share, entries=most)
@@ -97,7 +97,7 @@ def test_units_of_several_sizes_miss_less_than_one_unit(which, data):
     share, score = data.draw(st.floats(0.01, 1.0)), task.units.scores(scores)
     best = task.best(score, share)
     if best is None:
-        with pytest.raises(ValueError, match=r"^budget: cost must be at least"):
+        with pytest.raises(ValueError, match=r"^budget: backward must be at least"):
             spend(task, scores, share)
     else:
         assert best - score.max().item() <= spend(task, scores, share)[1] <= best
@@ -107,7 +107,7 @@ def test_units_of_several_sizes_miss_less_than_one_unit(which, data):
 def test_the_error_says_the_smallest_that_would(which):
     task = problem(which)
     scores = task.scores(torch.ones(task.number_of_scores()))
-    with pytest.raises(ValueError, match=r"^budget: cost must be at least .* to admit one unit, got 1e-06$") as caught:
+    with pytest.raises(ValueError, match=r"^budget: backward must be at least .* to admit one unit, got 1e-06$") as caught:
         spend(task, scores, 1e-6)
     smallest = float(re.search(r"at least (\S+)", str(caught.value))[1])
     assert spend(task, scores, smallest)[0].count
@@ -145,9 +145,9 @@ def test_biases_and_norms_are_reckoned_with():
     scores = {name: torch.rand(module.weight.shape[0]) for name, module in eligible_weights(model).items()}
     cost = CostModel(model, **BATCH)
     whole = {"biases": True, "norms": True}
-    selection = clm.budget(scores, model, cost=0.3, kind="rows", **BATCH, **whole)
+    selection = clm.budget(scores, model, backward=0.3, kind="rows", **BATCH, **whole)
     assert cost.of(selection, **whole).share <= 0.3
-    plain = clm.budget(scores, model, cost=0.3, kind="rows", **BATCH)
+    plain = clm.budget(scores, model, backward=0.3, kind="rows", **BATCH)
     assert cost.of(plain).share <= 0.3 < cost.of(plain, **whole).share
 
 
@@ -156,9 +156,9 @@ def test_embedding_rows_cost_depth_alone():
     units = find_units(model, "embeddings")
     score = torch.arange(64.0)
     name = "bert.embeddings.word_embeddings.weight"
-    selection = clm.budget({name: score}, model, cost=0.9, density=0.25, units=units, **BATCH)
+    selection = clm.budget({name: score}, model, backward=0.9, density=0.25, units=units, **BATCH)
     assert selection[name].index.tolist() == list(range(48, 64))
-    assert clm.budget({name: score}, model, cost=0.9, units=units, **BATCH)[name].density == 1
+    assert clm.budget({name: score}, model, backward=0.9, units=units, **BATCH)[name].density == 1
 
 
 @given(data=st.data())
@@ -220,14 +220,14 @@ def test_the_same_choice_every_time():
 
 NAME = "bert.encoder.layer.0.attention.self.query.weight"
 WRONG = [
-    ({}, "budget: one of density, entries and cost must be given, got none"),
+    ({}, "budget: one of density, entries and backward must be given, got none"),
     ({"density": 0.1, "entries": 5}, "budget: density or entries must be given, got both 0.1 and 5"),
     ({"entries": 0}, "budget: entries must be at least 1, got 0"),
     ({"entries": 31}, "budget: entries must allow at least one unit of 32 entries, got 31"),
-    ({"cost": 0.0}, "budget: cost must lie in (0, 1], got 0.0"),
-    ({"cost": 1.5}, "budget: cost must lie in (0, 1], got 1.5"),
-    ({"cost": 0.5, "per": "layer"}, "budget: per must be 'model' or 'weight' with a cost, got 'layer'"),
-    ({"cost": 0.9, "entries": 31, **BATCH}, "budget: entries must allow at least one unit of 32 entries, got 31"),
+    ({"backward": 0.0}, "budget: backward must lie in (0, 1], got 0.0"),
+    ({"backward": 1.5}, "budget: backward must lie in (0, 1], got 1.5"),
+    ({"backward": 0.5, "per": "layer"}, "budget: per must be 'model' or 'weight' with backward, got 'layer'"),
+    ({"backward": 0.9, "entries": 31, **BATCH}, "budget: entries must allow at least one unit of 32 entries, got 31"),
     ({"density": 0.1, "per": "weight", "units": "heads"}, "budget: per must be 'model' or 'layer' with units, got 'weight'"),
     ({"density": 0.1, "units": "heads"}, "budget: scores must hold those of every weight of the units, got none of "),
     ({"density": 0.1, "units": "other"}, f"budget: the units of '{NAME}' must be of its shape (32, 32), got (24, 24)"),
@@ -269,7 +269,7 @@ def test_by_weight_the_cost_is_spent_evenly(kind, density):
     model = build(num_hidden_layers=4, intermediate_size=64)
     cost = CostModel(model, **BATCH)
     scores = {name: torch.rand(module.weight.shape[kind == "columns"]) for name, module in eligible_weights(model).items()}
-    selection = clm.budget(scores, model, cost=0.3, density=density, kind=kind, per="weight", **BATCH)
+    selection = clm.budget(scores, model, backward=0.3, density=density, kind=kind, per="weight", **BATCH)
     shares = [entries.density for entries in selection.values()]
     assert max(shares) - min(shares) <= 1 / 32 and len(selection) > 6
     assert cost.of(selection).share <= 0.3

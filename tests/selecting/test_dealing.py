@@ -92,7 +92,7 @@ def test_they_are_saved_and_trained_as_blocks(tmp_path):
     [
         ({"rule": "fisher"}, "choose: rule must be random for groups, got 'fisher'"),
         ({"per": "weight"}, "choose: per must be model for groups, got 'weight'"),
-        ({"cost": 0.5}, "choose: cost must be None for groups, got 0.5"),
+        ({"backward": 0.5}, "choose: backward must be None for groups, got 0.5"),
         ({"tokens": True}, "choose: tokens must be False for groups, which are dealt by chance"),
         ({"density": 2}, "budget: density must lie in (0, 1], got 2"),
         ({"layers": "lower"}, "choose: layers must be one of 'all', 'upper half', 'upper third', got 'lower'"),
@@ -106,7 +106,7 @@ def test_what_says_nothing_about_chance_is_refused(changes, message):
 
 def test_other_kinds_are_scored_by_fisher_unless_told():
     for kind in ("rows", "elements"):
-        options = {"density": 0.1, "cost": None, "per": "auto", "layers": "all", "block": (8, 8)}
+        options = {"density": 0.1, "backward": None, "per": "auto", "layers": "all", "block": (8, 8)}
         check_units(build(), kind, rule="auto", **options)
     with pytest.raises(ValueError, match="density must lie in"):
         dealt_groups(build(), density=0)

@@ -101,7 +101,7 @@ class TestPicture:
         model = build("modernbert", num_hidden_layers=3)
         units = find_units(model, "heads+neurons")
         scores = {name: torch.rand(part.layout.units) for name, part in units.items()}
-        return overview(clm.budget(scores, model, cost=0.5, units=units, batch=2, length=8), scores, model)
+        return overview(clm.budget(scores, model, backward=0.5, units=units, batch=2, length=8), scores, model)
 
     @pytest.mark.parametrize("suffix", ["png", "svg"])
     def test_is_written(self, tmp_path, suffix):

@@ -266,7 +266,7 @@ class TestChoose:
         assert clm.choose(model, tokenizer, rows) == dealt_groups(model, seed=SEED)
         assert clm.choose(model, tokenizer, rows, density=0.25) == dealt_groups(model, density=0.25, seed=SEED)
         assert {entries.block for entries in clm.choose(model, tokenizer, rows, block=(4, 4)).values()} == {(4, 4)}
-        for asked in ({"rule": "fisher"}, {"tokens": True}, {"per": "model"}, {"cost": 0.9}):
+        for asked in ({"rule": "fisher"}, {"tokens": True}, {"per": "model"}, {"backward": 0.9}):
             found = clm.choose(model, tokenizer, rows, density=0.1, batch_size=8, **asked)
             assert {entries.kind for entries in found.values()} == {"columns"}
 
@@ -330,7 +330,7 @@ class TestChoose:
                 "units: kinds that are added must not share a weight, got 'bert.encoder.layer.0.intermediate.dense.weight' in both",
             ),
             (None, {"kind": "embeddings", "per": "weight"}, "budget: per must be 'model' or 'layer' with units, got 'weight'"),
-            (None, {"kind": "elements", "cost": 0.5}, "choose: cost must be None for elements, got 0.5"),
+            (None, {"kind": "elements", "backward": 0.5}, "choose: backward must be None for elements, got 0.5"),
             (None, {"kind": "elements", "per": "weight"}, "choose: per must be model for elements, got 'weight'"),
             (
                 None,

@@ -193,13 +193,13 @@ def test_embedding_rows_cost_the_whole_backward():
     scores[name] *= 1e6
     cost = CostModel(model, **size)
     alone = cost.of(find_units(model, "embeddings").select(torch.arange(64) < 9)).share
-    low = clm.budget(scores, model, cost=0.9 * alone, units=units, **size)
+    low = clm.budget(scores, model, backward=0.9 * alone, units=units, **size)
     assert low and name not in low and cost.of(low).share <= 0.9 * alone
-    high = clm.budget(scores, model, cost=alone + 1e-9, units=units, **size)
+    high = clm.budget(scores, model, backward=alone + 1e-9, units=units, **size)
     assert high[name].index.numel() == 64 and cost.of(high).share <= alone + 1e-9
     only = find_units(model, "embeddings")
-    with pytest.raises(ValueError, match=r"^budget: cost must be at least 0\.\d+ to admit one unit, got 0\.3$"):
-        clm.budget({name: scores[name]}, model, cost=0.3, units=only, **size)
+    with pytest.raises(ValueError, match=r"^budget: backward must be at least 0\.\d+ to admit one unit, got 0\.3$"):
+        clm.budget({name: scores[name]}, model, backward=0.3, units=only, **size)
 
 
 @pytest.mark.parametrize(("kind", "kinds"), [("blocks", {"blocks"}), ("heads+neurons+embeddings", {"rows", "columns"})])
@@ -234,7 +234,7 @@ def test_what_the_cost_does_not_admit_is_not_scored(family, per, kind, share):
     given = batches(model)
     batch, length = mean_size(given)
     scores = clm.sensitivity(model, given, kind=kind)
-    options = {"cost": share, "density": 0.1, "kind": kind, "biases": True, "per": per}
+    options = {"backward": share, "density": 0.1, "kind": kind, "biases": True, "per": per}
     expected = clm.budget(scores, model, batch=batch, length=length, **options)
     found = best_units(model, given, **options)
     assert found.selection == expected

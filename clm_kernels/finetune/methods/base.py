@@ -80,8 +80,8 @@ class Method(ABC):
 
     def check(self, config: TrainConfig) -> None:
         """Raises ValueError for options that this method cannot have."""
-        possible = "left out unless layers, cost or a selection leave lower layers frozen"
-        option = "noise" if config.training.noise else "energy"
+        possible = "left out unless layers, backward or a selection leave lower layers frozen"
+        option = "cost" if config.training.cost else "noise" if config.training.noise else "energy"
         able = self.active_tokens or not config.training.leaves_out
         given = repr(getattr(config.training, option))
         require(able, "train", option, f"left out with the method {self.name}", given)
@@ -103,7 +103,7 @@ class Method(ABC):
         training = config.training
         rate = self.learning_rate(task) if training.learning_rate is None else training.learning_rate
         decay = self.weight_decay if training.weight_decay is None else training.weight_decay
-        return config.replace(learning_rate=rate, weight_decay=decay)
+        return config.replace(task=task.name, learning_rate=rate, weight_decay=decay)
 
     def find_groups(self, config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
         """The token groups of the training data by which it would choose; None where there are none to be looked for."""

@@ -12,6 +12,8 @@ from ...selecting.batches import mean_size
 from ...selecting.budget.cost import CostModel
 from ..artifacts import DELTA
 from ..config import TrainConfig
+from ..pacing import BEGIN
+from ..tasks import TASKS
 from .base import Method, Prepared
 from .optimizer import sparse_adamw
 from .warming import drawn_batches
@@ -43,11 +45,14 @@ class Patched(Method):
         extension: Extension | None = None,
     ) -> Prepared:
         dry = next(model.parameters()).is_meta
-        energy, noise = (config.training.energy, config.training.noise) if self.active_tokens else ("1", 0.0)
+        training = config.training
+        energy, noise = (training.energy, training.noise) if self.active_tokens else ("1", 0.0)
+        if training.cost is not None:
+            energy, noise = (str(1 - BEGIN), 0.0) if TASKS[config.data.task].per_token else ("1", BEGIN)
         handle = patch(
             model, selection, **self.whole(config), head=head, extension=extension, energy=energy, noise=noise, dry=dry
         )
-        return Prepared(model, sparse_adamw(model, config.training.learning_rate, config.training.weight_decay), handle)
+        return Prepared(model, sparse_adamw(model, training.learning_rate, training.weight_decay), handle)
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
         batch, length = mean_size(drawn_batches(config, loaded, train, config.selecting.sensitivity_examples))

@@ -38,8 +38,8 @@ class Sparse(Patched):
     def check(self, config: TrainConfig) -> None:
         super().check(config)
         without = "left out with merge_tokens, whose embedding rows take the whole backward pass"
-        cost = config.selecting.cost
-        require(cost is None or not config.data.merge_tokens, "train", "cost", without, cost)
+        backward = config.selecting.backward
+        require(backward is None or not config.data.merge_tokens, "train", "backward", without, backward)
 
     def choose(self, config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Choice:
         """The selection to train: read from a file if the config names one, or measured on the training data.
@@ -50,7 +50,7 @@ class Sparse(Patched):
         chosen, model = config.selecting, loaded.model
         named = self._named(chosen.selection, loaded) if chosen.selection else None
         rule = "fisher" if chosen.select in ("auto", "tokens") else chosen.select
-        units = {"kind": chosen.kind, "density": chosen.density, "cost": chosen.cost, "per": chosen.per, "rule": rule,
+        units = {"kind": chosen.kind, "density": chosen.density, "backward": chosen.backward, "per": chosen.per, "rule": rule,
                  "layers": chosen.layers, "block": chosen.blocks}  # fmt: skip
         if named is None:
             check_units(model, **units)  # before anything is computed

@@ -23,7 +23,7 @@ def budget(
     *,
     density: float | None = None,
     entries: int | None = None,
-    cost: float | None = None,
+    backward: float | None = None,
     kind: str = "columns",
     per: str = "model",
     units: Units | None = None,
@@ -34,32 +34,32 @@ def budget(
 ) -> Selection:
     """The best-scored units within a share of all entries, a number of them, or a share of full fine-tuning's backward.
 
-    By cost, depth is traded for width: the lowest place that is trained fixes what the input gradients cost, and what is
+    By `backward`, depth is traded for width: the lowest place that is trained fixes what the input gradients cost, and what is
     left buys weight gradients at or above it; of all such places the one is taken whose units score most together. Units
     are bought best first, by score for what they cost, whatever still fits: as good as any choice where all cost the same;
-    else below the best by less than one unit's score, where the cost is the only bound.
+    else below the best by less than one unit's score, where that is the only bound.
 
     Args:
         scores: weight name -> a score for each row or column, as `sensitivity` gives; with `units`, of `units.kinds`.
         model: the model that has these weights.
-        density: share of the units' entries to select, in (0, 1]; beside `cost` a further bound.
-        entries: how many entries to select; beside `cost` a further bound.
-        cost: share of full fine-tuning's backward FLOPs, input and weight gradients, that training may take, in (0, 1].
+        density: share of the units' entries to select, in (0, 1]; beside `backward` a further bound.
+        entries: how many entries to select; beside `backward` a further bound.
+        backward: share of full fine-tuning's backward FLOPs, input and weight gradients, that training may take, in (0, 1].
         kind: ``"rows"`` or ``"columns"``; of no meaning with `units`.
         per: ``"model"``: units compete by score per entry across all weights, best first, as many as fit the budget.
             ``"layer"``: so within each layer, each with the same share of its entries, at least one unit. ``"weight"``:
-            each weight gives the same share of its units, at least one. With `cost` ``"model"`` or ``"weight"``: of all
+            each weight gives the same share of its units, at least one. With `backward` ``"model"`` or ``"weight"``: of all
             weights that may then be trained.
         units: what is bought, from `find_units`; each row or column of the scored weights by default.
-        batch: texts in a batch, for `cost`.
-        length: tokens a text, padding included, for `cost`.
-        biases: whether `patch` will train the biases too, for `cost`.
-        norms: whether it will train the normalisation weights, for `cost`.
+        batch: texts in a batch, for `backward`.
+        length: tokens a text, padding included, for `backward`.
+        biases: whether `patch` will train the biases too, for `backward`.
+        norms: whether it will train the normalisation weights, for `backward`.
 
     Raises:
         ValueError: for arguments out of range, scores that do not fit the model, or a budget below one unit.
     """
-    check_budget(density, kind, per, entries=entries, cost=cost, coupled=units is not None)
+    check_budget(density, kind, per, entries=entries, backward=backward, coupled=units is not None)
     if not scores:
         raise ValueError("budget: scores must hold at least one weight's, got none")
     units = _single(scores, model, kind) if units is None else _fitting(units, model)
@@ -70,9 +70,9 @@ def budget(
     else:
         most = total if entries is None else entries
         share = most / total
-    if cost is not None:
+    if backward is not None:
         model_cost = CostModel(model, batch, length)
-        chosen = _by_cost(units, score, sizes, most, cost, model_cost, per, biases=biases, norms=norms)
+        chosen = _by_cost(units, score, sizes, most, backward, model_cost, per, biases=biases, norms=norms)
     elif per == "weight":
         best = (_best_first(score[part.span])[: max(1, round(share * part.layout.units))] + part.first for part in units.values())
         chosen = torch.cat(list(best))
@@ -89,18 +89,18 @@ def budget(
 
 
 def affordable(
-    model: nn.Module, kind: str, layers: str, cost: float, batch: int, length: int, biases: bool, norms: bool
+    model: nn.Module, kind: str, layers: str, backward: float, batch: int, length: int, biases: bool, norms: bool
 ) -> tuple[dict[str, str], int]:
-    """The kind for each weight of which the cost admits at least one row or column, and the entries of all that are eligible.
+    """The kind for each weight of which `backward` admits at least one row or column, and the entries of all that are eligible.
 
-    No choice within the cost holds any other weight's units, so they need no score; where it admits none, all are named.
+    No choice within it holds any other weight's units, so they need no score; where it admits none, all are named.
     """
     priced, kinds = CostModel(model, batch, length), {}
     eligible = {name: matrix_shape(module) for name, module in eligible_weights(model, layers).items()}
     for name, shape in eligible.items():
         lowest = priced.reach(priced.place(name), priced.depth(name), biases, norms)
         unit = priced.per_entry(name) * math.prod(shape) / Layout.of(kind, shape).units
-        if priced.input_gradients(lowest) + priced.of_head() + unit <= round(cost * priced.full.backward):
+        if priced.input_gradients(lowest) + priced.of_head() + unit <= round(backward * priced.full.backward):
             kinds[name] = kind
     return kinds or dict.fromkeys(eligible, kind), sum(map(math.prod, eligible.values()))
 
@@ -111,7 +111,7 @@ def check_budget(
     per: str,
     *,
     entries: int | None = None,
-    cost: float | None = None,
+    backward: float | None = None,
     coupled: bool = False,
 ) -> None:
     """Raises ValueError for what can be told without scores."""
@@ -119,18 +119,18 @@ def check_budget(
         raise ValueError(f"budget: density must lie in (0, 1], got {density}")
     if entries is not None and entries < 1:
         raise ValueError(f"budget: entries must be at least 1, got {entries}")
-    if cost is not None and not 0.0 < cost <= 1.0:
-        raise ValueError(f"budget: cost must lie in (0, 1], got {cost}")
-    if density is entries is cost is None:
-        raise ValueError("budget: one of density, entries and cost must be given, got none")
+    if backward is not None and not 0.0 < backward <= 1.0:
+        raise ValueError(f"budget: backward must lie in (0, 1], got {backward}")
+    if density is entries is backward is None:
+        raise ValueError("budget: one of density, entries and backward must be given, got none")
     if density is not None and entries is not None:
         raise ValueError(f"budget: density or entries must be given, got both {density} and {entries}")
     if kind not in ("rows", "columns"):
         raise ValueError(f"budget: kind must be 'rows' or 'columns', got {kind!r}")
     if per not in ("model", "layer", "weight"):
         raise ValueError(f"budget: per must be 'model', 'layer' or 'weight', got {per!r}")
-    if per == "layer" and cost is not None:
-        raise ValueError("budget: per must be 'model' or 'weight' with a cost, got 'layer'")
+    if per == "layer" and backward is not None:
+        raise ValueError("budget: per must be 'model' or 'weight' with backward, got 'layer'")
     if per == "weight" and coupled:
         raise ValueError("budget: per must be 'model' or 'layer' with units, got 'weight'")
 
@@ -191,7 +191,7 @@ def _by_cost(
             best, chosen = score[bought].sum().item(), bought
     if not chosen.numel() and smallest < math.inf:
         least = math.ceil(smallest / model.full.backward * 1e4) / 1e4
-        raise ValueError(f"budget: cost must be at least {least:.4f} to admit one unit, got {share}")
+        raise ValueError(f"budget: backward must be at least {least:.4f} to admit one unit, got {share}")
     return chosen
 
 
