@@ -150,6 +150,12 @@ def test_the_tables_are_the_stored_results():
     assert all(f"{title}:" in NUMBERS for title, _ in [table.cpu()])
 
 
+def test_the_whole_runs_are_the_stored_ones():
+    (stored,) = (ROOT / "benchmarks" / "results" / "training").glob("*.md")
+    _, *tables = stored.read_text(encoding="utf-8").strip().split("\n\n")
+    assert len(tables) == 4 and "\n\n".join(tables) in NUMBERS
+
+
 def test_the_comparison_is_the_stored_one():
     results = ROOT / "benchmarks" / "results" / "tasks" / "table.md"
     overview = results.read_text(encoding="utf-8").split("\n\n")[1]

@@ -135,10 +135,14 @@ class Adapted(Head):
 class LoRA(Adapted):
     """LoRA on every linear weight of the layers (Hu et al., arXiv 2106.09685)."""
 
+    def __init__(self, name: str, rank: int = RANK):
+        super().__init__(name)
+        self.rank = rank
+
     def adapter(self, model, seed):
         from peft import LoraConfig
 
-        return LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=targets(model, "all-linear"))
+        return LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules=targets(model, "all-linear"))
 
 
 class Shira(Adapted):

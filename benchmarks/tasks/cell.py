@@ -98,12 +98,12 @@ def _measured(config: TrainConfig, way: Way) -> dict[str, Any]:
         "test": report.test and report.test[report.best_by], "test_scores": report.test,
         "history": [{"step": line["step"], "validation": line[report.best_by]} for line in report.history],
         "trained": report.trained, "trained_head": trained_head(prepared, loaded.head), "parameters": parameters,
-        "seconds": {"selecting": selecting, "training": stepping},
+        "seconds": {"selecting": selecting, "training": stepping, "epochs": report.seconds["epochs"]},
         "tokens": real, "tokens_per_second": real / stepping, "flops": {"selecting": choosing, "training": part * later * padded + once},
         "active": [{"tokens": line["tokens"], "flops": line["flops"]} for line in report.active],
         "examples": [{"examples": line["examples"], "tokens": line["tokens"]} for line in report.examples],
         "peak_bytes": peak,
-        "threads": torch.get_num_threads(), "made_on": report.made_on,
+        "threads": torch.get_num_threads(), "made_on": report.made_on, "spent": report.spent,
     }  # fmt: skip
 
 

@@ -56,6 +56,8 @@ GROUPS = {"method": "sparse", "select": "random", "kind": "groups"}
 ACTIVE = GROUPS | {"energy": "0.999"}
 SKIP = {"skip": 0.1}  # of an epoch's expected squared gradient error
 EVERY = {"energy": "1"}  # every token of the batch in the backward
+PACED = GROUPS | EVERY
+BF16 = {"dtype": "bfloat16"}
 WORDS = "merged tokens never cross the words of token classification"
 
 METHODS = {
@@ -64,6 +66,7 @@ METHODS = {
     "bitfit": Way("BitFit", HEAD, method=baselines.BitFit("head")),
     "layers": Way("whole layers", HEAD, method=baselines.WholeLayers("head")),
     "lora": Way("LoRA", HEAD, method=baselines.LoRA("head")),
+    "lora_32": Way("LoRA, r 32", HEAD, method=baselines.LoRA("head", rank=32), asked=True),
     "lora_qv": Way("LoRA, query and value", {"method": "lora"}, asked=True),
     "prefix": Way("prefix tuning", HEAD, method=baselines.Prefix("head")),
     "shira": Way("SHiRA", HEAD, method=baselines.Shira("head")),
@@ -75,9 +78,14 @@ METHODS = {
     "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", asked=True, density_times=5, rates_of="groups"),
     "noise": Way("ours, drawn tokens", GROUPS | EVERY | {"noise": 0.03}, group="ours", headline=True, density_times=5,
                  rates_of="groups"),
-    "cost_40": Way("ours, cost 0.4", GROUPS | EVERY | {"cost": 0.4}, group="ours", asked=True, density_times=5, rates_of="groups"),
-    "cost_35": Way("ours, cost 0.35", GROUPS | EVERY | {"cost": 0.35}, group="ours", asked=True, density_times=5, rates_of="groups"),
-    "cost_25": Way("ours, cost 0.25", GROUPS | EVERY | {"cost": 0.25}, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "cost_40": Way("ours, cost 0.4", PACED | {"cost": 0.4}, group="ours", headline=True, density_times=5, rates_of="groups"),
+    "cost_33": Way("ours, cost 0.33", PACED | {"cost": 0.33}, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "cost_25": Way("ours, cost 0.25", PACED | {"cost": 0.25}, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "cost_33_bf16": Way("ours, cost 0.33, bf16", PACED | {"cost": 0.33} | BF16, group="ours", asked=True, density_times=5,
+                        rates_of="groups"),
+    "groups_bf16": Way("ours, bf16", GROUPS | EVERY | BF16, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "full_bf16": Way("full fine-tuning, bf16", {"method": "full"} | BF16, asked=True, rates_of="full"),
+    "head_replay": Way("head only, replayed", HEAD | {"replay": True}, asked=True, rates_of="head"),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),

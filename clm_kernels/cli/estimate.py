@@ -20,7 +20,7 @@ SIZES = (8, 16, 24, 48, 80, 141)  # gigabytes of common GPUs
 ROOM = 1.1  # an estimate may be 10 % off
 PREPARING = (  # options that tell how a model is made ready
     "model", "method", "density", "kind", "block", "layers", "biases", "norms", "lora_targets", "lora_rank", "task", "batch_size", "dtype",
-    "gradient_checkpointing", "recompute_norms", "energy",
+    "gradient_checkpointing", "recompute_norms", "energy", "cost", "epochs",
 )  # fmt: skip
 PARTS = ("weights", "optimizer_state", "masters", "gradients", "activations", "workspace")
 
@@ -39,7 +39,8 @@ def estimate(
     Of --model, config.json alone is read. --dtype is that of weights and arithmetic. Bytes are those of tensors; a CUDA
     context and what the allocator keeps in reserve come on top. Scoring the units, before training, keeps all layers' inputs
     and no optimizer state: a forward and backward pass without checkpointing. How many tokens an --energy leaves out is known
-    only of a run, so --active-share is assumed; memory does not depend on it.
+    only of a run, so --active-share is assumed; memory does not depend on it. --cost says which share of tokens and examples keeps
+    a run of so many --epochs to it.
     """
     quiet()
     from ..finetune.models import check_directory
@@ -97,7 +98,10 @@ def _parts(found, title: str) -> Table:
     table.add_row("trained", f"{found.trained:,}")
     table.add_row("TFLOPs of a step", f"{found.flops / 1e12:.3f}")
     if found.active_share is not None:
-        table.add_row("tokens in the backward", f"{found.active_share:.0%} (assumed)")
+        told = "assumed" if found.examples_share is None else "for the cost"
+        table.add_row("tokens in the backward", f"{found.active_share:.0%} ({told})")
+    if found.examples_share is not None:
+        table.add_row("examples after the first epoch", f"{found.examples_share:.0%}")
     return table
 
 
@@ -107,9 +111,12 @@ def _fits(found: dict, title: str) -> Table:
         column.justify = "right"
     assumed = {one.active_share for one in found.values()} - {None}
     if assumed:
-        table.caption = (
-            f"TFLOPs at {max(assumed):.0%} of the tokens in the backward of what has an energy below 1, which is assumed"
+        of = (
+            "what has a cost"
+            if any(one.examples_share for one in found.values())
+            else "what has an energy below 1, which is assumed"
         )
+        table.caption = f"TFLOPs at {max(assumed):.0%} of the tokens in the backward of {of}"
     for name, one in found.items():
         fits = ("yes" if ROOM * one.peak <= size * 1e9 else "-" for size in SIZES)
         table.add_row(name, f"{one.peak / 1e9:.2f} GB", f"{one.flops / 1e12:.3f}", *fits)

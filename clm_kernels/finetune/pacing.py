@@ -106,32 +106,32 @@ class Pace(TrainerCallback):
         every = sum(cost["layers"].values())
         self.weights = {name: flops / every for name, flops in cost["layers"].items()}
         # of the budget what is left, and what this epoch has taken; of its tokens the share that is to be read and to be active
-        self.at = {"left": part * epochs, "epoch": 0.0, "read": 1.0, "share": 1.0, "missed": BEGIN}
+        self.now = {"left": part * epochs, "epoch": 0.0, "read": 1.0, "share": 1.0, "missed": BEGIN}
         self.counted = (0.0, 0.0)  # of this epoch, tokens that came and that were kept, each by what it costs
         share = self._share(0.0)
         self.planned = [min(1.0, epochs - i) * self.price.at(share) * (share if i else 1) for i in range(math.ceil(epochs))]
 
     def chances(self, norms: Tensor) -> Tensor:
         """With what chance each example stays in the epoch that begins, as `Teaching` asks."""
-        found = chances_for(norms, self.lengths, self.at["share"])
-        self.at["read"] = float(found @ self.lengths / self.lengths.sum())
+        found = chances_for(norms, self.lengths, self.now["share"])
+        self.now["read"] = float(found @ self.lengths / self.lengths.sum())
         return found
 
     def on_train_begin(self, args, state, control, **kwargs):
         found = next((entry[PACE] for entry in state.log_history if PACE in entry), None)
         if found:
-            self.at = found
+            self.now = found
         else:
-            state.log_history.append({PACE: self.at, "epoch": 0.0, "step": 0})
-        self._miss(self.at["missed"])
+            state.log_history.append({PACE: self.now, "epoch": 0.0, "step": 0})
+        self._miss(self.now["missed"])
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.counted = (0.0, 0.0)
         if float(state.epoch).is_integer():  # else the run was resumed in the middle of it
             former = lines(state.log_history)
             if former:  # chance may have read more than was to be expected
-                self.at["left"] -= self.at["epoch"] * (former[-1]["tokens"] / self.at["read"] - 1)
-            self.at |= {"share": self._share(state.epoch), "epoch": 0.0, "read": 1.0}
+                self.now["left"] -= self.now["epoch"] * (former[-1]["tokens"] / self.now["read"] - 1)
+            self.now |= {"share": self._share(state.epoch), "epoch": 0.0, "read": 1.0}
 
     def on_step_end(self, args, state, control, **kwargs):
         counts = self.active.counts(reset=False)
@@ -140,18 +140,18 @@ class Pace(TrainerCallback):
         self.counted = counted
         if came:
             share = kept / came
-            spent = self.at["read"] * self.price.at(share) * self.epochs / state.max_steps
-            self.at |= {"left": self.at["left"] - spent, "epoch": self.at["epoch"] + spent}
-            self._miss(self.at["missed"] * math.exp(GAIN * (share - self.at["share"])))
+            spent = self.now["read"] * self.price.at(share) * self.epochs / state.max_steps
+            self.now |= {"left": self.now["left"] - spent, "epoch": self.now["epoch"] + spent}
+            self._miss(self.now["missed"] * math.exp(GAIN * (share - self.now["share"])))
 
     def _share(self, epoch: float) -> float:
         """What spends the rest evenly from here on."""
         ahead = self.epochs - epoch
         whole = min(1.0, ahead) if epoch < 1 else 0.0
-        return min(1.0, max(LEAST, self.price.share(self.at["left"], whole, ahead - whole)))
+        return min(1.0, max(LEAST, self.price.share(self.now["left"], whole, ahead - whole)))
 
     def _miss(self, part: float) -> None:
-        self.at["missed"] = part = min(RANGE[1], max(RANGE[0], part))
+        self.now["missed"] = part = min(RANGE[1], max(RANGE[0], part))
         for layer in self.active.values():
             layer.part = part if self.active.noise else 1 - part
 

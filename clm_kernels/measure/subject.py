@@ -36,7 +36,8 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
         RuntimeError: for LoRA without peft.
     """
     check(config, ())
-    for name in ("backward", "selection", "merge_tokens", "replay", "skip", "noise", "cost"):
+    planned = () if function == "estimate" else ("cost",)
+    for name in ("backward", "selection", "merge_tokens", "replay", "skip", "noise", *planned):
         value = config.options()[name]
         require(not value, function, name, "left out, as nothing is chosen or merged here, and no text is read", repr(value))
     arithmetic = config.training.precision
@@ -55,9 +56,9 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
 
 
 def beside(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """Another way to train, to compare with: the same options, and no energy for a method that leaves no token out."""
+    """Another way to train, to compare with: the same options, and no energy or cost for a method that leaves no token out."""
     other = config.replace(**changes)
-    return other if method_of(other).active_tokens else other.replace(energy=Training.energy)
+    return other if method_of(other).active_tokens else other.replace(energy=Training.energy, cost=None)
 
 
 def build(model: PretrainedConfig, config: TrainConfig, device: torch.device | str) -> nn.Module:

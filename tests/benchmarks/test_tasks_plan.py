@@ -59,7 +59,7 @@ def test_the_rate_is_chosen_by_validation_whatever_the_test_says(store):
 
 
 def test_a_variation_takes_the_rates_of_what_it_varies(store):
-    assert {way.rates_of for way in METHODS.values()} - {""} == {"groups", "active"}
+    assert {way.rates_of for way in METHODS.values()} - {""} == {"groups", "active", "full", "head"}
     grid = plan(methods=("skip",), seeds=1, headline_seeds=1)
     assert {(cell.method, cell.stage) for cell in waiting(grid, store) if cell} == {("groups", "tune")}
     for rate in START:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch.distributed as dist
 from interruption import press_ctrl_c
 from PIL import Image
 from rich.console import Console
@@ -16,7 +17,7 @@ from tiny_runs import assert_same, base, silent, trained_tensors  # noqa: F401
 from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.artifacts import COST_PICTURE
-from clm_kernels.finetune.pacing import Pace, Price, check_cost
+from clm_kernels.finetune.pacing import BEGIN, Pace, Price, check_cost
 from clm_kernels.finetune.teaching import LEAST
 
 PRICE = Price(fixed=0.34, tokens=0.37)
@@ -98,7 +99,7 @@ def test_the_noise_follows_the_share(paced, share):
     state = SimpleNamespace(log_history=[], epoch=0.0, max_steps=400)
     pace.on_train_begin(None, state, None)
     pace.on_epoch_begin(None, state, None)
-    pace.at["share"] = share
+    pace.now["share"] = share
     for _ in range(60):
         pace.on_step_end(SimpleNamespace(device="cpu"), state, None)
     (noise,) = {layer.part for layer in active.values()}
@@ -164,3 +165,21 @@ def test_a_model_whose_cost_cannot_be_told_is_refused(base, tmp_path, monkeypatc
     monkeypatch.setattr("clm_kernels.finetune.methods.patched.CostModel", uncountable)
     with pytest.raises(ValueError, match="train: cost must be left out for this model, got cost: the layers' weights"):
         train(base.replace(output=str(tmp_path / "o"), **OPTIONS, cost=0.3), silent)
+
+
+def test_all_processes_keep_one_pace(paced, monkeypatch):
+    """One whose own tokens are all active, beside one where half as many came and none was kept."""
+
+    def all_reduce(both):
+        both[0] *= 1.5
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_reduce", all_reduce)
+    cost = paced[1].cost
+    active = {name: SimpleNamespace(part=0.0) for name in cost["layers"]}
+    counts = dict.fromkeys(active, (100, 100))
+    pace = Pace(SimpleNamespace(counts=lambda reset: counts, values=active.values, noise=0.1), cost, 0.3, 4, [1] * 4)
+    pace.on_step_end(SimpleNamespace(device="cpu"), SimpleNamespace(max_steps=40), None)
+    assert pace.now["missed"] == pytest.approx(BEGIN * math.exp(2 / 3 - 1))
+    assert pace.now["left"] == pytest.approx(1.2 - 0.1 * pace.price.at(2 / 3))

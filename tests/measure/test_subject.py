@@ -159,6 +159,7 @@ def test_without_peft_lora_alone_is_refused(stored, monkeypatch):
         {"precision": "bf16"},
         {"skip": 0.1},
         {"noise": 0.1},
+        {"cost": 0.4},
     ],
     ids=str,
 )

@@ -18,6 +18,7 @@ from ..subject import batch, build, prepare, resolved
 from .kernels import KernelsOf
 from .ledger import Ledger, size_of
 from .operations import flops
+from .sharing import share_of
 
 __all__ = ["Estimate", "estimate"]
 
@@ -36,6 +37,7 @@ class Estimate:
         trained: how many numbers are trained.
         flops: of the products in a forward and a backward pass, recomputation included.
         active_share: share of the tokens that `flops` takes as active in the backward; None where every token takes part.
+        examples_share: with a cost, share of the examples that are read in each epoch after the first; else None.
     """
 
     weights: int
@@ -47,6 +49,7 @@ class Estimate:
     trained: int
     flops: int
     active_share: float | None = None
+    examples_share: float | None = None
 
     @property
     def peak(self) -> int:
@@ -78,7 +81,8 @@ def estimate(
         device: whose kernels for attention and dropout are assumed: ``"cpu"`` or ``"cuda"``.
         active_share: part of the tokens that each linear layer whose energy is below 1 is assumed to keep in its backward: it
             depends on texts, labels and how far the model has learnt, and is known of a run alone (`Report.active`). Memory
-            does not depend on it, as nobody knows in the forward pass which tokens these will be.
+            does not depend on it, as nobody knows in the forward pass which tokens these will be. With a cost it is the share
+            that keeps to it, whatever is given here.
 
     Raises:
         ValueError: for arguments out of range, or a model that does not run on such batches.
@@ -87,6 +91,12 @@ def estimate(
     require(0 < active_share <= 1, "estimate", "active_share", "in (0, 1]", active_share)
     config = resolved(config or TrainConfig(), model, length, "estimate")
     require(config.selecting.kind != "elements", "estimate", "kind", "units of several entries, or groups", "'elements'")
+    examples_share = None
+    if config.training.cost is not None:
+        with KernelsOf(device), Ledger():
+            active_share = examples_share = share_of(
+                model, config, length, lambda called, inputs: _backward(called(**inputs).loss)
+            )
     prepared = prepare(build(model, config, "meta"), config)
     called, optimizer = prepared.model, prepared.optimizer
     inputs = batch(config, length, "meta")
@@ -115,7 +125,8 @@ def estimate(
     for number, size in at_peak.items():
         parts["gradients" if number in gradients else "activations" if number in kept else "workspace"] += size
     trained, assumed = sum(p.numel() for p in _trained(optimizer)), active_share if prepared.active else None
-    return Estimate(weights, *_state(optimizer), **parts, trained=trained, flops=operations, active_share=assumed)
+    left_out = {"active_share": assumed, "examples_share": examples_share}
+    return Estimate(weights, *_state(optimizer), **parts, trained=trained, flops=operations, **left_out)
 
 
 def _backward(loss: Tensor) -> None:
