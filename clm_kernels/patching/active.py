@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +29,14 @@ def by_noise(dy: Tensor, noise: float) -> tuple[Tensor, Tensor, Tensor]:
     return direct("drawn_tokens", dy)(dy, noise, start)
 
 
+class Known(NamedTuple):
+    """Tokens that are told before the forward, as the ops take them, and their indices alone."""
+
+    index: Tensor
+    count: Tensor
+    own: Tensor
+
+
 class Active:
     """Of one linear layer: which tokens it keeps, and how many have come and been kept since they were last counted.
 
@@ -40,14 +50,23 @@ class Active:
         self.came = 0
         self.kept: Tensor | None = None  # on the device, which nobody waits for
 
+    def known(self, tokens: int) -> Known | None:
+        """The active ones of so many tokens, where that is told before the forward."""
+        told = self.tokens.told
+        return None if told is None or told.index.shape[0] != tokens else told
+
     def choose(self, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of ``dy`` ``(T, out)`` the active tokens, index and count, and dy with their weights in it, if they have any."""
         index, count, *weight = self.tokens.choose(dy, self.part)
         rows = weighed(dy, Drawn(index, count, *weight)) if weight else dy
-        if not torch.compiler.is_compiling():
-            self.came += dy.shape[0]
-            self.kept = count.clone() if self.kept is None else self.kept.to(count.device).add_(count)
+        self.note(dy.shape[0], count)
         return index, count, rows
+
+    def note(self, came: int, count: Tensor) -> None:
+        """Counts the tokens of one backward."""
+        if not torch.compiler.is_compiling():
+            self.came += came
+            self.kept = count.clone() if self.kept is None else self.kept.to(count.device).add_(count)
 
 
 def active_shares(model: nn.Module) -> dict[str, float]:
@@ -64,6 +83,7 @@ class ActiveTokens(Mapping[str, Active]):
         energies: role -> energy.
         noise: of each layer; above 0 tokens are drawn in place of being chosen.
         choose: which tokens are active in a layer's gradient; `by_energy` or `by_noise`.
+        told: those that `only` has told.
     """
 
     def __init__(self, energy: Energy, noise: float = 0.0):
@@ -72,7 +92,32 @@ class ActiveTokens(Mapping[str, Active]):
         one = not noise or min(self.energies.values()) == 1
         require(one, "patch", "energy and noise", "given one without the other", f"{energy!r} and {noise!r}")
         self.choose: Choose = by_noise if noise else by_energy
+        self.told: Known | None = None
         self._layers: dict[str, Active] = {}
+
+    @contextmanager
+    def only(self, tokens: Tensor) -> Iterator[None]:
+        """Forwards inside are followed by backwards in which these tokens alone take part, in place of what would be chosen.
+
+        For tokens that are known beforehand, as the words that tell a label. Of a layer's input only theirs is kept for the
+        backward, so activations take less memory. A layer that is given another number of tokens, as DeBERTa's projections of
+        positions, chooses as it did; with gradient checkpointing the backward must run inside too. A GPU's host waits once.
+
+        Args:
+            tokens: bool, of as many numbers as the batch has tokens: ``(texts, length)``.
+
+        Raises:
+            ValueError: for another dtype, or where no layer leaves tokens out (patched with an energy of 1).
+        """
+        require(tokens.dtype == torch.bool, "only", "tokens", "bool, one a token of the batch", tokens.dtype)
+        require(len(self) > 0, "only", "the model", "patched with an energy below 1", "one whose layers leave no token out")
+        active, before = tokens.detach().flatten(), self.told
+        own, others = active.nonzero().flatten(), (~active).nonzero().flatten()
+        self.told = Known(torch.cat([own, others]), active.sum(), own)
+        try:
+            yield
+        finally:
+            self.told = before
 
     def __getitem__(self, name: str) -> Active:
         return self._layers[name]

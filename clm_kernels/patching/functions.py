@@ -28,7 +28,7 @@ class LinearFunction(torch.autograd.Function):
     The entries are those of `weight`, or, where it is `transposed`, of the ``(in, out)`` tensor that it is a view of: that
     one's gradient is ``x.T @ dy``, the same op with its operands exchanged. Of x only the selected input features are kept
     for the backward, where a selected unit is one. Where tokens are `active`, the gradients of x and of the values are those of
-    these tokens alone; that of the bias is whole.
+    these tokens alone; that of the bias is whole. Where they are known already, of x theirs alone is kept.
     """
 
     @staticmethod
@@ -37,12 +37,14 @@ class LinearFunction(torch.autograd.Function):
         transposed: bool, active: Active | None,
     ):  # fmt: skip
         tokens = x.reshape(-1, x.shape[-1])  # (T, in)
-        kept = None
+        kept, known = None, None if active is None else active.known(tokens.shape[0])
         if values is not None:
-            kept = tokens.index_select(1, index) if layout.kind == (ROWS if transposed else COLUMNS) else tokens
+            kept = tokens if known is None else tokens.index_select(0, known.own)
+            kept = kept.index_select(1, index) if layout.kind == (ROWS if transposed else COLUMNS) else kept
             ctx.dtype = values.dtype
         ctx.save_for_backward(kept, weight if ctx.needs_input_grad[0] else None)
-        ctx._index, ctx._layout, ctx.x_shape, ctx.transposed, ctx.active = index, layout, x.shape, transposed, active
+        ctx._index, ctx._layout, ctx.x_shape, ctx.transposed = index, layout, x.shape, transposed
+        ctx.active, ctx.known = active, known
         return F.linear(tokens, weight, bias)  # (T, out)
 
     @staticmethod
@@ -52,10 +54,17 @@ class LinearFunction(torch.autograd.Function):
         dx = dbias = dvalues = None
         if ctx.needs_input_grad[2]:
             dbias = dy.sum(0)
-        *tokens, rows = (dy,) if ctx.active is None else ctx.active.choose(dy)
+        known = ctx.known
+        if known is not None:
+            ctx.active.note(dy.shape[0], known.count)
+            *tokens, rows = known.index, known.count, dy
+        else:
+            *tokens, rows = (dy,) if ctx.active is None else ctx.active.choose(dy)
         if ctx.needs_input_grad[0]:
             dx = (direct("input_grad", dy)(rows, weight, *tokens) if tokens else dy @ weight).view(ctx.x_shape)
         if ctx.needs_input_grad[3]:
+            if known is not None:  # of the others nothing is kept
+                rows, tokens = rows.index_select(0, known.own), []
             operands = (kept, rows) if ctx.transposed else (rows, kept)
             dvalues = direct("weight_grad", dy)(*operands, ctx._index, ctx._layout, ctx.dtype, *tokens)
         return dx, None, dbias, dvalues, None, None, None, None
