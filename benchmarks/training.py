@@ -1,7 +1,7 @@
 """Whole training runs beside each other: seconds, FLOPs, memory and score. ``python -m benchmarks.training``.
 
 One run at a time with all cores; the methods take turns, seed by seed, on the same texts, batches and schedule. Learning rates are those
-that the comparison of tasks has tuned for all-MiniLM-L6-v2 (`benchmarks.tasks`). Runs are kept as they end, and a second call goes on.
+that the comparison of tasks has tuned for all-MiniLM-L6-v2 (`benchmarks.tasks`); LoRA of rank 32 takes those of rank 8. Runs are kept as they end, and a second call goes on.
 """
 
 from __future__ import annotations
@@ -32,12 +32,19 @@ RATES = {
 }
 OURS = {"sequence": 1e-3, "token": 3e-3}
 WAYS = ("full", "lora", "lora_32", "shira", "head_replay", "groups", "noise", "skip", "cost_40", "cost_33")
-INK = {"ours": "#2a7f62", "baseline": "#5b6fb5"}
 
 
 def rate(task: str, method: str) -> float:
-    kind, known = TASKS[task].kind, METHODS[method].rates_of or method
-    return RATES[kind].get(method, RATES[kind].get(known, OURS[kind]))
+    """The learning rate of a method.
+
+    Raises:
+        SystemExit: for a method of others that has none here.
+    """
+    kind, way = TASKS[task].kind, METHODS[method]
+    found = RATES[kind].get(method) or RATES[kind].get(way.rates_of) or (OURS[kind] if way.group == "ours" else None)
+    if found is None:
+        raise SystemExit(f"training: methods must be ours or among {', '.join(RATES[kind])}, got {method}, whose rate is not set")
+    return found
 
 
 @dataclass(frozen=True)

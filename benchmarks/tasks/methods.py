@@ -56,7 +56,6 @@ GROUPS = {"method": "sparse", "select": "random", "kind": "groups"}
 ACTIVE = GROUPS | {"energy": "0.999"}
 SKIP = {"skip": 0.1}  # of an epoch's expected squared gradient error
 EVERY = {"energy": "1"}  # every token of the batch in the backward
-PACED = GROUPS | EVERY
 BF16 = {"dtype": "bfloat16"}
 WORDS = "merged tokens never cross the words of token classification"
 
@@ -78,10 +77,10 @@ METHODS = {
     "skip_active": Way("ours, both", ACTIVE | SKIP, group="ours", asked=True, density_times=5, rates_of="groups"),
     "noise": Way("ours, drawn tokens", GROUPS | EVERY | {"noise": 0.03}, group="ours", headline=True, density_times=5,
                  rates_of="groups"),
-    "cost_40": Way("ours, cost 0.4", PACED | {"cost": 0.4}, group="ours", headline=True, density_times=5, rates_of="groups"),
-    "cost_33": Way("ours, cost 0.33", PACED | {"cost": 0.33}, group="ours", asked=True, density_times=5, rates_of="groups"),
-    "cost_25": Way("ours, cost 0.25", PACED | {"cost": 0.25}, group="ours", asked=True, density_times=5, rates_of="groups"),
-    "cost_33_bf16": Way("ours, cost 0.33, bf16", PACED | {"cost": 0.33} | BF16, group="ours", asked=True, density_times=5,
+    "cost_40": Way("ours, cost 0.4", GROUPS | EVERY | {"cost": 0.4}, group="ours", headline=True, density_times=5, rates_of="groups"),
+    "cost_33": Way("ours, cost 0.33", GROUPS | EVERY | {"cost": 0.33}, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "cost_25": Way("ours, cost 0.25", GROUPS | EVERY | {"cost": 0.25}, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "cost_33_bf16": Way("ours, cost 0.33, bf16", GROUPS | EVERY | {"cost": 0.33} | BF16, group="ours", asked=True, density_times=5,
                         rates_of="groups"),
     "groups_bf16": Way("ours, bf16", GROUPS | EVERY | BF16, group="ours", asked=True, density_times=5, rates_of="groups"),
     "full_bf16": Way("full fine-tuning, bf16", {"method": "full"} | BF16, asked=True, rates_of="full"),

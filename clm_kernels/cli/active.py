@@ -65,7 +65,7 @@ def _odds(run: Path, minimum: int, longest: int) -> dict[str, dict[str, float]]:
     """Label -> word -> z-score of the token group that it is; nothing if the run's training data is gone."""
     from ..finetune.data import find_task, read_split
     from ..finetune.models import load_tokenizer
-    from ..finetune.words.sentences import recorded_config
+    from ..finetune.outputs import recorded_config
     from ..token_groups import token_groups
 
     data = recorded_config(run).data

@@ -31,7 +31,12 @@ def estimate(
     length: Annotated[int, typer.Option(min=1, help="Tokens of a text.")] = LENGTH,
     device: Annotated[str, typer.Option(help="Whose kernels are assumed: cuda or cpu.")] = "cuda",
     active_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of the tokens assumed in the backward, where --energy leaves some out.")
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Part of the tokens assumed in the backward, where --energy leaves some out; with --cost it is found.",
+        ),
     ] = ACTIVE_SHARE,
 ) -> None:
     """Predict memory and FLOPs of a training step from the config alone, and say on which GPUs full, LoRA and sparse fit.

@@ -13,12 +13,25 @@ from pathlib import Path
 
 from ..errors import require
 from ..files import write_atomically
-from .artifacts import ACTIVE, ADAPTER, ADAPTER_CONFIG, CHECKPOINTS, DELTA, GROUPS, PICTURE, REPORT, RUN, SCORES, SELECTION
+from .artifacts import (
+    ACTIVE,
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CHECKPOINTS,
+    COST_PICTURE,
+    DELTA,
+    GROUPS,
+    PICTURE,
+    REPORT,
+    RUN,
+    SCORES,
+    SELECTION,
+)
 from .config import TrainConfig
 from .trainer import drop_broken_checkpoints, last_checkpoint
 
 OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "clm_pooled.py")
-RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, ACTIVE, SCORES, PICTURE)
+RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCORES, PICTURE)
 OURS = (RUN, REPORT, CHECKPOINTS, *RESULTS, ".writing-*", *OF_TRANSFORMERS)
 
 
@@ -47,7 +60,7 @@ def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
     finished = (output / REPORT).is_file()
     require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
     require(checkpoint is not None, "train", "output", "a run with a checkpoint", f"{str(output)!r} without one")
-    recorded, given = TrainConfig(**read_json(output / RUN)["config"]), config.absolute().options()
+    recorded, given = recorded_config(output), config.absolute().options()
     default = TrainConfig().options()
     for name, value in recorded.options().items():
         if name not in ("resume", "overwrite", "output", "keep_checkpoints"):
@@ -108,6 +121,14 @@ def read_json(path: Path) -> dict:
         raise ValueError(f"read_json: {str(path)!r} must be the record of a run, got {error}") from error
     require(isinstance(record, dict), "read_json", repr(str(path)), "the record of a run", type(record).__name__)
     return record
+
+
+def recorded_config(output: Path) -> TrainConfig:
+    """The options of the run in a folder."""
+    options = read_json(output / RUN)["config"]
+    if "backward" not in options:  # of a version in which that was called cost
+        options["backward"] = options.pop("cost", None)
+    return TrainConfig(**options)
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:

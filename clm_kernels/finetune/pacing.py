@@ -49,14 +49,16 @@ class Price(NamedTuple):
         """With this share of the tokens in the backward."""
         return self.fixed + self.tokens * tokens
 
-    def share(self, budget: float, whole: float, thinned: float) -> float:
-        """The share of tokens, and of examples where they are thinned, that spends a budget; it may lie outside (0, 1].
+    def share(self, budget: float, epochs: float, done: float = 0.0) -> float:
+        """The share of tokens, and after the first epoch of examples, that spends a budget; it may lie outside (0, 1].
 
         Args:
             budget: FLOPs, in those of full fine-tuning's epoch.
-            whole: epochs that read every example.
-            thinned: epochs that leave examples out.
+            epochs: of the run.
+            done: how many of them are over.
         """
+        whole = max(0.0, min(1.0, epochs) - done)
+        thinned = epochs - done - whole
         square, linear, rest = thinned * self.tokens, thinned * self.fixed + whole * self.tokens, budget - whole * self.fixed
         if not square:
             return rest / linear
@@ -146,9 +148,7 @@ class Pace(TrainerCallback):
 
     def _share(self, epoch: float) -> float:
         """What spends the rest evenly from here on."""
-        ahead = self.epochs - epoch
-        whole = min(1.0, ahead) if epoch < 1 else 0.0
-        return min(1.0, max(LEAST, self.price.share(self.now["left"], whole, ahead - whole)))
+        return min(1.0, max(LEAST, self.price.share(self.now["left"], self.epochs, epoch)))
 
     def _miss(self, part: float) -> None:
         self.now["missed"] = part = min(RANGE[1], max(RANGE[0], part))

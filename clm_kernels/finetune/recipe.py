@@ -277,8 +277,10 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     shares = [ActiveShares(prepared.active, report.cost, say)] if prepared.active else []
     lengths = list(splits["train"].dataset["length"])
-    asked, active = training.cost, prepared.active
-    pace = Pace(active, report.cost, asked, training.epochs, lengths) if asked is not None and active is not None else None
+    pace = None
+    if training.cost is not None:
+        assert prepared.active is not None  # a model without layers that can leave tokens out has been refused
+        pace = Pace(prepared.active, report.cost, training.cost, training.epochs, lengths)
     chances = pace.chances if pace else partial(chances_within, noise=training.skip)
     teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say) if pace or training.skip else None
     trainer = RunTrainer(

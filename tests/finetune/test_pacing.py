@@ -16,7 +16,7 @@ from tiny_runs import assert_same, base, silent, trained_tensors  # noqa: F401
 
 from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
-from clm_kernels.finetune.artifacts import COST_PICTURE
+from clm_kernels.finetune.artifacts import COST_PICTURE, RUN
 from clm_kernels.finetune.pacing import BEGIN, Pace, Price, check_cost
 from clm_kernels.finetune.teaching import LEAST
 
@@ -27,14 +27,14 @@ PRICE = Price(fixed=0.34, tokens=0.37)
 @pytest.mark.parametrize("part", [0.3, 0.4, 0.6])
 def test_the_share_spends_the_budget(epochs, part):
     whole = min(1, epochs)
-    share = PRICE.share(part * epochs, whole, epochs - whole)
+    share = PRICE.share(part * epochs, epochs)
     assert PRICE.mean(share, epochs) == pytest.approx(part) or (share < 0 and PRICE.mean(0.0, epochs) > part)
     spent = whole * (0.34 + 0.37 * share) + (epochs - whole) * share * (0.34 + 0.37 * share)
     assert PRICE.mean(share, epochs) * epochs == pytest.approx(spent)
 
 
 def test_once_the_first_epoch_is_over_all_are_thinned():
-    share = PRICE.share(0.5, 0.0, 2.0)
+    share = PRICE.share(0.5, 3.0, 1.0)
     assert 2 * share * (0.34 + 0.37 * share) == pytest.approx(0.5)
 
 
@@ -117,6 +117,27 @@ def test_resumed_runs_leave_the_same_weights_and_cost_the_same(paced, tmp_path, 
     resumed = train(TrainConfig(output=str(tmp_path / "b"), resume=True), silent)
     assert (resumed.spent, resumed.planned, resumed.examples) == (report.spent, report.planned, report.examples)
     assert_same(trained_tensors(config.run.output), trained_tensors(tmp_path / "b"))
+
+
+def test_a_run_of_an_earlier_version_keeps_what_its_cost_meant(paced, tmp_path, monkeypatch):
+    config = paced[0].replace(cost=None, backward=0.5, kind="columns", output=str(tmp_path / "b"))
+    with monkeypatch.context() as context:
+        press_ctrl_c(context, 14)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, silent)
+    record = json.loads((tmp_path / "b" / RUN).read_text())
+    record["config"]["cost"] = record["config"].pop("backward")
+    (tmp_path / "b" / RUN).write_text(json.dumps(record))
+    report = train(TrainConfig(output=str(tmp_path / "b"), resume=True), silent)
+    assert (report.config["backward"], report.config["cost"], report.planned) == (0.5, None, [])
+
+
+def test_another_run_in_its_place_leaves_no_picture_behind(paced, tmp_path):
+    config = paced[0].replace(epochs=2, cost=0.4, output=str(tmp_path / "o"))
+    train(config, silent)
+    assert (tmp_path / "o" / COST_PICTURE).exists()
+    train(config.replace(cost=None, overwrite=True), silent)
+    assert not (tmp_path / "o" / COST_PICTURE).exists()
 
 
 def test_accumulated_batches_are_counted(paced, tmp_path):

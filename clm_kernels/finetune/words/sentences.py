@@ -12,12 +12,12 @@ import torch
 
 from ...errors import require
 from ...selection import Selection
-from ..artifacts import RUN, SELECTION
+from ..artifacts import SELECTION
 from ..classifier import Classifier
 from ..config import TrainConfig
 from ..data import read_split
 from ..methods import method_of
-from ..outputs import read_json
+from ..outputs import recorded_config
 from ..split import Split
 from ..tasks import TASKS, Task
 from .reading import Reader
@@ -40,11 +40,6 @@ class Sentence(NamedTuple):
     words: list[str]
     labels: list[str]
     held: list[float]
-
-
-def recorded_config(run: Path) -> TrainConfig:
-    """The options of the run in a folder."""
-    return TrainConfig(**read_json(run / RUN)["config"])
 
 
 def sentences(run: Path, count: int) -> list[Sentence]:

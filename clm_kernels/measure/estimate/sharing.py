@@ -35,5 +35,4 @@ def share_of(model: PretrainedConfig, config: TrainConfig, length: int, backward
     cost, epochs = config.training.cost, config.training.epochs
     assert cost is not None
     check_cost(cost, price, epochs)
-    whole = min(1.0, epochs)
-    return price.share(cost * epochs, whole, epochs - whole)
+    return price.share(cost * epochs, epochs)
