@@ -111,7 +111,7 @@ def _flops_per_token(run: Begun, prepared: Prepared) -> tuple[float, float]:
     """Of a step with texts not seen before, and with others; every token in its backward."""
     if prepared.active is not None:
         prepared.active.choose = cost.every_token
-    with replay(run.loaded.model) if run.config.training.replay else contextlib.nullcontext():
+    with replay(run.loaded.model) if run.method.wants_replay(run.config) else contextlib.nullcontext():
         return tuple(cost.flops_per_token(prepared.model, _first_batch(run)) for _ in range(2))
 
 

@@ -48,7 +48,7 @@ class Way:
         return ""
 
 
-HEAD, SPARSE = {"method": "head"}, {"method": "sparse", "select": "fisher", "energy": "1"}
+HEAD, SPARSE = {"method": "head", "replay": False}, {"method": "sparse", "select": "fisher", "energy": "1"}
 # The upper half of the layers, the lower half run once, chosen from fewer examples: half of full fine-tuning's FLOPs in all.
 HALF = {"backward": 0.25, "replay": True, "sensitivity_examples": 128}
 BLOCKS = {"method": "sparse", "select": "random", "kind": "blocks", "block": 8, "energy": "1"}
@@ -83,6 +83,8 @@ METHODS = {
     "cost_33_bf16": Way("ours, cost 0.33, bf16", GROUPS | EVERY | {"cost": 0.33} | BF16, group="ours", asked=True, density_times=5,
                         rates_of="groups"),
     "groups_bf16": Way("ours, bf16", GROUPS | EVERY | BF16, group="ours", asked=True, density_times=5, rates_of="groups"),
+    "groups_autocast": Way("ours, bf16 by autocast", GROUPS | EVERY | {"precision": "bf16"}, group="ours", asked=True, density_times=5,
+                           rates_of="groups"),
     "full_bf16": Way("full fine-tuning, bf16", {"method": "full"} | BF16, asked=True, rates_of="full"),
     "head_replay": Way("head only, replayed", HEAD | {"replay": True}, asked=True, rates_of="head"),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),

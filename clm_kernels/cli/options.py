@@ -40,7 +40,8 @@ def config_options(names: Iterable[str] | None = None) -> Callable:
 
 def _parameter(spec, hint: type) -> inspect.Parameter:
     flag = f"--{spec.name.replace('_', '-')}"
-    names = [flag] if hint is not bool or not spec.default else [f"{flag}/--no-{flag[2:]}"]
+    both = hint == bool | None or (hint is bool and spec.default)
+    names = [f"{flag}/--no-{flag[2:]}"] if both else [flag]
     choices = ", ".join(spec.metadata["choices"])
     option = typer.Option(
         *names, help=spec.metadata["help"] + (f" ({choices})" if choices else ""), rich_help_panel=spec.metadata["group"],

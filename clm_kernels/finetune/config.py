@@ -20,7 +20,7 @@ from .names import METHODS, TASKS
 from .templates import TEXT, check_template
 
 REQUIRED = ("model", "train", "output")
-PATHS = ("model", "train", "validation", "test", "output", "selection")
+PATHS = ("model", "train", "validation", "test", "output", "selection", "replay_file")
 SIDES = ("auto", "none", "all", "upper half")
 SPAN = re.compile(r"(\d+)-(\d+)")
 _data, _lora, _training, _run = (partial(option, group) for group in ("Data and model", "LoRA", "Training", "Run"))
@@ -123,8 +123,12 @@ class Training:
     )
     gradient_checkpointing: bool = _training(False, "Compute layers again in the backward pass: less memory, more time.")
     recompute_norms: bool = _training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
-    replay: bool = _training(
-        False, "Run the layers below all that is trained once for each text; needs layers or backward, or head."
+    replay: bool | None = _training(
+        None,
+        "Run the layers below all that is trained once for each text; needs layers or backward, or head. (default: for head)",
+    )
+    replay_file: str = _training(
+        "", "With replay: a file that keeps what the layers gave, for later runs too; at most 4 GB. (default: in memory)"
     )
     eval_steps: int | None = _training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = _training(
@@ -146,9 +150,9 @@ class Training:
         require(0 <= self.skip < 1, "train", "skip", "in [0, 1)", self.skip)
         require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
         if self.cost is not None:
-            for name, none in (("energy", "1"), ("noise", 0.0), ("skip", 0.0), ("replay", False)):
+            for name, none in (("energy", "1"), ("noise", 0.0), ("skip", 0.0), ("replay", None)):
                 value = getattr(self, name)
-                require(value == none, "train", name, "left out with cost, which decides it", repr(value))
+                require(value in (none, False), "train", name, "left out with cost, which decides it", repr(value))
         whole = "above 1 with skip, as the first epoch leaves nothing out"
         require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)
         require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)

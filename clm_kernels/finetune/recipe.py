@@ -20,6 +20,7 @@ from ..errors import require
 from ..extras import needs
 from ..models.conform import recipe_of
 from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
+from ..models.structure import number_of_layers
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
@@ -295,16 +296,17 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(Bar)
     started = time.perf_counter()
-    kept = replaying(training.replay, model, tokenizer, splits["train"], args, report, say)
-    with interruption, kept:
+    wanted = run.method.wants_replay(run.config)
+    with interruption, replaying(wanted, model, training, tokenizer, splits["train"], args, report, say) as lower:
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.history = validations(trainer.state.log_history)
     report.active = [line for callback in shares for line in callback.epochs(trainer.state.log_history)]
     report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []
-    if report.cost and not training.replay and bool(report.active) == bool(prepared.active):
-        report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0)
+    if report.cost and bool(report.active) == bool(prepared.active):
+        replayed = lower.layers / number_of_layers(model) if lower else 0.0
+        report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, replayed)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
     if "test" in splits:
         trainer.compute_metrics = task.score(splits["test"], names)

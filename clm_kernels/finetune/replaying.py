@@ -4,41 +4,61 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from ..models.replay import INPUTS, replay
+from ..models.replay import INPUTS, Replay, replay
 from ..models.structure import number_of_layers
+from .config import Training
 from .encode import Encoded
 from .report import Report
+
+Say = Callable[[str], None]
 
 
 @contextmanager
 def replaying(
-    wanted: bool, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, train: Encoded, args: TrainingArguments,
-    report: Report, say: Callable[[str], None],
-) -> Iterator[None]:  # fmt: skip
+    wanted: bool, model: PreTrainedModel, training: Training, tokenizer: PreTrainedTokenizerBase, train: Encoded,
+    args: TrainingArguments, report: Report, say: Say,
+) -> Iterator[Replay | None]:  # fmt: skip
     """A context in which a model that is ready for training replays its lower layers; nothing changes unless that is wanted.
 
-    The texts run by length, and not as training draws them, so that a resumed run replays the same numbers.
+    The texts run by length, and not as training draws them, so that a resumed run replays the same numbers. Where replay is
+    the default and the model has none, a line says why, and nothing changes.
+
+    Raises:
+        ValueError: if the config asks for it and the model has none.
+        OSError: if its file cannot be read or written.
     """
-    if not wanted:
-        yield
-        return
-    started = time.perf_counter()
+    started, lower = time.perf_counter(), None
+    with ExitStack() as undo:
+        if wanted:
+            try:
+                lower = undo.enter_context(replay(model))
+                _fill(lower, training, by_length(train, tokenizer, args.per_device_eval_batch_size, args.device), args)
+            except ValueError as error:
+                if training.replay:
+                    raise
+                undo.close()
+                say(f"every epoch runs every layer, as there is no replay: {error}")
+                lower = None
+        if lower is not None:
+            report.seconds["replay"] = time.perf_counter() - started
+            file = f" ({training.replay_file}: {lower.file})" if lower.file else ""
+            say(
+                f"replaying {lower.layers} of {number_of_layers(model)} layers; what they gave for {lower.texts:,} texts takes "
+                f"{lower.nbytes / 1e6:,.0f} MB{file}"
+            )
+        yield lower
+
+
+def _fill(lower: Replay, training: Training, batches: Iterator[dict[str, Tensor]], args: TrainingArguments) -> None:
     dtype = torch.float16 if args.fp16 else torch.bfloat16
-    with replay(model) as kept:
-        with torch.autocast(args.device.type, dtype, enabled=args.fp16 or args.bf16):
-            kept.fill(by_length(train, tokenizer, args.per_device_eval_batch_size, args.device))
-        report.seconds["replay"] = time.perf_counter() - started
-        say(
-            f"replaying {kept.layers} of {number_of_layers(model)} layers; what they gave for {kept.texts:,} texts takes "
-            f"{kept.nbytes / 1e6:,.0f} MB"
-        )
-        yield
+    with torch.autocast(args.device.type, dtype, enabled=args.fp16 or args.bf16):
+        lower.fill(batches, training.replay_file)
 
 
 def by_length(

@@ -33,11 +33,11 @@ class Report:
         examples: a line for each epoch of a run that may skip examples: the parts of `examples` and of their `tokens` that were
             read.
         spent: FLOPs of each epoch beside those of full fine-tuning on every token of all examples, by `cost`, `active` and
-            `examples`; choosing what to train is not in it. Empty where they cannot be counted, as with `replay`.
+            `examples`; choosing what to train is not in it. Empty where they cannot be counted.
         planned: with a `cost` asked for, what `spent` was to be, as seen from the beginning.
         trained, parameters: how many numbers were trained, and how many the model has.
         seconds: ``selecting``, ``training`` (all of it), ``epochs`` (each, without validation), ``replay`` (the frozen
-            layers' one pass over the training texts, where the config asks for it).
+            layers' one pass over the training texts, where they are replayed).
         history: a line per validation: epoch, step, and its scores.
         best: the line of the history that won, by `best_by`.
         test: scores of the best checkpoint on the test data, or None.

@@ -81,22 +81,24 @@ def costs(shares: Mapping[str, float], cost: Mapping[str, Any]) -> dict[str, flo
 
 
 def spent(
-    cost: Mapping[str, Any], active: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, float]], epochs: float
-) -> list[float]:
+    cost: Mapping[str, Any], active: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, float]], epochs: float,
+    replayed: float = 0.0,
+) -> list[float]:  # fmt: skip
     """FLOPs of each epoch beside full fine-tuning's on all examples, as `Report.spent` has them.
 
     Args:
         cost, active, examples: as `Report` has them, the latter two empty where nothing was left out.
         epochs: how many have been trained.
+        replayed: part of the layers that ran before the first epoch, which pays for them, and in none after it.
     """
     lines = math.ceil(epochs - 1e-6)
     if not cost or any(len(given) not in (0, lines) for given in (active, examples)):
         return []
     backward = [line["flops"] * cost["full"] for line in active] or [cost["share"] * cost["full"]] * lines
     read = [line["tokens"] for line in examples] or [1.0] * lines
-    return [
-        part * (cost["forward"] + flops) / (cost["forward"] + cost["full"]) for part, flops in zip(read, backward, strict=True)
-    ]
+    forward = [cost["forward"]] + [(1 - replayed) * cost["forward"]] * (lines - 1)
+    whole = cost["forward"] + cost["full"]
+    return [part * (run + flops) / whole for part, run, flops in zip(read, forward, backward, strict=True)]
 
 
 def _pop_running(state) -> dict[str, Any] | None:

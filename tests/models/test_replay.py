@@ -8,6 +8,7 @@ import torch
 from command_line import run
 from interruption import press_ctrl_c
 from models import build
+from replays import BELOW, outcome, part, upper
 from tiny_runs import assert_same, silent, trained_tensors
 from tolerances import assert_close
 
@@ -17,36 +18,7 @@ from clm_kernels.measure.estimate.operations import flops
 from clm_kernels.models.recomputing import checkpoint_layers
 from clm_kernels.models.structure import depths, layers_of
 
-LAYERS = {"gpt2": "n_layer", "distilbert": "n_layers"}
 STACKED = [family for family in models.CONFIGS if family != "albert"]  # whose layers share their weights
-BELOW = 2  # of three layers the frozen ones
-
-
-def upper(family="bert", dtype=torch.float64, task="sequence", **changes):
-    """A model of three layers whose third one and head are trained."""
-    model = build(family, task, dtype=dtype, **{LAYERS.get(family, "num_hidden_layers"): BELOW + 1}, **changes)
-    depth = depths(model)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(depth[name] >= BELOW)
-    return model
-
-
-def part(batch, rows, length):
-    """Some texts of a batch, in another order and with other padding."""
-    found = {}
-    for name, tensor in batch.items():
-        cut = tensor[rows, :length] if tensor.dim() == 2 else tensor[rows]
-        pad = length - cut.shape[-1] if tensor.dim() == 2 else 0
-        found[name] = torch.nn.functional.pad(cut, (0, pad), value=-100 if name == "labels" else 0)
-    return found
-
-
-def outcome(model, batch):
-    """Logits, and the gradients of what is trained."""
-    model.zero_grad()
-    output = model(**batch)
-    output.loss.backward()
-    return output.logits.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("task", ["sequence", "token"])
@@ -266,6 +238,10 @@ class TestRefused:
 UPPER = {"layers": "upper half", "replay": True}
 
 
+def replaying(line):
+    return line.startswith("replaying ")
+
+
 def test_train_replays(base, tmp_path):
     said = []
     report = train(changed(base, **UPPER, output=str(tmp_path / "a")), said.append)
@@ -298,3 +274,39 @@ def test_from_the_command_line(base, tmp_path):
     line = ["train", "--model", base.data.model, "--train", base.data.train, "--output", str(tmp_path / "o"), "--epochs", "1"]
     result = run(*line, "--method", "head", "--replay", "--sensitivity-examples", "24")
     assert result.exit_code == 0 and "replaying 2 of 2 layers" in result.stderr
+
+
+def test_train_replays_from_a_file_that_later_runs_read(base, tmp_path):
+    file, said = str(tmp_path / "kept"), []
+    for name in "ab":
+        train(changed(base, **UPPER, replay_file=file, output=str(tmp_path / name)), said.append)
+    train(changed(base, **UPPER, output=str(tmp_path / "c")), silent)
+    assert [
+        line.endswith(f"({file}: {done})") for line, done in zip(filter(replaying, said), ("written", "read"), strict=True)
+    ] == [True] * 2
+    assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
+    assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "c"))
+    with pytest.raises(ValueError, match=r"^train: replay_file must be left out without replay, got "):
+        train(changed(base, replay_file=file, output=str(tmp_path / "d")), silent)
+
+
+def test_the_method_head_replays_unless_it_is_told_not_to(base, tmp_path):
+    said = []
+    report = train(changed(base, method="head", output=str(tmp_path / "a")), said.append)
+    assert len(list(filter(replaying, said))) == 1
+    assert report.spent[0] == pytest.approx(1 / 3, abs=0.01) and max(report.spent[1:]) < 0.01
+    told = train(changed(base, method="head", replay=False, output=str(tmp_path / "b")), said.append)
+    assert len(list(filter(replaying, said))) == 1 and min(told.spent) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_the_method_head_says_why_a_model_has_no_replay(base, tmp_path, monkeypatch):
+    def refuse(model):
+        raise ValueError("no stack")
+
+    monkeypatch.setattr("clm_kernels.models.replay.layers_of", refuse)
+    said = []
+    report = train(changed(base, method="head", output=str(tmp_path / "a")), said.append)
+    assert "every epoch runs every layer, as there is no replay: no stack" in said
+    assert min(report.spent) > 0.3
+    with pytest.raises(ValueError, match="no stack"):
+        train(changed(base, method="head", replay=True, output=str(tmp_path / "b")), silent)

@@ -66,6 +66,7 @@ class Method(ABC):
         weight_decay: AdamW's, if nobody asks for another.
         selects: whether what is trained is chosen among the weights' entries.
         active_tokens: whether its backward can leave tokens out.
+        replays: whether frozen layers run once, if nobody says whether they should.
     """
 
     leaves: str
@@ -74,6 +75,7 @@ class Method(ABC):
     weight_decay: float = 0.0
     selects: bool = False
     active_tokens: bool = False
+    replays: bool = False
 
     def __init__(self, name: str):
         self.name = name
@@ -86,9 +88,15 @@ class Method(ABC):
         given = repr(getattr(config.training, option))
         require(able, "train", option, f"left out with the method {self.name}", given)
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
+        file = config.training.replay_file
+        require(not file or self.wants_replay(config), "train", "replay_file", "left out without replay", repr(file))
 
     def check_packages(self, function: str) -> None:
         """Raises NotInstalled, in the name of `function`, if a package that it needs is not there."""
+
+    def wants_replay(self, config: TrainConfig) -> bool:
+        """Whether the run replays what lies below all that is trained, as it was asked or by default."""
+        return self.replays if config.training.replay is None else config.training.replay
 
     def can_replay(self, config: TrainConfig) -> bool:
         """Whether lower layers may stay frozen."""

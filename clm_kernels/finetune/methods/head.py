@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 class Head(Patched):
+    replays = True
+
     def learning_rate(self, task: Task) -> float:
         return 1e-3
 
