@@ -94,7 +94,7 @@ class Training:
     epochs: float = _training(5, "Passes over the training data.")
     batch_size: int = _training(BATCH_SIZE, "Examples in a batch.")
     learning_rate: float | None = _training(
-        None, "Peak learning rate. (default: sparse 1e-3, for tags 3e-3, full 1e-4, head 1e-3, lora 1e-3)"
+        None, "Peak learning rate. (default: sparse and lora 1e-3, full 1e-4, for tags three times that; head 1e-2)"
     )
     weight_decay: float | None = _training(None, "AdamW's weight decay. (default: sparse 0, full 0.01, head 0, lora 0)")
     warmup: float = _training(0.1, "Part of the steps in which the learning rate rises.")

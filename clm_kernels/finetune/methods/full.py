@@ -32,7 +32,7 @@ class Full(Method):
     weight_decay = 0.01
 
     def learning_rate(self, task: Task) -> float:
-        return 1e-4
+        return 3e-4 if task.per_token else 1e-4
 
     def can_replay(self, config: TrainConfig) -> bool:
         return False

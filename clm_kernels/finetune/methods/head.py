@@ -20,7 +20,7 @@ class Head(Patched):
     replays = True
 
     def learning_rate(self, task: Task) -> float:
-        return 1e-3
+        return 1e-2
 
     def can_replay(self, config: TrainConfig) -> bool:
         return True

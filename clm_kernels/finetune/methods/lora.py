@@ -32,7 +32,7 @@ class LowRank(Method):
     leaves, called = ADAPTER, "adapter"
 
     def learning_rate(self, task: Task) -> float:
-        return self.RATE
+        return 3 * self.RATE if task.per_token else self.RATE
 
     def check(self, config: TrainConfig) -> None:
         super().check(config)
