@@ -9,6 +9,7 @@ from tolerances import assert_close
 import clm_kernels as clm
 from clm_kernels.models.attention import restore_attention
 from clm_kernels.models.packing import FAMILIES
+from clm_kernels.models.pooled_head import is_cache
 from clm_kernels.models.pooling import set_pooling
 from clm_kernels.models.recomputing import checkpoint_layers
 from clm_kernels.models.structure import base_model, input_embedding, layers_of
@@ -325,6 +326,15 @@ def test_validation_is_packed_and_not_counted():
     with clm.pack_batches(model) as packing, torch.no_grad():
         hidden(model, batch(model))
         assert packing.tokens == (0, 0, 0) and widths[0] <= 32
+
+
+def test_no_cache_of_packed_rows_comes_out():
+    model = tiny("llama")
+    inputs = {name: tensor for name, tensor in batch(model).items() if name != "labels"}
+    kept = lambda: any(map(is_cache, model.model(**inputs).values()))  # noqa: E731
+    assert kept()
+    with clm.pack_batches(model):
+        assert not kept()
 
 
 class TestRefused:
