@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from functools import partial
 from typing import Any, NamedTuple
@@ -89,7 +88,7 @@ class Packing(Restorable):
             packed["use_cache"] = False
         self._rows = rows
         try:
-            output = copy.copy(forward(**given | packed | {"attention_mask": mask}))
+            output = forward(**given | packed | {"attention_mask": mask})
         finally:
             self._rows = None
         output.last_hidden_state = rows.unpack(output.last_hidden_state)
@@ -143,8 +142,7 @@ class Packing(Restorable):
         told = given.get(
             "is_causal", getattr(config, "is_causal", True)
         )  # `bidirectional` asks for causal masks, and mirrors them
-        both = is_encoder(config) or not told or bool(sees_both_sides(self.model))
-        seen = rows.mask(causal=not both)
+        seen = rows.mask(causal=told and not sees_both_sides(self.model))
         if config._attn_implementation == "sdpa":
             return seen
         dtype = self.base.get_input_embeddings().weight.dtype

@@ -8,7 +8,7 @@ from tolerances import assert_close
 
 import clm_kernels as clm
 from clm_kernels.models.attention import restore_attention
-from clm_kernels.models.packing import FAMILIES
+from clm_kernels.models.packing import FAMILIES, PackedTokens
 from clm_kernels.models.pooled_head import is_cache
 from clm_kernels.models.pooling import set_pooling
 from clm_kernels.models.recomputing import checkpoint_layers
@@ -175,6 +175,8 @@ class TestBothSides:
         with clm.pack_batches(model):
             assert_close(hidden(model, inputs)[real], expected[real], torch.float32)
         model.config.clm_bidirectional = [0, 2]
+        with clm.pack_batches(model):
+            assert_close(hidden(model, inputs)[real], expected[real], torch.float32)
         with restore_attention(model), clm.pack_batches(model):
             assert_close(hidden(model, inputs)[real], expected[real], torch.float32)
         with clm.causal(model):
@@ -223,8 +225,14 @@ def test_where_nothing_is_saved_the_batch_runs_as_it_is(lengths):
     model = tiny()
     inputs = batch(model, lengths, width=7)
     expected = hidden(model, inputs)
+    pooled = model.bert(inputs["input_ids"], inputs["attention_mask"]).pooler_output
     with clm.pack_batches(model) as packing:
+        outcome(model, batch(model))  # of which nothing stays behind
+        packing.tokens = PackedTokens()
         assert torch.equal(hidden(model, inputs), expected)
+        assert torch.equal(model.bert(inputs["input_ids"], inputs["attention_mask"]).pooler_output, pooled)
+        packing.tokens = PackedTokens()
+        hidden(model, inputs)
         del inputs["attention_mask"]
         hidden(model, inputs)
         assert packing.tokens == (7 * len(lengths) + sum(lengths), 14 * len(lengths), 14 * len(lengths))
