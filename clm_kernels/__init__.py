@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from .models.attention import bidirectional_layers as bidirectional_layers
     from .models.attention import causal as causal
     from .models.attention import restore_attention as restore_attention
+    from .models.packing import Packing as Packing
+    from .models.packing import pack_batches as pack_batches
     from .models.pooling import set_pooling as set_pooling
     from .models.replay import Replay as Replay
     from .models.replay import replay as replay
@@ -39,6 +41,7 @@ _HOMES = {  # public name -> the module that it is imported from when it is firs
     "Delta": "delta",
     "Entries": "selection",
     "Handle": "patching",
+    "Packing": "models.packing",
     "Recipe": "recipe",
     "Replay": "models.replay",
     "Selection": "selection",
@@ -50,6 +53,7 @@ _HOMES = {  # public name -> the module that it is imported from when it is firs
     "budget": "selecting.budget.spending",
     "causal": "models.attention",
     "choose": "selecting.pipeline",
+    "pack_batches": "models.packing",
     "patch": "patching",
     "profiling": "measure.profiling.session",
     "replay": "models.replay",

@@ -99,6 +99,7 @@ ALTERED = {  # family, what is done before, what is undone
     "set_pooling, back to native": ("llama", lambda model: set_pooling(model, "mean"), lambda model: set_pooling(model, "native")),
     "set_pooling, where transformers knows it": ("modernbert", NOTHING, lambda model: set_pooling(model, "mean")),
     "replay": ("bert", upper, clm.replay),
+    "pack_batches": ("bert", NOTHING, clm.pack_batches),
     "recompute_norms": ("llama", NOTHING, recompute_norms),
     "recompute_norms twice": ("llama", lambda model: recompute_norms(model), recompute_norms),
     "checkpoint_layers": ("bert", NOTHING, checkpoint_layers),

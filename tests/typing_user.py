@@ -43,6 +43,7 @@ def alter(model: nn.Module) -> None:
     assert_type(clm.bidirectional_layers(model), range)
     clm.set_pooling(model, "mean")
     assert_type(clm.replay(model), clm.Replay)
+    assert_type(clm.pack_batches(model), clm.Packing)
 
 
 def score(model: nn.Module, batches: list[dict[str, Tensor]]) -> None:

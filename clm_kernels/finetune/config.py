@@ -130,6 +130,7 @@ class Training:
     replay_file: str = _training(
         "", "With replay: a file that keeps what the layers gave, for later runs too; at most 4 GB. (default: in memory)"
     )
+    packing: bool = _training(False, "Let texts of a batch share rows, none seeing another, so that hardly any padding runs.")
     eval_steps: int | None = _training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = _training(
         "auto", "Score that picks the best checkpoint: accuracy, macro_f1 or f1; auto: f1 of tagged spans, else accuracy."
@@ -153,6 +154,7 @@ class Training:
             for name, none in (("energy", "1"), ("noise", 0.0), ("skip", 0.0), ("replay", None)):
                 value = getattr(self, name)
                 require(value in (none, False), "train", name, "left out with cost, which decides it", repr(value))
+        require(not (self.packing and self.replay), "train", "packing and replay", "not both given", "both")
         whole = "above 1 with skip, as the first epoch leaves nothing out"
         require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)
         require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)

@@ -19,6 +19,7 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from ..errors import require
 from ..extras import needs
 from ..models.conform import recipe_of
+from ..models.packing import check_packing
 from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
 from ..models.structure import number_of_layers
 from ..recipe import Recipe
@@ -35,6 +36,7 @@ from .methods import Method, Prepared, check, method_of, resolved
 from .models import Loaded, load_base, longest, pooling_for
 from .outputs import check_output, is_main, run_folder, write_folder
 from .pacing import Pace
+from .packed import Packed
 from .replaying import replaying
 from .report import Report, machine, validations, without_timing
 from .shares import ActiveShares, spent
@@ -164,6 +166,8 @@ def begin(config: TrainConfig, say: Say) -> Begun:
     corpus, config, loaded, merged = _read(config, say)
     if config.training.gradient_checkpointing:
         check_checkpointing("train", loaded.model)
+    if config.training.packing:
+        check_packing("train", loaded.model)
     halved = [name for name, weight in loaded.model.named_parameters() if weight.dtype == torch.float16]
     named = "float32 or bfloat16, as small gradients vanish in the float16 that the checkpoint is stored in"
     require(not halved, "train", "dtype", named, repr(config.data.dtype))
@@ -261,7 +265,8 @@ def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManag
     """Records which words carry the gradient, where that is told by active tokens; of several processes the one that writes."""
     active = getattr(prepared.handle, "active", None)
     by_one_energy = run.config.training.cost is None  # and a token that is drawn by chance says little of a word
-    if not active or active.noise or not by_one_energy or not is_main():
+    in_place = not run.config.training.packing  # words are found by their tokens' places in the padded batch
+    if not active or active.noise or not by_one_energy or not in_place or not is_main():
         return nullcontext()
     read = Reader(run.task, run.loaded.tokenizer, run.splits["train"], run.limit, run.config.data.template)
     return Recorder(run.loaded.model, active, read, bool(run.config.training.patience), run.checkpoint, say)
@@ -295,18 +300,23 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):
         trainer.add_callback(Bar)
+    packed = Packed(model) if training.packing else None
+    if packed:
+        trainer.add_callback(packed)
     started = time.perf_counter()
     wanted = run.method.wants_replay(run.config)
-    with interruption, replaying(wanted, model, training, tokenizer, splits["train"], args, report, say) as lower:
+    replayed = replaying(wanted, model, training, tokenizer, splits["train"], args, report, say)
+    with interruption, packed or nullcontext(), replayed as lower:
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
+    report.packing = packed.shares(say) if packed else {}
     report.history = validations(trainer.state.log_history)
     report.active = [line for callback in shares for line in callback.epochs(trainer.state.log_history)]
     report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []
     if report.cost and bool(report.active) == bool(prepared.active):
-        replayed = lower.layers / number_of_layers(model) if lower else 0.0
-        report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, replayed)
+        once = lower.layers / number_of_layers(model) if lower else 0.0
+        report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, once)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
     if "test" in splits:
         trainer.compute_metrics = task.score(splits["test"], names)

@@ -34,6 +34,9 @@ class Report:
             read.
         spent: FLOPs of each epoch beside those of full fine-tuning on every token of all examples, by `cost`, `active` and
             `examples`; choosing what to train is not in it. Empty where they cannot be counted.
+        packing: the part of the tokens run in training that was padding, `before` packing and `after`; of several processes
+            process 0's. What `active`, `spent` and `cost` set beside full fine-tuning is beside one that is packed too. Empty
+            without it.
         planned: with a `cost` asked for, what `spent` was to be, as seen from the beginning.
         trained, parameters: how many numbers were trained, and how many the model has.
         seconds: ``selecting``, ``training`` (all of it), ``epochs`` (each, without validation), ``replay`` (the frozen
@@ -71,6 +74,7 @@ class Report:
     examples: list[dict[str, float]] = field(default_factory=list)
     spent: list[float] = field(default_factory=list)
     planned: list[float] = field(default_factory=list)
+    packing: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

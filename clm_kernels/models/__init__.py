@@ -1,1 +1,1 @@
-"""All that is known of the models of transformers: structure, attention, pooling, heads, replay, recomputing."""
+"""All that is known of the models of transformers: structure, attention, pooling, heads, replay, packing, recomputing."""

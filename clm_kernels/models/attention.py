@@ -47,7 +47,7 @@ def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all
             mask (state-space and recurrent layers, masks baked in, encoder-decoders), or an attention implementation
             other than eager, sdpa and FlashAttention-2. The model is left as it was.
     """
-    if reason := _sees_both_sides(model):
+    if reason := sees_both_sides(model):
         warnings.warn(f"bidirectional: {type(model).__name__} {reason}; it is left as it is", stacklevel=2)
         return Undo(model)
     stack, attentions = _attentions(model)
@@ -180,7 +180,7 @@ def _record(model: nn.Module) -> Any:
     return getattr(_config(model), CONFIG_KEY, None)
 
 
-def _sees_both_sides(model: nn.Module) -> str:
+def sees_both_sides(model: nn.Module) -> str:
     """Why there is nothing to take off; nothing if there is."""
     config = _config(model)
     if is_encoder(config):

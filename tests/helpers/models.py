@@ -40,6 +40,12 @@ CONFIGS = {
          "bos_token_id": 1, "eos_token_id": 2},
     ),
 }  # fmt: skip
+RELATIVES = {  # nearly the code of another family; for tests that go by the config's type
+    "camembert": (tf.CamembertConfig, SIZES | {"type_vocab_size": 1, "pad_token_id": 1}),
+    "xlm-roberta": (tf.XLMRobertaConfig, SIZES | {"type_vocab_size": 1, "pad_token_id": 1}),
+    "gemma": (tf.GemmaConfig, SIZES | GROUPED),
+    "gemma2": (tf.Gemma2Config, SIZES | GROUPED | {"sliding_window": 16}),
+}
 DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "attention_dropout", "seq_classif_dropout", "embd_pdrop",
             "resid_pdrop", "attn_pdrop", "classifier_dropout", "classifier_dropout_prob", "mlp_dropout", "embedding_dropout", "pooler_dropout")  # fmt: skip
 MORE_FAMILIES = ("gptj", "albert", "deberta-v1", "mpnet", "falcon", "qwen2", "mistral", "opt")
@@ -55,7 +61,7 @@ AUTO = {
 def build(family="bert", task="sequence", dtype=torch.float32, seed=0, dropout=0.0, **changes):
     """A tiny model in training mode; `task` is sequence, token or causal."""
     torch.manual_seed(seed)
-    make, own = CONFIGS[family]
+    make, own = (CONFIGS | RELATIVES)[family]
     config = make(**COMMON | own | changes)
     for name in DROPOUTS:
         if hasattr(config, name) and (getattr(config, name) is not None or dropout):

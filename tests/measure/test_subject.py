@@ -157,6 +157,7 @@ def test_without_peft_lora_alone_is_refused(stored, monkeypatch):
         {"merge_tokens": 3},
         {"replay": True, "layers": "upper half"},
         {"precision": "bf16"},
+        {"packing": True},
         {"skip": 0.1},
         {"noise": 0.1},
         {"cost": 0.4},

@@ -96,7 +96,8 @@ class Method(ABC):
 
     def wants_replay(self, config: TrainConfig) -> bool:
         """Whether the run replays what lies below all that is trained, as it was asked or by default."""
-        return self.replays if config.training.replay is None else config.training.replay
+        training = config.training
+        return self.replays and not training.packing if training.replay is None else training.replay
 
     def can_replay(self, config: TrainConfig) -> bool:
         """Whether lower layers may stay frozen."""
