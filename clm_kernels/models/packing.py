@@ -52,9 +52,10 @@ class Packing(Restorable):
 
     def __init__(self, model: nn.Module):
         check_packing("pack_batches", model)
-        self.model, self.base = model, base_model(model)
-        packed = isinstance(getattr(vars(self.base).get("forward"), "func", None), type(self._forward))
-        packed = packed and isinstance(self.base.forward.func.__self__, Packing)
+        self.model = model
+        self.base: Any = base_model(model)
+        forward: Any = getattr(vars(self.base).get("forward"), "func", None)
+        packed = isinstance(getattr(forward, "__self__", None), Packing)
         require(not packed, "pack_batches", "model", "one whose batches are not packed yet", "one that is")
         self.tokens = PackedTokens()
         self._price = _price(model)
@@ -82,10 +83,12 @@ class Packing(Restorable):
         ids = given["input_ids"]
         inputs = {"position_ids": self._positions(ids)} | given
         fills = {"input_ids": int(getattr(self.base.config, "pad_token_id", None) or 0)}
-        packed = {name: rows.pack(inputs[name].expand_as(ids), fills.get(name, 0)) for name in PACKED if name in inputs}
+        packed: dict[str, Any] = {
+            name: rows.pack(inputs[name].expand_as(ids), fills.get(name, 0)) for name in PACKED if name in inputs
+        }
         mask = self._mask(rows, given)
         if not is_encoder(self.base.config):
-            packed["use_cache"] = False
+            packed |= {"use_cache": False}
         self._rows = rows
         try:
             output = forward(**given | packed | {"attention_mask": mask})
@@ -113,7 +116,7 @@ class Packing(Restorable):
         """Where the texts of this batch go; None if it runs as it is."""
         ids, mask = given["input_ids"], given.get("attention_mask")
         size, width = ids.shape
-        real = torch.ones(size, width, dtype=torch.bool) if mask is None else mask.detach().cpu() != 0
+        real = torch.ones(size, width, dtype=torch.bool) if mask is None else mask.detach().cpu().ne(0)
         shape = f"({size}, {width}), a number for each token"
         require(real.shape == ids.shape, "pack_batches", "attention_mask", f"of shape {shape}", tuple(real.shape))
         right = bool((real[:, 1:] <= real[:, :-1]).all())
@@ -133,7 +136,7 @@ class Packing(Restorable):
         if not FAMILIES[self.base.config.model_type]:
             return torch.arange(ids.shape[1], device=ids.device)
         padding = self.base.embeddings.padding_idx
-        real = (ids != padding).long()
+        real = ids.ne(padding).long()
         return real.cumsum(1) * real + padding
 
     def _mask(self, rows: Rows, given: dict[str, Any]) -> Tensor:
@@ -175,7 +178,7 @@ def pack_batches(model: nn.Module) -> Packing:
 def check_packing(function: str, model: nn.Module) -> None:
     """Raises ValueError in the name of `function` if the batches of this model cannot be packed."""
     base: Any = base_model(model)
-    config = getattr(base, "config", None)
+    config: Any = getattr(base, "config", None)
     kind = getattr(config, "model_type", type(model).__name__)
     require(kind in FAMILIES, function, "model", f"of a family that is exact when packed ({listed(FAMILIES, 20)})", repr(kind))
     alone = not getattr(config, "is_decoder", False) and not getattr(config, "add_cross_attention", False)
@@ -187,7 +190,7 @@ def check_packing(function: str, model: nn.Module) -> None:
     require(not replayed, function, "model", "one whose layers all run", "one that replay has changed")
 
 
-def _price(model: nn.Module) -> Price:
+def _price(model: Any) -> Price:
     """FLOPs of a forward: two for each weight of the layers, and those of queries with keys and of the outcome with values."""
     layers = layers_of(model)
     named = (found for layer in layers for found in layer.named_parameters())
