@@ -51,7 +51,7 @@ def estimate(
     from ..finetune.models import check_directory
     from ..measure.estimate import estimate as predict
     from ..measure.subject import resolved
-    from ..models.portable import read_config
+    from ..models.folders import read_config
 
     require(device in ("cpu", "cuda"), "estimate", "device", "cpu or cuda", repr(device))
     config.check(("model",))

@@ -57,13 +57,24 @@ def export(
     model: Model,
     output: Annotated[str, typer.Option(help="New folder for the checkpoint.", show_default=False)],
     delta: DeltaFile = "",
+    no_code: Annotated[
+        bool, typer.Option("--no-code", help="Write no Python file; refused where transformers' own class predicts otherwise.")
+    ] = False,
 ) -> None:
-    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same predictions."""
+    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same predictions.
+
+    Where no class of transformers pools as the head does, a Python file goes along, for `trust_remote_code=True`.
+    """
     quiet()
     from ..finetune import Classifier
+    from ..models.portable import MODULE
 
-    Classifier.load(model, delta).export(output)
+    Classifier.load(model, delta).export(output, code=not no_code)
     print(f"saved: {output}")
+    if (Path(output) / f"{MODULE}.py").is_file():
+        print(
+            f"{MODULE}.py in it is code: plain transformers needs trust_remote_code=True for it (--no-code writes none, or refuses)"
+        )
 
 
 def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Iterator[Any]:

@@ -40,7 +40,7 @@ def profile(
     from ..measure.profiling import picture
     from ..measure.profiling.steps import measure
     from ..measure.subject import beside, resolved
-    from ..models.portable import read_config
+    from ..models.folders import read_config
 
     config.check(("model",))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
