@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import require
+from ..escaping import as_json, visible
 from ..finetune.config import Data
 from ..finetune.tasks import TASKS, Task
 from ..finetune.tasks.base import Prediction
@@ -37,7 +37,8 @@ def predict(
     """Print the label and its probability for every text, or the tag of every word.
 
     Plain output: label, probability and text, separated by tabs. Token classification: word, tag and probability a
-    line, an empty line after each text.
+    line, an empty line after each text. It is for people and spreadsheets: control characters are escaped, and a value that
+    would be a formula has ' before it. --jsonl is exact.
     """
     quiet()
     from ..finetune import Classifier
@@ -70,7 +71,7 @@ def export(
     from ..models.portable import MODULE
 
     Classifier.load(model, delta).export(output, code=not no_code)
-    print(f"saved: {output}")
+    print(f"saved: {visible(output)}")
     if (Path(output) / f"{MODULE}.py").is_file():
         print(
             f"{MODULE}.py in it is code: plain transformers needs trust_remote_code=True for it (--no-code writes none, or refuses)"
@@ -93,4 +94,4 @@ def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Itera
 
 
 def _as_json(prediction: Prediction, task: Task) -> str:
-    return json.dumps(dict(zip(task.fields, prediction, strict=True)), ensure_ascii=False)
+    return as_json(dict(zip(task.fields, prediction, strict=True)))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from ..defaults import LENGTH
 from ..errors import require
 from ..extras import needs
 from ..finetune.config import TrainConfig
+from .console import Console, escaped
 from .estimate import PREPARING
 from .options import config_options
 from .quiet import quiet
@@ -66,7 +66,7 @@ def profile(
     dtype = config.data.dtype if len(dtypes) == 1 else ", ".join(f"{name} {dtype}" for dtype, name in dtypes.items())
     title = f"{model}, {size} x {length} tokens, {dtype}, {device}"
     console = Console(soft_wrap=True)
-    console.print(_table(reports, title))
+    console.print(_table(reports, escaped(title)))
     if output is not None:
         work = {name: value for name, value in config.options().items() if name in PREPARING}
         content = {

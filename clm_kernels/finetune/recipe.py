@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from ..errors import require
+from ..escaping import visible
 from ..extras import needs
 from ..models.conform import recipe_of
 from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
@@ -48,7 +49,7 @@ Say = Callable[[str], None]
 
 def to_stderr(line: str) -> None:
     """Prints a line without breaking a progress bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(visible(line), file=sys.stderr)
 
 
 def say_nothing(line: str) -> None:
