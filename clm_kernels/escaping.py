@@ -7,7 +7,7 @@ import unicodedata
 from typing import Any
 
 JOINERS = "\u200c\u200d"  # invisible, but scripts and emoji are written with them
-FORMULA = "=+-@＝＋－＠"  # what spreadsheets take for the beginning of one
+FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"  # what spreadsheets take for the beginning of one, in full width too
 DRAWN: dict[str, Any] = {"parse_math": False, "usetex": False}  # of a text in a picture: a $ is a $
 
 

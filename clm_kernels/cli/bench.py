@@ -10,58 +10,7 @@ import typer
 from rich.progress import track
 from rich.table import Table
 
-
-def bench(
-    shape: Annotated[str, typer.Option(help="MiniLM, BERT-base, ModernBERT-large, Qwen3-0.6B or Llama-2-7B")] = "MiniLM",
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16")] = "float32",
-    device: Annotated[str, typer.Option(help="cpu or cuda; by default the GPU if there is one")] = "",
-    tokens: Annotated[int, typer.Option(min=1, help="tokens of a batch, for gradients")] = 1024,
-    rounds: Annotated[int, typer.Option(min=1, help="times that each call is timed")] = 15,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="hold it against torch.compile too, which takes some ten seconds a case")
-    ] = False,
-    output: Annotated[Path | None, typer.Option(help="JSON file for the numbers")] = None,
-) -> None:
-    """Time every op beside what torch has for it: checked first, caches flushed, in rotation, medians."""
-    import torch
-
-    from ..measure import bench
-
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("bench: device cuda needs a CUDA GPU, none is here; try --device cpu")
-    for name, value, known in (("shape", shape, bench.SHAPES), ("dtype", dtype, bench.DTYPES)):
-        if value not in known:
-            raise ValueError(f"bench: {name} must be one of {', '.join(known)}, got {value!r}")
-    machine = bench.Machine.measure(place)
-    names = [(op, kind) for op in bench.OPS for kind in bench.KINDS_OF.get(op, bench.KINDS)]
-    rows = []
-    for op, kind in track(names, "timing", transient=True):
-        rows.append(bench.measure(bench.build(op, kind, dtype, shape, place, tokens), machine, place, rounds, compiled=compile))
-
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 140
-    console.print(_table(rows, f"{shape}, {dtype}, {tokens} tokens, {place}: {machine.copy / 1e9:.0f} GB/s copied"))
-    if output is not None:
-        output.write_text(json.dumps({"machine": machine.described(place), "rows": rows}, indent=1) + "\n")
-        console.print(f"saved: {output}", markup=False)
-
-
-def _table(rows: list[dict], title: str) -> Table:
-    table = Table("op", "kind", "implementation", "µs", "GB/s", "% of copy", "% of product", "times faster than", title=title)
-    for row in rows:
-        faster = "; ".join(f"{name} {ratio:.1f}" for name, ratio in row["faster than"].items())
-        numbers = (f"{row['microseconds']:.0f}", f"{row['GB/s']:.1f}", f"{row['% of copy']:.0f}", f"{row['% of product']:.0f}")
-        table.add_row(row["op"], row["kind"], row["implementation"], *numbers, faster)
-    return table
-
-
 from .console import Console
-
-"""``clm-kernels bench``: a short run of the microbenchmarks."""
-
-from __future__ import annotations
 
 
 def bench(

@@ -90,7 +90,7 @@ def test_predict_as_json_is_exact(trained):
 
 
 def test_tokens_and_their_picture(trained, tmp_path):
-    _, folder, model, train, _ = trained
+    _, _, model, train, _ = trained
     for kind in ("png", "svg"):
         options = ["--minimum", "1", "--picture", tmp_path / f"p.{kind}", "--output", tmp_path / "groups.json"]
         passed(run("tokens", "--model", model, "--train", train, *options))
