@@ -17,7 +17,7 @@ from ..models.attention import bidirectional_layers
 from ..models.folders import read_config
 from ..models.heads import label_names
 from ..models.pooling import current_pooling, pooling_of
-from ..models.portable import reads_natively, save_portable
+from ..models.portable import pools_by_code, reads_natively, save_portable
 from ..models.structure import head_names
 from ..token_groups.merging import add_tokens
 from .lora import Adapter, fold
@@ -159,9 +159,11 @@ class Classifier:
         require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
         self.tokenizer.model_max_length = self.max_length
         fold(self.model)
-        pooling = current_pooling(self.model) or "native"
-        told = f"True for pooling {pooling!r}, as {type(self.model).__name__} by itself would predict otherwise"
-        require(code or pooling == "native" or reads_natively(self.model, self._drawn()), "export", "code", told, False)
+        told = (
+            f"True for pooling {current_pooling(self.model)!r}, as {type(self.model).__name__} by itself would predict otherwise"
+        )
+        same = code or not pools_by_code(self.model) or reads_natively(self.model, self._drawn())
+        require(same, "export", "code", told, False)
 
         def write(beside: Path) -> None:
             save_portable(self.model, beside, code)

@@ -61,12 +61,12 @@ def save_portable(model: PreTrainedModel, folder: str | os.PathLike, code: bool 
         code: False: saved to be read by the model's own class, which gives the same where `reads_natively` says so.
     """
     folder = Path(folder)
-    if not code:
+    if not code and pools_by_code(model):
         with set_pooling(model, "native"):
             model.save_pretrained(folder)
         return
     model.save_pretrained(folder)
-    if getattr(model.config, CONFIG_KEY, "native") == "native":
+    if not pools_by_code(model):
         return
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     described["model_type"] = PREFIX + model.config.model_type
@@ -78,6 +78,11 @@ def save_portable(model: PreTrainedModel, folder: str | os.PathLike, code: bool 
     text = _ABOUT + Path(pooled_head.__file__).read_text(encoding="utf-8") + _CODE.format(**names, key=CONFIG_KEY)
     write_atomically(folder / f"{MODULE}.py", text.encode())
     write_atomically(folder / "config.json", json.dumps(described, indent=2).encode())
+
+
+def pools_by_code(model: PreTrainedModel) -> bool:
+    """Whether its head's pooling is one that its class does not know, so that plain transformers needs code for it."""
+    return getattr(model.config, CONFIG_KEY, "native") != "native"
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ TEXTS = ["where is my parcel", "refund", "the login is please with a courier now
 def classifier(family, pooling, made=None, **changes):
     model = build(family, **changes).eval()
     set_pooling(model, pooling)
-    return Classifier(model, made or tokenizer(), TASKS["sequence"], 32)
+    return Classifier(model, made or tokenizer(), TASKS["sequence"], 24)
 
 
 def padded(made):

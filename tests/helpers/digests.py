@@ -52,7 +52,7 @@ def write_base(folder: Path) -> None:
         return [{"text": " ".join(row["text"] for row in rows[i::count]), "label": rows[i]["label"]} for i in range(count)]
 
     save_model(folder / "model", hidden_size=128, intermediate_size=512, max_position_embeddings=128)
-    write_jsonl(folder / "train.jsonl", longer(48, 0))
+    write_jsonl(folder / "train.jsonl", longer(24, 0))
     write_jsonl(folder / "validation.jsonl", longer(12, 1))
 
 
