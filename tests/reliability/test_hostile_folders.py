@@ -55,6 +55,8 @@ def cases(tmp_path_factory):
 def outcomes(request, cases):
     """What every command did with every folder: in one process, whose standard input says yes to all, or is closed."""
     root, found = cases
+    if request.param == "closed":  # what is asked there is asked of every command alike
+        found = [case for case in found if case["name"].endswith(("predict", "doctor"))]
     place = root / request.param
     (place / "tmp").mkdir(parents=True)
     swapped = json.loads(json.dumps(found).replace(str(root / "output"), str(place / "output")))
@@ -91,4 +93,5 @@ ACCEPTED = ("known type", "known type, upstream", "pickled weights beside", "cha
 def test_what_does_no_harm_is_read(outcomes, way):
     """Code beside a model that transformers has itself is left alone."""
     _, found = outcomes
-    assert [outcome["code"] for name, outcome in found.items() if name.split(":")[0] == way] == [0, 0, 0, 0]
+    codes = [outcome["code"] for name, outcome in found.items() if name.split(":")[0] == way]
+    assert codes and set(codes) == {0}
