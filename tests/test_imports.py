@@ -29,7 +29,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"selection"},
     {"ops"},
     {"options", "tensors", "recipe", "energy"},
-    {"defaults", "errors", "extras", "files", "fingerprint", "handles", "_version"},
+    {"defaults", "errors", "escaping", "extras", "files", "fingerprint", "handles", "_version"},
 )
 
 IMPLEMENTATIONS = set(MODULES) | {"cuda", "triton"}

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from ..errors import require
 from ..extras import needs
+from .console import Console, escaped
 
 SENTENCES = 14  # in the picture
 
@@ -56,8 +55,8 @@ def _table(words, odds: dict[str, dict[str, float]], top: int) -> Table:
             if word is not None:
                 z = odds.get(label, {}).get(word.word)
                 after = f" (z {z:.1f})" if z is not None else ""
-                said.append(f"[bold]{escape(word.word)}[/] {percent(word.early)} → {percent(word.late)}{after}")
-        table.add_row(escape(label), ", ".join(said) or "-")
+                said.append(f"[bold]{escaped(word.word)}[/] {percent(word.early)} → {percent(word.late)}{after}")
+        table.add_row(escaped(label), ", ".join(said) or "-")
     return table
 
 

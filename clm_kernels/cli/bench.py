@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+
+from .console import Console
 
 
 def bench(
@@ -46,7 +47,7 @@ def bench(
     console.print(_table(rows, f"{shape}, {dtype}, {tokens} tokens, {place}: {machine.copy / 1e9:.0f} GB/s copied"))
     if output is not None:
         output.write_text(json.dumps({"machine": machine.described(place), "rows": rows}, indent=1) + "\n")
-        console.print(f"saved: {output}")
+        console.print(f"saved: {output}", markup=False)
 
 
 def _table(rows: list[dict], title: str) -> Table:

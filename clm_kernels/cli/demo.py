@@ -6,9 +6,9 @@ import shlex
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from .console import Console
 from .quiet import quiet
 
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from itertools import groupby
 from math import inf
 
-from rich.console import Console
 from rich.table import Table
 
 from .._version import __version__
 from ..extras import install
+from .console import Console
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
 COSTS = {

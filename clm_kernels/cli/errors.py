@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable
 
 import typer
-from rich.console import Console
 
 from ..extras import said_what_to_install
+from .console import Console
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 USER_INPUT, OTHER, INTERRUPTED = 2, 1, 130

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from ..defaults import ACTIVE_SHARE, LENGTH
 from ..errors import require
 from ..finetune.config import TrainConfig
+from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
 
@@ -51,7 +51,7 @@ def estimate(
     from ..finetune.models import check_directory
     from ..measure.estimate import estimate as predict
     from ..measure.subject import resolved
-    from ..models.portable import read_config
+    from ..models.folders import read_config
 
     require(device in ("cpu", "cuda"), "estimate", "device", "cpu or cuda", repr(device))
     config.check(("model",))
@@ -73,7 +73,7 @@ def estimate(
     training = asked.training
     checkpointing = ", checkpointing" if training.gradient_checkpointing else ""
     size = f"{training.batch_size} x {length} tokens, {asked.data.dtype}, {device}{checkpointing}"
-    title = f"{Path(config.data.model).name}, {size}"
+    title = f"{escaped(Path(config.data.model).name)}, {size}"
     console.print(_parts(found[asked], f"{training.method}: {title}"))
     console.print(_fits({name: found[other] for name, other in others.items()}, title))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import require
+from ..escaping import as_json, visible
 from ..finetune.config import Data
 from ..finetune.tasks import TASKS, Task
 from ..finetune.tasks.base import Prediction
@@ -37,7 +37,8 @@ def predict(
     """Print the label and its probability for every text, or the tag of every word.
 
     Plain output: label, probability and text, separated by tabs. Token classification: word, tag and probability a
-    line, an empty line after each text.
+    line, an empty line after each text. It is for people and spreadsheets: control characters are escaped, and a value that
+    would be a formula has ' before it. --jsonl is exact.
     """
     quiet()
     from ..finetune import Classifier
@@ -57,13 +58,24 @@ def export(
     model: Model,
     output: Annotated[str, typer.Option(help="New folder for the checkpoint.", show_default=False)],
     delta: DeltaFile = "",
+    no_code: Annotated[
+        bool, typer.Option("--no-code", help="Write no Python file; refused where transformers' own class predicts otherwise.")
+    ] = False,
 ) -> None:
-    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same predictions."""
+    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same predictions.
+
+    Where no class of transformers pools as the head does, a Python file goes along, for `trust_remote_code=True`.
+    """
     quiet()
     from ..finetune import Classifier
+    from ..models.portable import MODULE
 
-    Classifier.load(model, delta).export(output)
-    print(f"saved: {output}")
+    Classifier.load(model, delta).export(output, code=not no_code)
+    print(f"saved: {visible(output)}")
+    if (Path(output) / f"{MODULE}.py").is_file():
+        print(
+            f"{MODULE}.py in it is code: plain transformers needs trust_remote_code=True for it (--no-code writes none, or refuses)"
+        )
 
 
 def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Iterator[Any]:
@@ -82,4 +94,4 @@ def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Itera
 
 
 def _as_json(prediction: Prediction, task: Task) -> str:
-    return json.dumps(dict(zip(task.fields, prediction, strict=True)), ensure_ascii=False)
+    return as_json(dict(zip(task.fields, prediction, strict=True)))

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -15,6 +14,7 @@ from ..defaults import LENGTH
 from ..errors import require
 from ..extras import needs
 from ..finetune.config import TrainConfig
+from .console import Console, escaped
 from .estimate import PREPARING
 from .options import config_options
 from .quiet import quiet
@@ -40,7 +40,7 @@ def profile(
     from ..measure.profiling import picture
     from ..measure.profiling.steps import measure
     from ..measure.subject import beside, resolved
-    from ..models.portable import read_config
+    from ..models.folders import read_config
 
     config.check(("model",))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,7 +66,7 @@ def profile(
     dtype = config.data.dtype if len(dtypes) == 1 else ", ".join(f"{name} {dtype}" for dtype, name in dtypes.items())
     title = f"{model}, {size} x {length} tokens, {dtype}, {device}"
     console = Console(soft_wrap=True)
-    console.print(_table(reports, title))
+    console.print(_table(reports, escaped(title)))
     if output is not None:
         work = {name: value for name, value in config.options().items() if name in PREPARING}
         content = {

@@ -17,4 +17,5 @@ def quiet() -> None:
 
         datasets.disable_progress_bars()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    warnings.filterwarnings("ignore", message="Glyph .* missing")  # a picture has boxes there
     warnings.filterwarnings("ignore", module="transformers|torch.utils.data|accelerate")

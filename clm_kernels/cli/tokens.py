@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import require
 from ..extras import needs
 from ..finetune.config import TrainConfig
 from .active import show_active
+from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
 
@@ -63,8 +63,8 @@ def tokens(
     of = task.unit
     table = Table("label", of, f"groups by {measure}: z-score, {of} with it of the label and of all", show_lines=True)
     for label, groups in found.by_class.items():
-        said = ", ".join(f"[bold]{_escaped(g.text)}[/] {g.z:.1f} ({g.count}/{g.total})" for g in groups) or "-"
-        table.add_row(_escaped(label), f"{found.sizes[label]:,}", said)
+        said = ", ".join(f"[bold]{escaped(g.text)}[/] {g.z:.1f} ({g.count}/{g.total})" for g in groups) or "-"
+        table.add_row(escaped(label), f"{found.sizes[label]:,}", said)
     console = Console()
     if not console.is_terminal:
         console.width = 140
@@ -75,7 +75,3 @@ def tokens(
     if picture is not None:
         drawing.draw(found, picture)
         console.print(f"drawn: {picture}", markup=False)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")

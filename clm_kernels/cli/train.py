@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from ..errors import require
+from ..escaping import visible
 from ..finetune.config import TrainConfig
+from .console import Console
 from .errors import INTERRUPTED, fail
 from .options import config_options
 from .quiet import quiet
@@ -79,4 +80,4 @@ def select(
     Console().print(show.selection(line._asdict() for line in lines))
     if wanted:
         selection.save(output)
-        print(f"saved: {output}")
+        print(f"saved: {visible(str(output))}")

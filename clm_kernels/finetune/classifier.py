@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,9 +14,10 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from ..delta import Delta
 from ..errors import listed, require
 from ..models.attention import bidirectional_layers
+from ..models.folders import read_config
 from ..models.heads import label_names
-from ..models.pooling import pooling_of
-from ..models.portable import read_config, save_portable
+from ..models.pooling import current_pooling, pooling_of
+from ..models.portable import pools_by_code, reads_natively, save_portable
 from ..models.structure import head_names
 from ..token_groups.merging import add_tokens
 from .lora import Adapter, fold
@@ -124,15 +126,22 @@ class Classifier:
         for i in range(len(texts)):
             yield found.pop(i)
 
-    def export(self, folder: str | Path) -> None:
+    def export(self, folder: str | Path, code: bool = True) -> None:
         """Writes a checkpoint that plain transformers loads, with the same predictions for the same tokens.
 
         Those of an adapter are the same to rounding. Where a layer with a sliding window attends to both sides, plain
         transformers reaches one token further, and a warning says so. What was trained on a template is to be given texts
         in it; the config records it as ``clm_template``.
 
+        Where no class of transformers pools as the head does, ``clm_pooled.py`` goes along: Python code, which plain transformers
+        runs, and needs, with ``trust_remote_code=True``.
+
+        Args:
+            code: False: no code is written; refused where the model's own class would predict otherwise. The last token is
+                then the last one that is not the padding token, so a text must not end in that token's name.
+
         Raises:
-            ValueError: if the folder is not empty, or only some layers attend to both sides.
+            ValueError: if the folder is not empty, only some layers attend to both sides, or code is needed and not wanted.
         """
         folder, both = Path(folder), bidirectional_layers(self.model)
         plain = len(both) in (0, getattr(self.model.config.get_text_config(), "num_hidden_layers", 0))
@@ -150,12 +159,26 @@ class Classifier:
         require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
         self.tokenizer.model_max_length = self.max_length
         fold(self.model)
+        told = (
+            f"True for pooling {current_pooling(self.model)!r}, as {type(self.model).__name__} by itself would predict otherwise"
+        )
+        same = code or not pools_by_code(self.model) or reads_natively(self.model, self._drawn())
+        require(same, "export", "code", told, False)
 
         def write(beside: Path) -> None:
-            save_portable(self.model, beside)
+            save_portable(self.model, beside, code)
             self.tokenizer.save_pretrained(beside)
 
         write_folder(folder, write)
+
+    def _drawn(self, texts: int = 16) -> Iterator[Any]:
+        """Padded batches of texts of tokens drawn at random, none of them a special one, as `predict` makes them."""
+        draw, special = random.Random(0), set(self.tokenizer.all_special_ids)
+        plain = [number for number in range(len(self.tokenizer)) if number not in special]
+        words = [self.tokenizer.decode(draw.choices(plain, k=1 + 3 * i)) for i in range(texts)]
+        for batch in (words[: texts // 2], words[texts // 2 :]):
+            encoded = self.tokenizer(batch, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
+            yield encoded.to(self.model.device)
 
 
 def _check_whole(loaded: Loaded, delta: Delta) -> None:

@@ -22,6 +22,7 @@ from ..extras import needs
 from ..fingerprint import fingerprint
 from ..handles import Undo
 from ..models.conform import conform, recipe_of
+from ..models.folders import read_adapter_config
 from ..models.roles import PROJECTIONS, is_fused, role_of
 from ..models.structure import head_names, weights
 from ..recipe import Recipe
@@ -151,7 +152,7 @@ class Adapter:
             ValueError: if a file is missing, altered, or of another program.
             NotInstalled: without peft.
         """
-        peft = needs("peft", "Adapter.load")
+        needs("peft", "Adapter.load")
         path = folder / ADAPTER
         complete = (folder / ADAPTER_CONFIG).is_file()
         require(complete, "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER_CONFIG}", "one without")
@@ -162,7 +163,7 @@ class Adapter:
             recipe = Recipe.from_metadata(metadata)
         except KeyError as error:
             raise ValueError(f"Adapter.load: {str(path)!r} is incomplete, without {error}") from error
-        return cls(peft.LoraConfig.from_pretrained(str(folder)), tensors, originals, labels, recipe)
+        return cls(read_adapter_config(folder), tensors, originals, labels, recipe)
 
     def apply(self, loaded: Loaded) -> Undo:
         """Puts the adapter and the trained head into a base model, beside its weights; it attends and pools as it did in training.

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import (
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -17,8 +15,8 @@ from transformers import (
 
 from ..errors import listed, require
 from ..extension import Extension
+from ..models.folders import read_config, read_model, read_tokenizer, refusing
 from ..models.pooling import natural_pooling, set_pooling
-from ..models.portable import read_config
 from ..models.positions import position_limits
 from ..models.structure import depths, head_names
 from .config import Data
@@ -70,16 +68,11 @@ def load(
     """
     check_directory("load", path)
     ids = dict(enumerate(label_names))
-    try:
+    with refusing("load", path, f"a model for {task.name} classification"):
         config = read_config(path, id2label=ids, label2id={name: i for i, name in ids.items()})
         config.problem_type = task.problem
-        model, info = task.auto_class.from_pretrained(
-            path, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
-        )
+        model, info = read_model(task.auto_class, path, config, dtype)
         tokenizer = load_tokenizer(tokenizer or path, task, config)
-    except (OSError, ValueError, SafetensorError) as error:
-        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"load: {str(path)!r} must be a model for {task.name} classification, got: {message}") from error
     rows = model.get_input_embeddings().weight.shape[0]
     within = f"the tokenizer's pad token {tokenizer.pad_token!r}", f"one of the model's {rows} embedding rows"
     require(tokenizer.pad_token_id < rows, "load", *within, tokenizer.pad_token_id)
@@ -104,8 +97,10 @@ def load_tokenizer(path: str | Path, task: Task, config: PretrainedConfig | None
     Raises:
         ValueError: if there is none, or it has no token to pad with.
     """
-    tokenizer = AutoTokenizer.from_pretrained(path, config=config, trust_remote_code=False)
-    require(tokenizer.is_fast, "load", "the tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__)
+    tokenizer = read_tokenizer(path, config)
+    require(
+        getattr(tokenizer, "is_fast", False), "load", "the tokenizer", "a fast one (tokenizer.json)", type(tokenizer).__name__
+    )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     require(tokenizer.pad_token is not None, "load", "the tokenizer", "one with a pad_token or an eos_token", "neither")

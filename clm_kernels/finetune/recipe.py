@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from ..errors import require
+from ..escaping import visible
 from ..extras import needs
 from ..models.conform import recipe_of
 from ..models.packing import check_packing
@@ -51,7 +52,7 @@ Say = Callable[[str], None]
 
 def to_stderr(line: str) -> None:
     """Prints a line without breaking a progress bar."""
-    tqdm.write(line, file=sys.stderr)
+    tqdm.write(visible(line), file=sys.stderr)
 
 
 def say_nothing(line: str) -> None:

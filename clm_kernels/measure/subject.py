@@ -14,6 +14,7 @@ from ..errors import require
 from ..finetune.config import TrainConfig, Training
 from ..finetune.methods import Prepared, check, method_of
 from ..finetune.tasks import TASKS, Task
+from ..models.folders import build_model
 from ..models.recomputing import checkpoint_layers, recompute_norms
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -71,7 +72,7 @@ def build(model: PretrainedConfig, config: TrainConfig, device: torch.device | s
     if model.pad_token_id is None:
         model.pad_token_id = 0  # decoders ask for one, though no batch here is padded
     with torch.device(device):
-        return task_of(config).auto_class.from_config(model, dtype=DTYPES[config.data.dtype]).train()
+        return build_model(task_of(config).auto_class, model, DTYPES[config.data.dtype]).train()
 
 
 def prepare(model: nn.Module, config: TrainConfig) -> Prepared:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,6 +12,7 @@ from ..defaults import POOLINGS
 from ..errors import require
 from ..handles import Undo
 from .families import is_decoder
+from .folders import described
 from .heads import reads_text
 from .pooled_head import pool_head
 from .structure import base_model
@@ -35,11 +34,11 @@ def pooling_of(checkpoint: str | os.PathLike) -> str:
     Raises:
         ValueError: if the config records a pooling that is not known here.
     """
-    recorded = _described(checkpoint, "config.json").get(CONFIG_KEY, "native")
+    recorded = described(checkpoint).get(CONFIG_KEY, "native")
     require(recorded in POOLINGS, "pooling_of", f"{CONFIG_KEY} of {str(checkpoint)!r}", KNOWN, repr(recorded))
     if recorded != "native":
         return recorded
-    found = _described(checkpoint, "1_Pooling/config.json")
+    found = described(checkpoint, "1_Pooling/config.json")
     return next((pooling for key, pooling in SENTENCE_TRANSFORMERS.items() if found.get(key) is True), "native")
 
 
@@ -51,11 +50,6 @@ def natural_pooling(checkpoint: str | os.PathLike) -> str:
     """
     recorded = pooling_of(checkpoint)
     return "last" if recorded == "native" and is_decoder(checkpoint) else recorded
-
-
-def _described(checkpoint: str | os.PathLike, file: str) -> dict:
-    path = Path(checkpoint) / file
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def set_pooling(model: nn.Module, pooling: str) -> Undo:

@@ -1,24 +1,34 @@
 """Checkpoints that plain transformers reads with the same predictions, whatever the head pools.
 
 A model that pools as transformers does is saved as it is. One whose pooling transformers does not know carries its few
-lines of code along (``trust_remote_code=True``), under a model type of its own: without them it refuses to load.
+lines of code along (``trust_remote_code=True``), under a model type of its own: without them it refuses to load. This package
+never runs that code; it reads such a checkpoint by itself.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..files import write_atomically
 from . import pooled_head
-from .families import PREFIX
-from .pooling import CONFIG_KEY
+from .folders import PREFIX
+from .pooling import CONFIG_KEY, set_pooling
 
 MODULE = "clm_pooled"
 
+_ABOUT = """\
+# This file is code that transformers runs when this folder is loaded with trust_remote_code=True, and which it needs for that:
+# clm-kernels wrote it, as no class of transformers pools as this model's head does. It needs torch and transformers alone, reads
+# and writes no file, and is the same in every folder but for the names of the classes at its end. clm-kernels reads the folder
+# without it. `clm-kernels export --no-code` writes none, and refuses where the predictions would differ.
+"""
 _CODE = '''
 
 from transformers import {config}, {model}
@@ -44,11 +54,19 @@ class ClmPooledModel({model}):
 '''
 
 
-def save_portable(model: PreTrainedModel, folder: str | os.PathLike) -> None:
-    """`save_pretrained` of a model that may have been given another pooling by `set_pooling`."""
+def save_portable(model: PreTrainedModel, folder: str | os.PathLike, code: bool = True) -> None:
+    """`save_pretrained` of a model that may have been given another pooling by `set_pooling`.
+
+    Args:
+        code: False: saved to be read by the model's own class, which gives the same where `reads_natively` says so.
+    """
     folder = Path(folder)
+    if not code and pools_by_code(model):
+        with set_pooling(model, "native"):
+            model.save_pretrained(folder)
+        return
     model.save_pretrained(folder)
-    if getattr(model.config, CONFIG_KEY, "native") == "native":
+    if not pools_by_code(model):
         return
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     described["model_type"] = PREFIX + model.config.model_type
@@ -57,17 +75,20 @@ def save_portable(model: PreTrainedModel, folder: str | os.PathLike) -> None:
         "AutoModelForSequenceClassification": f"{MODULE}.ClmPooledModel",
     }
     names = {"model": type(model).__name__, "config": type(model.config).__name__, "model_type": described["model_type"]}
-    code = Path(pooled_head.__file__).read_text(encoding="utf-8") + _CODE.format(**names, key=CONFIG_KEY)
-    write_atomically(folder / f"{MODULE}.py", code.encode())
+    text = _ABOUT + Path(pooled_head.__file__).read_text(encoding="utf-8") + _CODE.format(**names, key=CONFIG_KEY)
+    write_atomically(folder / f"{MODULE}.py", text.encode())
     write_atomically(folder / "config.json", json.dumps(described, indent=2).encode())
 
 
-def read_config(folder: str | os.PathLike, **changes) -> PreTrainedConfig:
-    """The config of any checkpoint, of one that `save_portable` wrote as well; no code in the folder is run."""
-    described = Path(folder) / "config.json"
-    known = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
-    if not str(known.get("model_type", "")).startswith(PREFIX):
-        return AutoConfig.from_pretrained(folder, **changes)
-    known.pop("auto_map", None)
-    model_type = known.pop("model_type").removeprefix(PREFIX)
-    return AutoConfig.for_model(model_type, **{**known, **changes})
+def pools_by_code(model: PreTrainedModel) -> bool:
+    """Whether its head's pooling is one that its class does not know, so that plain transformers needs code for it."""
+    return getattr(model.config, CONFIG_KEY, "native") != "native"
+
+
+@torch.no_grad()
+def reads_natively(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> bool:
+    """Whether the model's own class gives these batches the bits that its head's pooling by `set_pooling` gives them."""
+    batches = list(batches)
+    pooled = [model(**batch).logits for batch in batches]
+    with set_pooling(model, "native"):
+        return all(torch.equal(model(**batch).logits, logits) for batch, logits in zip(batches, pooled, strict=True))

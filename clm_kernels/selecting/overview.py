@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..escaping import DRAWN, visible
 from ..extras import needs
 from ..models.structure import depths, weights
 from ..selection import Entries, Selection
@@ -194,5 +195,5 @@ def draw(lines: Overview, path: str | Path, title: str = "") -> None:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
     figure.axes[0].set_ylabel("layer")
-    figure.suptitle(title, x=0.01, ha="left")
+    figure.suptitle(visible(title), x=0.01, ha="left", **DRAWN)
     figure.savefig(path, dpi=120)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..escaping import DRAWN, visible
 from ..extras import needs
 from .groups import TokenGroups
 
@@ -27,8 +28,8 @@ def draw(groups: TokenGroups, path: str | Path) -> None:
             shade = max(0.0, group.z / highest)
             axes.barh(row, 0.96, left=column, height=0.86, color=(1 - 0.75 * shade, 1 - 0.4 * shade, 1 - 0.55 * shade))
             text = group.text if len(group.text) <= 26 else group.text[:25] + "…"
-            axes.text(column + 0.48, row, f"{text}  {group.z:.0f}", ha="center", va="center", fontsize=8, parse_math=False)
-    axes.set_yticks(range(len(labels)), [f"{label} ({groups.sizes[label]:,})" for label in labels], fontsize=8)
+            axes.text(column + 0.48, row, f"{visible(text)}  {group.z:.0f}", ha="center", va="center", fontsize=8, **DRAWN)
+    axes.set_yticks(range(len(labels)), [f"{visible(label)} ({groups.sizes[label]:,})" for label in labels], fontsize=8, **DRAWN)
     axes.set_xticks([])
     axes.set_xlim(0, GROUPS)
     axes.set_ylim(max(1, len(labels)) - 0.5, -0.5)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import require
+from ..models.folders import read_tokenizer
 
 BATCH = 1000  # texts that are tokenised at a time
 
@@ -29,11 +30,9 @@ def check_reload(tokenizer, texts: Sequence[str]) -> None:
     Raises:
         ValueError: for the first text of which the saved tokenizer makes something else.
     """
-    from transformers import AutoTokenizer
-
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        again: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        again: Any = read_tokenizer(folder)
     for text, ids, found in zip(texts, ids_of(tokenizer, texts), ids_of(again, texts), strict=True):
         if ids != found:
             raise ValueError(f"check_reload: the saved tokenizer must make {ids} of {text!r} as before it was saved, got {found}")

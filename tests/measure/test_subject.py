@@ -21,7 +21,7 @@ from clm_kernels.finetune.models import load_base
 from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.measure import estimate, subject
 from clm_kernels.measure.profiling import steps
-from clm_kernels.models.portable import read_config
+from clm_kernels.models.folders import read_config
 from clm_kernels.selection import Selection
 
 BERT = build().config

@@ -17,9 +17,10 @@ from transformers import (
 )
 
 import clm_kernels as clm
+from clm_kernels.models.folders import PREFIX, read_config
 from clm_kernels.models.pooled_head import POOLED, pool
 from clm_kernels.models.pooling import CONFIG_KEY, current_pooling, pooling_of, set_pooling
-from clm_kernels.models.portable import PREFIX, read_config, save_portable
+from clm_kernels.models.portable import save_portable
 
 ENCODERS = ("bert", "minilm", "roberta", "distilbert", "deberta", "modernbert")
 DECODERS = (*DECODERS, "qwen2", "mistral", "opt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...escaping import cell
 from ..encode import Encoded, longest_first, with_lengths
 from ..metrics import accuracy, macro_f1
 from ..templates import TEXT, fill
@@ -87,4 +88,4 @@ class SequenceClassification(Task):
         return Prediction(encoded.split.texts[i], label_names[int(numbers)], float(probabilities))
 
     def write(self, prediction: Prediction) -> str:
-        return f"{prediction.label}\t{prediction.probability:.4f}\t{' '.join(prediction.text.split())}"
+        return f"{cell(prediction.label)}\t{prediction.probability:.4f}\t{cell(' '.join(prediction.text.split()))}"

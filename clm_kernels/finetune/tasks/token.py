@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import require
+from ...escaping import cell
 from ..encode import IGNORED, Encoded, first_tokens, longest_first, needs_space, spread, with_lengths
 from ..metrics import accuracy, are_spans, macro_f1, span_scores
 from ..templates import TEXT
@@ -127,7 +128,8 @@ class TokenClassification(Task):
     def write(self, prediction: Prediction) -> str:
         rows = zip(*prediction, strict=True)
         return "".join(
-            f"{word}\t-\t-\n" if tag is None else f"{word}\t{tag}\t{probability:.4f}\n" for word, tag, probability in rows
+            f"{cell(word)}\t-\t-\n" if tag is None else f"{cell(word)}\t{cell(tag)}\t{probability:.4f}\n"
+            for word, tag, probability in rows
         )
 
 

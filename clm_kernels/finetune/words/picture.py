@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...escaping import DRAWN, visible
 from ...extras import needs
 from .sentences import Sentence
 from .table import ActiveWords, WordEnergy
@@ -42,11 +43,11 @@ class _Paper:
         self._font = needs("matplotlib.font_manager", "words.draw").FontProperties
 
     def text(self, x: float, y: float, text: str, size: float = 8.5, **how: Any) -> None:
-        style = {"color": INK, "va": "center", "parse_math": False, **how}
-        self.axes.text(x, y, text, fontsize=size, **style)
+        style = {"color": INK, "va": "center", **DRAWN, **how}
+        self.axes.text(x, y, visible(text), fontsize=size, **style)
 
     def width(self, text: str, size: float, weight: str = "normal") -> float:
-        return self._path.get_text_width_height_descent(text, self._font(size=size, weight=weight), False)[0]
+        return self._path.get_text_width_height_descent(visible(text), self._font(size=size, weight=weight), False)[0]
 
     def fitted(self, text: str, room: float, size: float = 8.5, weight: str = "normal") -> str:
         """The text, with its end cut off if there is no room for it."""

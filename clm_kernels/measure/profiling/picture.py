@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...escaping import DRAWN, visible
 from ...extras import needs
 from ...models.roles import numbered
 from .memory import PARTS
@@ -43,7 +44,7 @@ def draw(reports: Mapping[str, Report], path: str | Path, title: str = "") -> No
     _bars(memory, megabytes, "megabytes; the triangle: most at a time", [f"{peak:.0f} at most" for peak in peaks], len("at most"))
     memory.plot(peaks, [i + 0.42 for i in range(len(peaks))], linestyle="none", marker="^", markersize=8, color="#333333")
     memory.set_yticklabels([])
-    figure.suptitle(title, x=0.01, ha="left")
+    figure.suptitle(visible(title), x=0.01, ha="left", **DRAWN)
     figure.savefig(path, dpi=120)
 
 

@@ -11,7 +11,7 @@ from transformers import PretrainedConfig
 from ...defaults import LENGTH
 from ...finetune.config import TrainConfig
 from ...finetune.models import check_directory
-from ...models.portable import read_config
+from ...models.folders import read_config
 from ..subject import build, labels_shape, prepare, resolved
 from .session import Report, profiling
 
