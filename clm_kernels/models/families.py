@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
+
+from ..strangers import read_json
 
 PREFIX = "clm_pooled_"  # of the types under which `save_portable` writes checkpoints
 
@@ -22,7 +23,7 @@ def is_decoder(checkpoint: str | os.PathLike) -> bool:
     """Whether a checkpoint's model continues texts, and neither fills masks nor translates."""
     from transformers.models.auto import modeling_auto as auto
 
-    described = json.loads((Path(checkpoint) / "config.json").read_text(encoding="utf-8"))
+    described = read_json(Path(checkpoint) / "config.json", "is_decoder", "a config")
     kind = str(described.get("model_type", "")).removeprefix(PREFIX)
     others = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
     return kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not any(kind in names for names in others)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 from ..defaults import POOLINGS
 from ..errors import require
 from ..handles import Undo
+from ..strangers import brief, read_json
 from .families import is_decoder
 from .heads import reads_text
 from .pooled_head import pool_head
@@ -36,7 +37,7 @@ def pooling_of(checkpoint: str | os.PathLike) -> str:
         ValueError: if the config records a pooling that is not known here.
     """
     recorded = _described(checkpoint, "config.json").get(CONFIG_KEY, "native")
-    require(recorded in POOLINGS, "pooling_of", f"{CONFIG_KEY} of {str(checkpoint)!r}", KNOWN, repr(recorded))
+    require(isinstance(recorded, str) and recorded in POOLINGS, "pooling_of", f"{CONFIG_KEY} of {str(checkpoint)!r}", KNOWN, brief(recorded))
     if recorded != "native":
         return recorded
     found = _described(checkpoint, "1_Pooling/config.json")
@@ -55,7 +56,7 @@ def natural_pooling(checkpoint: str | os.PathLike) -> str:
 
 def _described(checkpoint: str | os.PathLike, file: str) -> dict:
     path = Path(checkpoint) / file
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_json(path, "pooling_of", "a JSON object") if path.is_file() else {}
 
 
 def set_pooling(model: nn.Module, pooling: str) -> Undo:
@@ -92,18 +93,21 @@ def set_pooling(model: nn.Module, pooling: str) -> Undo:
         return Undo(model)
     hooked = vars(config).get(CONFIG_KEY) if HOOKS in vars(model) else None
     former = [{name: vars(holder)[name] for name in OWN if name in vars(holder)} for holder in (config, model)]
-    _unhook(model)
-    knows_mean = hasattr(config, "classifier_pooling")
-    if knows_mean:
-        native = model.__dict__.setdefault(NATIVE, config.classifier_pooling)
-        config.classifier_pooling = "mean" if pooling == "mean" else native
-        if hasattr(model, "classifier_pooling"):  # EuroBERT's copy, which it reads instead
-            model.classifier_pooling = config.classifier_pooling
-    by_hook = pooling != "native" and not (knows_mean and pooling == "mean")
-    setattr(config, CONFIG_KEY, pooling if by_hook else "native")
-    if by_hook:
-        setattr(model, HOOKS, pool_head(model, base_model(model), pooling))
-    return Undo(model, partial(_pool_as, hooked=hooked, former=former))
+    with ExitStack() as failed:
+        handle = failed.enter_context(Undo(model, partial(_pool_as, hooked=hooked, former=former)))
+        _unhook(model)
+        knows_mean = hasattr(config, "classifier_pooling")
+        if knows_mean:
+            native = model.__dict__.setdefault(NATIVE, config.classifier_pooling)
+            config.classifier_pooling = "mean" if pooling == "mean" else native
+            if hasattr(model, "classifier_pooling"):  # EuroBERT's copy, which it reads instead
+                model.classifier_pooling = config.classifier_pooling
+        by_hook = pooling != "native" and not (knows_mean and pooling == "mean")
+        setattr(config, CONFIG_KEY, pooling if by_hook else "native")
+        if by_hook:
+            setattr(model, HOOKS, pool_head(model, base_model(model), pooling))
+        failed.pop_all()
+    return handle
 
 
 def _unhook(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from ..files import write_atomically
+from ..strangers import read_json
 from . import pooled_head
 from .families import PREFIX
 from .pooling import CONFIG_KEY
@@ -65,7 +66,7 @@ def save_portable(model: PreTrainedModel, folder: str | os.PathLike) -> None:
 def read_config(folder: str | os.PathLike, **changes) -> PreTrainedConfig:
     """The config of any checkpoint, of one that `save_portable` wrote as well; no code in the folder is run."""
     described = Path(folder) / "config.json"
-    known = json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {}
+    known = read_json(described, "read_config", "a config") if described.is_file() else {}
     if not str(known.get("model_type", "")).startswith(PREFIX):
         return AutoConfig.from_pretrained(folder, **changes)
     known.pop("auto_map", None)
