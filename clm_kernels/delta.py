@@ -144,7 +144,9 @@ class Delta:
             if name not in named:
                 raise ValueError(f"Delta: {brief(name, 200)} is not a weight of this model; the delta was made for another one")
             if name in self.whole and named[name].shape != tensor.shape:
-                raise ValueError(f"Delta: {brief(name, 200)} must have shape {tuple(tensor.shape)}, got {tuple(named[name].shape)}")
+                raise ValueError(
+                    f"Delta: {brief(name, 200)} must have shape {tuple(tensor.shape)}, got {tuple(named[name].shape)}"
+                )
             if named[name].dtype != tensor.dtype:
                 raise ValueError(f"Delta: {brief(name, 200)} must be {tensor.dtype} as in the base, got {named[name].dtype}")
         for name, mark in self.originals.items():

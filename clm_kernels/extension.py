@@ -68,11 +68,13 @@ class Extension:
     def check(self, function: str, selection: Selection) -> None:
         """Raises ValueError unless the new rows are as many as the tokens at most, and the selection holds each of them."""
         ids = [token.id for token in self.tokens]
-        rising = all(a < b for a, b in zip(ids, ids[1:]))
+        rising = ids == sorted({*ids})
         within = 0 < len(ids) <= self.rows and rising and 0 <= ids[0] and ids[-1] < self.rows + len(ids)
         expected = f"at most as many as the {self.rows} of the base, with rising ids up to {self.rows + len(ids) - 1}"
         require(within, function, "the new tokens", expected, brief(ids))
-        pieces = all(token.text and token.pieces and 0 <= min(token.pieces) <= max(token.pieces) < self.rows for token in self.tokens)
+        pieces = all(
+            token.text and token.pieces and 0 <= min(token.pieces) <= max(token.pieces) < self.rows for token in self.tokens
+        )
         require(pieces, function, "the new tokens", "texts that stand for tokens of the base", "others")
         own = selection.get(self.name)
         if own is None or own.shape != self.shape or not _holds(own, self.entries):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
-
-import torch
 
 from .errors import require
 from .strangers import brief, parse_json
@@ -53,8 +52,8 @@ class Recipe:
             value = getattr(self, name)
             require(_is_text(value), "Recipe", name, f"a text of at most {LONGEST} characters", brief(value))
         require(self.template.count(TEXT) == 1, "Recipe", "template", f"a text that holds {TEXT} once", brief(self.template))
-        known = not self.dtype or isinstance(getattr(torch, self.dtype, None), torch.dtype)
-        require(known, "Recipe", "dtype", "a dtype of torch by its name, or nothing", brief(self.dtype))
+        known = re.fullmatch(r"(b?float\d+(_\w{1,16})?)?", self.dtype) is not None
+        require(known, "Recipe", "dtype", "a floating dtype of torch by its name, or nothing", brief(self.dtype))
         pair, expected = self.bidirectional, "the first layer and one past the last, or None"
         known = isinstance(pair, (tuple, list)) and [type(number) for number in pair] == [int, int]
         require(pair is None or known, "Recipe", "bidirectional", expected, brief(pair))

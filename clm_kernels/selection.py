@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .errors import require
 from .ops.checks import check_index_values
 from .ops.layout import KINDS, Layout
-from .errors import require
 from .ops.owned import own
 from .strangers import brief, fits, inside, parse_json
 from .tensors import read_tensors, write_tensors
@@ -263,7 +263,9 @@ class Selection(Mapping[str, Entries]):
         described = parse_json(metadata.get("entries", "null"), "Selection", "entries")
         require(fits(described, ENTRIES), "Selection", "entries", "a kind, a shape and a block by name", brief(described))
         missing = next((name for name in described if prefix + name not in tensors), None)
-        require(missing is None, "Selection", "entries", "those of the tensors", f"incomplete or altered, without {brief(missing)}")
+        require(
+            missing is None, "Selection", "entries", "those of the tensors", f"incomplete or altered, without {brief(missing)}"
+        )
         return cls((name, Entries(d["kind"], tensors[prefix + name], d["shape"], d["block"])) for name, d in described.items())
 
     @classmethod

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .errors import refuse, require
 
 MEGABYTE = 1 << 20
@@ -58,6 +56,8 @@ def parse_json(text: str | bytes, function: str, what: str, *, most: int = MEGAB
     Raises:
         ValueError: for anything else.
     """
+    import numpy as np  # here, as command lines are read without it
+
     try:
         data = text.encode() if isinstance(text, str) else text
         require(len(data) <= most, function, what, f"JSON of at most {most:,} bytes", f"{len(data):,}")
@@ -98,7 +98,10 @@ def read_json(path: str | os.PathLike, function: str, what: str, *, most: int = 
         data = Path(path).read_bytes()
     except OSError as error:
         refuse(function, name, what, error.strerror)
-    found = parse_json(data, function, f"{name}, {what},", most=most)
+    try:
+        found = parse_json(data, function, "text that", most=most)
+    except ValueError as error:
+        refuse(function, name, what, str(error).removeprefix(f"{function}: "))
     require(isinstance(found, dict), function, name, what, type(found).__name__)
     return found
 
@@ -136,5 +139,9 @@ def inside(function: str, path: str | os.PathLike) -> Iterator[None]:
         yield
     except ValueError as error:
         name = cut(repr(os.fspath(path)), 4096)
-        told = str(error) if str(error).startswith(f"{function}: {name}") else f"{function}: {name} is incomplete or altered, {error}"
+        told = (
+            str(error)
+            if str(error).startswith(f"{function}: {name}")
+            else f"{function}: {name} is incomplete or altered, {error}"
+        )
         raise ValueError(f"{told}; fetch or make it again") from error

@@ -30,7 +30,10 @@ def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metada
     require(len(tensors) <= TENSORS, "write_tensors", "tensors", f"at most {TENSORS:,}", f"{len(tensors):,}")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = save(tensors, {**metadata, "checksum": checksum(tensors, metadata)})
-    header, expected = int.from_bytes(content[:8], "little"), f"at most {HEADER:,} bytes (fewer new tokens, shorter labels or details)"
+    header, expected = (
+        int.from_bytes(content[:8], "little"),
+        f"at most {HEADER:,} bytes (fewer new tokens, shorter labels or details)",
+    )
     require(header <= HEADER, "write_tensors", "the file's header", expected, f"{header:,}")
     write_atomically(path, content)
 
@@ -77,7 +80,12 @@ def check_header(path: str | os.PathLike, function: str) -> dict[str, str]:
     require(len(described) <= TENSORS, function, name, f"a file of at most {TENSORS:,} tensors", f"{len(described):,}")
     end = 0
     for tensor in sorted(described.values(), key=_begin):
-        known = fits(tensor, TENSOR) and len(tensor["shape"]) <= DIMS and tensor["dtype"] in WIDTHS and min(tensor["shape"], default=0) >= 0
+        known = (
+            fits(tensor, TENSOR)
+            and len(tensor["shape"]) <= DIMS
+            and tensor["dtype"] in WIDTHS
+            and min(tensor["shape"], default=0) >= 0
+        )
         if not known:
             _broken(path, function, f"a tensor must have a shape of at most {DIMS} sizes and one of {', '.join(WIDTHS)}")
         if tensor["data_offsets"] != [end, end := end + math.prod(tensor["shape"]) * WIDTHS[tensor["dtype"]]]:
@@ -103,7 +111,13 @@ def header_of(path: str | os.PathLike, function: str, most: int) -> tuple[dict[s
         if len(start) < 8 or length > size - 8:
             _broken(path, function, f"a header of {length:,} bytes in {size:,}")
         name = cut(repr(os.fspath(path)), 4096)
-        require(length <= most, function, f"the header of {name}", f"at most {most:,} bytes", f"{length:,}; it is not what it should be")
+        require(
+            length <= most,
+            function,
+            f"the header of {name}",
+            f"at most {most:,} bytes",
+            f"{length:,}; it is not what it should be",
+        )
         try:
             described = parse_json(file.read(length), function, "the header", most=most, unique=True)
         except ValueError as error:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import listed, require
+from ..errors import listed, refuse, require
 from ..extras import needs
 from ..fingerprint import fingerprint
 from ..handles import Undo
@@ -26,6 +26,7 @@ from ..models.roles import PROJECTIONS, is_fused, role_of
 from ..models.structure import head_names, weights
 from ..recipe import Recipe
 from ..selecting.scores.sensitivity import eligible_weights
+from ..strangers import brief, cut, fits, inside, parse_json, read_json
 from ..tensors import read_tensors, write_tensors
 from .artifacts import ADAPTER, ADAPTER_CONFIG
 from .models import Loaded
@@ -151,18 +152,18 @@ class Adapter:
             ValueError: if a file is missing, altered, or of another program.
             NotInstalled: without peft.
         """
-        peft = needs("peft", "Adapter.load")
+        needs("peft", "Adapter.load")
         path = folder / ADAPTER
         complete = (folder / ADAPTER_CONFIG).is_file()
         require(complete, "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER_CONFIG}", "one without")
         require(path.is_file(), "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER}", "one without")
         tensors, metadata = read_tensors(path, "Adapter.load")
-        try:
-            originals, labels = (json.loads(metadata[key]) for key in ("originals", "labels"))
+        with inside("Adapter.load", path):
+            originals, labels = (parse_json(metadata.get(key, "null"), "Adapter", key) for key in ("originals", "labels"))
+            require(fits(originals, {str: str}), "Adapter", "originals", "a fingerprint by name", brief(originals))
+            require(fits(labels, [str]), "Adapter", "labels", "texts of at most 1,000 characters", brief(labels))
             recipe = Recipe.from_metadata(metadata)
-        except KeyError as error:
-            raise ValueError(f"Adapter.load: {str(path)!r} is incomplete, without {error}") from error
-        return cls(peft.LoraConfig.from_pretrained(str(folder)), tensors, originals, labels, recipe)
+        return cls(_read_config(folder, tensors), tensors, originals, labels, recipe)
 
     def apply(self, loaded: Loaded) -> Undo:
         """Puts the adapter and the trained head into a base model, beside its weights; it attends and pools as it did in training.
@@ -192,10 +193,28 @@ class Adapter:
             differing = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))
             expected = "the one that this adapter was trained on"
             require(not differing, "Adapter.apply", "the model", expected, f"another {listed(differing, 2)}")
+            done.callback(_write, model, head)
+            with torch.no_grad():
+                set_peft_model_state_dict(model, self.tensors)
             done.pop_all()
-        with torch.no_grad():
-            set_peft_model_state_dict(model, self.tensors)
         return Undo(model, *(call for handle in handles for call in handle.calls), partial(_write, tensors=head))
+
+
+def _read_config(folder: Path, tensors: dict[str, Tensor]) -> Any:
+    """PEFT's config, which asks for no layer that is larger than the tensors, and names no module to import."""
+    peft, name = needs("peft", "Adapter.load"), repr(str(folder / ADAPTER_CONFIG))
+    read_json(folder / ADAPTER_CONFIG, "Adapter.load", "PEFT's config")
+    try:
+        config = peft.LoraConfig.from_pretrained(str(folder))
+        ranks = [config.r, *config.rank_pattern.values()]
+    except Exception as error:  # whatever PEFT makes of what it did not expect
+        refuse("Adapter.load", name, "PEFT's config of a LoRA adapter", cut(f"{type(error).__name__}: {error}"))
+    known = type(config) is peft.LoraConfig and config.megatron_config is None
+    require(known, "Adapter.load", name, "PEFT's config of a LoRA adapter", "another one")
+    held = max((len(tensor) for key, tensor in tensors.items() if ".lora_A." in key and tensor.dim()), default=0)
+    within = all(type(rank) is int and 0 < rank <= held for rank in ranks)
+    require(within, "Adapter.load", f"r in {name}", f"from 1 to {held} as in the tensors", brief(ranks))
+    return config
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
 from transformers import (
     AutoTokenizer,
     PretrainedConfig,
@@ -17,6 +16,7 @@ from transformers import (
 
 from ..errors import listed, require
 from ..extension import Extension
+from ..models.folders import check_folder
 from ..models.pooling import natural_pooling, set_pooling
 from ..models.portable import read_config
 from ..models.positions import position_limits
@@ -70,6 +70,7 @@ def load(
     """
     check_directory("load", path)
     ids = dict(enumerate(label_names))
+    check_folder("load", path, task.auto_class, id2label=ids, label2id={name: i for i, name in ids.items()})
     try:
         config = read_config(path, id2label=ids, label2id={name: i for i, name in ids.items()})
         config.problem_type = task.problem
@@ -77,12 +78,12 @@ def load(
             path, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, trust_remote_code=False
         )
         tokenizer = load_tokenizer(tokenizer or path, task, config)
-    except (OSError, ValueError, SafetensorError) as error:
+    except Exception as error:  # whatever transformers makes of what it did not expect
         message = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"load: {str(path)!r} must be a model for {task.name} classification, got: {message}") from error
     rows = model.get_input_embeddings().weight.shape[0]
     within = f"the tokenizer's pad token {tokenizer.pad_token!r}", f"one of the model's {rows} embedding rows"
-    require(tokenizer.pad_token_id < rows, "load", *within, tokenizer.pad_token_id)
+    require(type(tokenizer.pad_token_id) is int and tokenizer.pad_token_id < rows, "load", *within, tokenizer.pad_token_id)
     model.config.pad_token_id = tokenizer.pad_token_id
     setattr(model.config, CONFIG_KEY, template)
     model.config.architectures = [type(model).__name__]
@@ -109,6 +110,14 @@ def load_tokenizer(path: str | Path, task: Task, config: PretrainedConfig | None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     require(tokenizer.pad_token is not None, "load", "the tokenizer", "one with a pad_token or an eos_token", "neither")
+    length = tokenizer.model_max_length
+    require(
+        type(length) in (int, float) and length >= 1,
+        "load",
+        "the tokenizer's model_max_length",
+        "a number of tokens",
+        repr(length),
+    )
     tokenizer.padding_side = "right"
     task.prepare_tokenizer(tokenizer)
     return tokenizer

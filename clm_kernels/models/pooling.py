@@ -37,7 +37,13 @@ def pooling_of(checkpoint: str | os.PathLike) -> str:
         ValueError: if the config records a pooling that is not known here.
     """
     recorded = _described(checkpoint, "config.json").get(CONFIG_KEY, "native")
-    require(isinstance(recorded, str) and recorded in POOLINGS, "pooling_of", f"{CONFIG_KEY} of {str(checkpoint)!r}", KNOWN, brief(recorded))
+    require(
+        isinstance(recorded, str) and recorded in POOLINGS,
+        "pooling_of",
+        f"{CONFIG_KEY} of {str(checkpoint)!r}",
+        KNOWN,
+        brief(recorded),
+    )
     if recorded != "native":
         return recorded
     found = _described(checkpoint, "1_Pooling/config.json")
