@@ -16,11 +16,12 @@ from transformers import (
 
 from ..errors import listed, require
 from ..extension import Extension
-from ..models.folders import check_folder
+from ..models.folders import check_folder, said
 from ..models.pooling import natural_pooling, set_pooling
 from ..models.portable import read_config
 from ..models.positions import position_limits
 from ..models.structure import depths, head_names
+from ..strangers import cut
 from .config import Data
 from .sides import set_sides
 from .tasks import Task
@@ -79,7 +80,7 @@ def load(
         )
         tokenizer = load_tokenizer(tokenizer or path, task, config)
     except Exception as error:  # whatever transformers makes of what it did not expect
-        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = cut((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
         raise ValueError(f"load: {str(path)!r} must be a model for {task.name} classification, got: {message}") from error
     rows = model.get_input_embeddings().weight.shape[0]
     within = f"the tokenizer's pad token {tokenizer.pad_token!r}", f"one of the model's {rows} embedding rows"
@@ -120,7 +121,18 @@ def load_tokenizer(path: str | Path, task: Task, config: PretrainedConfig | None
     )
     tokenizer.padding_side = "right"
     task.prepare_tokenizer(tokenizer)
+    _try(tokenizer)
     return tokenizer
+
+
+def _try(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ValueError for a tokenizer whose files were read and that can do nothing, as some parts are asked for by name."""
+    try:
+        tokenizer(["a text", ""], truncation=True, max_length=8)
+    except BaseException as error:  # tokenizers panic, which is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        require(False, "load", "the tokenizer", "one that takes a text", said(error))
 
 
 def load_base(data: Data, task: Task, label_names: Sequence[str]) -> Loaded:

@@ -32,6 +32,7 @@ SIZES = {  # bytes at most; Gemma's tokenizer has 33 MB
 }
 HEADER = 64 * MEGABYTE  # of the weights, at most
 COUNTED, MOST = re.compile(r"(layers?|labels|heads|experts|blocks|groups|stages)$"), 100_000  # what is made one by one
+DROPOUT = re.compile(r"(dropout|pdrop)(_prob)?$")  # a probability, which is asked for when the model runs
 TIMES, BESIDES = 2, 10_000_000  # numbers in the model for each one in the files, and beside these: a head, a causal mask
 CALLS = 1_000  # that make a tensor, beside those for the files' tensors
 FACTORIES = {"empty", "zeros", "ones", "full", "arange", "rand", "randn", "tensor"}
@@ -89,8 +90,11 @@ def check_files(function: str, folder: str | os.PathLike) -> None:
         if (Path(folder) / name).exists():
             check_file(Path(folder) / name, function, most)
     path = Path(folder) / "config.json"
-    for name, value in _counts(read_json(path, function, "a config")):
-        require(value <= MOST, function, f"{brief(name)} in {cut(repr(str(path)), 4096)}", f"at most {MOST:,}", brief(value))
+    for name, value in _numbered(read_json(path, function, "a config")):
+        place = f"{brief(name)} in {cut(repr(str(path)), 4096)}"
+        require(value == value, function, place, "a number", "nan")
+        require(value <= MOST or not COUNTED.search(name), function, place, f"at most {MOST:,}", brief(value))
+        require(0 <= value <= 1 or not DROPOUT.search(name), function, place, "in [0, 1]", brief(value))
 
 
 def said(error: BaseException) -> str:
@@ -98,12 +102,12 @@ def said(error: BaseException) -> str:
     return cut(" ".join(f"{type(error).__name__}: {error}".split()), 300)
 
 
-def _counts(described: Any) -> Iterator[tuple[str, float]]:
-    """Every number of a config that says how many there are of something."""
+def _numbered(described: Any) -> Iterator[tuple[str, float]]:
+    """Every number of a config, and its name."""
     for name, value in described.items():
         if isinstance(value, dict):
-            yield from _counts(value)
-        elif type(value) in (int, float) and COUNTED.search(name):
+            yield from _numbered(value)
+        elif type(value) in (int, float):
             yield name, value
 
 
