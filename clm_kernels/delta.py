@@ -102,10 +102,11 @@ class Delta:
             for name, tensor in trained.items():
                 failed.callback(_write, named[name], self.selection.get(name), replaced[name])
                 _write(named[name], self.selection.get(name), tensor)
+            applied = Applied(self, model, replaced, conformed)
             failed.pop_all()
         _stacks.setdefault(model, []).append(self)
-        self._applied = Applied(self, model, replaced, conformed)
-        return self._applied
+        self._applied = applied
+        return applied
 
     def revert(self) -> None:
         """Gives the model its former values back, bit for bit.

@@ -61,6 +61,8 @@ OF_MODEL = [
 def test_a_failure_in_the_middle_leaves_no_trace(family, place, after, monkeypatch):
     model = build(family, **(SMALL if family == "bert" else LLAMA))
     delta = grown_delta(model, None if family == "bert" else (0, 1))
+    if after and place in [(module, "conform", 1), (pooling, "pool_head", 1)]:
+        pytest.skip("what these give is what undoes them")
     before, weight = state(model), model.get_input_embeddings().weight
     numbers = weight.data_ptr()
     with monkeypatch.context() as patched:
