@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from weakref import WeakKeyDictionary, ref
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from .errors import require
 from .extension import Extension
 from .fingerprint import fingerprint
 from .handles import Restorable, Undo
@@ -20,6 +21,7 @@ from .models.conform import conform
 from .models.structure import weights
 from .recipe import Recipe
 from .selection import Entries, Selection
+from .strangers import brief, fits, inside, parse_json
 from .tensors import read_tensors, write_tensors
 from .values import Values
 
@@ -57,16 +59,18 @@ class Delta:
         self.selection, self.values, self.whole = selection, dict(values), dict(whole)
         self.originals, self.labels, self.recipe = dict(originals), list(labels), recipe or Recipe()
         self.extension = extension
+        require(fits(self.originals, {str: str}), "Delta", "originals", "a fingerprint by name", brief(self.originals))
+        require(fits(self.labels, [str]), "Delta", "labels", "texts of at most 1,000 characters", brief(self.labels))
         self._applied: Applied | None = None
         if unknown := (self.values.keys() - selection.keys()) | (self.originals.keys() - selection.keys() - self.whole.keys()):
-            raise ValueError(f"Delta: {min(unknown)!r} must be in the selection, but is only in values or originals")
+            raise ValueError(f"Delta: {brief(min(unknown))} must be in the selection, but is only in values or originals")
         for name, entries in selection.items():
             if name not in self.values or self.values[name].shape != entries.compact_shape or name not in self.originals:
                 raise ValueError(
-                    f"Delta: the values of {name!r} must be there, of shape {entries.compact_shape}, with a fingerprint"
+                    f"Delta: the values of {brief(name, 200)} must be there, of shape {entries.compact_shape}, with a fingerprint"
                 )
             if name in self.whole:
-                raise ValueError(f"Delta: {name!r} must be trained whole or at selected entries, got both")
+                raise ValueError(f"Delta: {brief(name, 200)} must be trained whole or at selected entries, got both")
         if extension is not None:
             extension.check("Delta", selection)
 
@@ -74,6 +78,7 @@ class Delta:
         """Writes the new values into `model`, a base with the right head's shape, in place; its embedding may grow, its
         layers attend to both sides and its head pools as they did in training.
 
+        It happens wholly or not at all: after an error in the middle the model and its config are as they were.
         Several deltas stack as long as they touch different entries; the last one in is the first one out.
 
         Returns:
@@ -89,16 +94,19 @@ class Delta:
         _refuse_patched(model)
         self._check(weights(model))
         rows = None if self.extension is None else self.extension.shape[0]
-        conformed = conform(model, self.recipe, rows=rows, shared=bool(_stacks.get(model)), function="Delta")
-        named = weights(model)
-        replaced = {name: read(named[name], self.selection.get(name)) for name in [*self.values, *self.whole]}
-        for name in self.values:
-            _write(named[name], self.selection[name], self.values[name])
-        for name, tensor in self.whole.items():
-            _write(named[name], None, tensor)
+        with ExitStack() as failed:  # undoes what has been done, unless all of it is
+            conformed = conform(model, self.recipe, rows=rows, shared=bool(_stacks.get(model)), function="Delta")
+            failed.callback(conformed.restore)
+            named, trained = weights(model), self.values | self.whole
+            replaced = {name: read(named[name], self.selection.get(name)) for name in trained}
+            for name, tensor in trained.items():
+                failed.callback(_write, named[name], self.selection.get(name), replaced[name])
+                _write(named[name], self.selection.get(name), tensor)
+            applied = Applied(self, model, replaced, conformed)
+            failed.pop_all()
         _stacks.setdefault(model, []).append(self)
-        self._applied = Applied(self, model, replaced, conformed)
-        return self._applied
+        self._applied = applied
+        return applied
 
     def revert(self) -> None:
         """Gives the model its former values back, bit for bit.
@@ -135,16 +143,18 @@ class Delta:
             raise ValueError(f"Delta: {grown.name!r} must have shape {(grown.rows, grown.columns)} as in the base, got {got}")
         for name, tensor in [*self.values.items(), *self.whole.items()]:
             if name not in named:
-                raise ValueError(f"Delta: {name!r} is not a weight of this model; the delta was made for another one")
+                raise ValueError(f"Delta: {brief(name, 200)} is not a weight of this model; the delta was made for another one")
             if name in self.whole and named[name].shape != tensor.shape:
-                raise ValueError(f"Delta: {name!r} must have shape {tuple(tensor.shape)}, got {tuple(named[name].shape)}")
+                raise ValueError(
+                    f"Delta: {brief(name, 200)} must have shape {tuple(tensor.shape)}, got {tuple(named[name].shape)}"
+                )
             if named[name].dtype != tensor.dtype:
-                raise ValueError(f"Delta: {name!r} must be {tensor.dtype} as in the base, got {named[name].dtype}")
+                raise ValueError(f"Delta: {brief(name, 200)} must be {tensor.dtype} as in the base, got {named[name].dtype}")
         for name, mark in self.originals.items():
             held = named[name] if grown and name == grown.name else read(named[name], self.selection.get(name))
             if fingerprint(held) != mark:
                 raise ValueError(
-                    f"Delta: {name!r} does not hold the values of the base this delta was made on "
+                    f"Delta: {brief(name, 200)} does not hold the values of the base this delta was made on "
                     "(another model, or another delta is applied there)"
                 )
 
@@ -161,23 +171,26 @@ class Delta:
     def load(cls, path: str | os.PathLike) -> Delta:
         """Reads what `save` wrote, and checks all of it.
 
+        Nothing is made of the size that the file tells but of what stands in it.
+
         Raises:
-            ValueError: if the file is truncated, altered or something else, or an index is out of bounds.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is truncated, altered or something else, larger than what `save` writes, or an index is
+                out of bounds.
         """
         tensors, metadata = read_tensors(path, "Delta.load", FORMAT, FORMER)
-        selection = Selection.from_tensors(tensors, metadata, "index.")
-        parts = {
-            part: {name.removeprefix(part): t for name, t in tensors.items() if name.startswith(part)}
+        values, whole = (
+            {name.removeprefix(part): tensor for name, tensor in tensors.items() if name.startswith(part)}
             for part in ("values.", "whole.")
-        }
-        try:
-            originals, labels = (json.loads(metadata[key]) for key in ("originals", "labels"))
-            described = json.loads(metadata.get("extension", "null"))  # which older files lack
+        )
+        with inside("Delta.load", path):
+            selection = Selection.from_tensors(tensors, metadata, "index.")
+            originals, labels = (parse_json(metadata.get(key, "null"), "Delta", key) for key in ("originals", "labels"))
+            require(isinstance(originals, dict), "Delta", "originals", "a fingerprint by name", brief(originals))
+            require(isinstance(labels, list), "Delta", "labels", "a list", brief(labels))
+            described = parse_json(metadata.get("extension", "null"), "Delta", "extension")  # which older files lack
             extension = None if described is None else Extension.from_json(described)
-            recipe = Recipe.from_metadata(metadata)
-            return cls(selection, parts["values."], parts["whole."], originals, labels, recipe, extension)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"Delta.load: {os.fspath(path)!r} is incomplete or altered, {error!r}") from error
+            return cls(selection, values, whole, originals, labels, Recipe.from_metadata(metadata), extension)
 
     def __repr__(self) -> str:
         return f"Delta({self.selection.count:,} entries of {len(self.selection)} weights, {len(self.whole)} whole, {len(self.labels)} labels)"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from .errors import require
+from .strangers import brief, parse_json
 
 VERSION = 1
 TEXT = "{text}"
+LONGEST = 4096  # characters of a path or a template
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,20 @@ class Recipe:
     version: int = VERSION
 
     def __post_init__(self) -> None:
-        require(self.version == VERSION, "Recipe", "version", f"{VERSION}, the one that is known here", repr(self.version))
-        require(isinstance(self.task, str), "Recipe", "task", "the name of a task, or nothing", repr(self.task))
+        _check_version(self.version)
+        require(_is_text(self.task), "Recipe", "task", "the name of a task, or nothing", brief(self.task))
         length = self.max_length
-        require(length is None or (type(length) is int and length > 0), "Recipe", "max_length", "a number or None", repr(length))
+        known = length is None or (type(length) is int and 0 < length < 2**31)
+        require(known, "Recipe", "max_length", "a number from 1 to 2**31 - 1 or None", brief(length))
         for name in ("model", "pooling", "template", "dtype"):
             value = getattr(self, name)
-            require(isinstance(value, str), "Recipe", name, "a text", repr(value))
+            require(_is_text(value), "Recipe", name, f"a text of at most {LONGEST} characters", brief(value))
+        require(self.template.count(TEXT) == 1, "Recipe", "template", f"a text that holds {TEXT} once", brief(self.template))
+        known = re.fullmatch(r"(b?float\d+(_\w{1,16})?)?", self.dtype) is not None
+        require(known, "Recipe", "dtype", "a floating dtype of torch by its name, or nothing", brief(self.dtype))
         pair, expected = self.bidirectional, "the first layer and one past the last, or None"
         known = isinstance(pair, (tuple, list)) and [type(number) for number in pair] == [int, int]
-        require(pair is None or known, "Recipe", "bidirectional", expected, repr(pair))
+        require(pair is None or known, "Recipe", "bidirectional", expected, brief(pair))
         require(isinstance(self.details, Mapping), "Recipe", "details", "a mapping", type(self.details).__name__)
         object.__setattr__(self, "bidirectional", None if pair is None else tuple(pair))
 
@@ -64,18 +71,17 @@ class Recipe:
         Raises:
             ValueError: for another version, or anything else.
         """
-        described = json.loads(text)
+        described = parse_json(text, "Recipe", "the record")
         require(isinstance(described, dict), "Recipe", "the record", "an object", type(described).__name__)
-        version = described.get("version")
-        require(version == VERSION, "Recipe", "version", f"{VERSION}, the one that is known here", repr(version))
-        unknown = sorted(described.keys() - {each.name for each in fields(cls)})
-        require(not unknown, "Recipe", "the record", f"one of version {VERSION}", f"one with {', '.join(unknown)}")
+        _check_version(described.get("version"))
+        unknown = min(described.keys() - {each.name for each in fields(cls)}, default=None)
+        require(unknown is None, "Recipe", "the record", f"one of version {VERSION}", f"one with {brief(unknown)}")
         return cls(**described)
 
     @classmethod
     def from_made(cls, text: str) -> Recipe:
         """From the record of files older than this class: a dict ``made`` that held these names, and any that a caller gave."""
-        described = json.loads(text)
+        described = parse_json(text, "Recipe", "the record")
         require(isinstance(described, dict), "Recipe", "the record", "an object", type(described).__name__)
         ours = {name: value for name, value in described.items() if cls._takes(name, value)}
         return cls(**ours, details={name: value for name, value in described.items() if name not in ours})
@@ -95,7 +101,16 @@ class Recipe:
         """From a file's metadata, of this or of an older form.
 
         Raises:
-            KeyError: if there is no record.
-            ValueError: if it is another version's, or not what it should be.
+            ValueError: if there is no record, or it is another version's, or not what it should be.
         """
+        require("recipe" in metadata or "made" in metadata, "Recipe", "the record", "in the metadata", "none")
         return cls.from_json(metadata["recipe"]) if "recipe" in metadata else cls.from_made(metadata["made"])
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= LONGEST
+
+
+def _check_version(version: Any) -> None:
+    known = type(version) is int and version == VERSION
+    require(known, "Recipe", "version", f"{VERSION}, the one that is known here", brief(version))

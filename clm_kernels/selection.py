@@ -12,13 +12,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .errors import require
 from .ops.checks import check_index_values
 from .ops.layout import KINDS, Layout
 from .ops.owned import own
+from .strangers import brief, fits, inside, parse_json
 from .tensors import read_tensors, write_tensors
 
 FORMAT = "clm_kernels.selection/1"
 SELECTABLE = KINDS[:4]
+ENTRIES = {str: {"kind": str, "shape": [int], "block": (None, [int])}}  # as JSON
 _INT32_LIMIT = 2**31
 
 
@@ -237,10 +240,10 @@ class Selection(Mapping[str, Entries]):
         """Raises ValueError unless every name is one of `weights` and has the shape recorded here."""
         for name, entries in self.items():
             if name not in weights:
-                raise ValueError(f"Selection: {name!r} is not a weight of this model; it was made for another one")
+                raise ValueError(f"Selection: {brief(name, 200)} is not a weight of this model; it was made for another one")
             if tuple(weights[name].shape) != entries.shape:
                 raise ValueError(
-                    f"Selection: {name!r} must have shape {entries.shape}, got {tuple(weights[name].shape)}; it was made for another model"
+                    f"Selection: {brief(name, 200)} must have shape {entries.shape}, got {tuple(weights[name].shape)}; it was made for another model"
                 )
 
     def save(self, path: str | os.PathLike) -> None:
@@ -257,14 +260,13 @@ class Selection(Mapping[str, Entries]):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], prefix: str = "") -> Selection:
         """The inverse of `to_tensors`; checks every index against its weight's shape."""
-        try:
-            described = json.loads(metadata["entries"])
-            return cls(
-                (name, Entries(d["kind"], tensors[prefix + name], tuple(d["shape"]), d["block"] and tuple(d["block"])))
-                for name, d in described.items()
-            )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"Selection: incomplete or altered, {error!r}") from error
+        described = parse_json(metadata.get("entries", "null"), "Selection", "entries")
+        require(fits(described, ENTRIES), "Selection", "entries", "a kind, a shape and a block by name", brief(described))
+        missing = next((name for name in described if prefix + name not in tensors), None)
+        require(
+            missing is None, "Selection", "entries", "those of the tensors", f"incomplete or altered, without {brief(missing)}"
+        )
+        return cls((name, Entries(d["kind"], tensors[prefix + name], d["shape"], d["block"])) for name, d in described.items())
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Selection:
@@ -274,15 +276,18 @@ class Selection(Mapping[str, Entries]):
             ValueError: if the file is truncated, altered, or something else.
         """
         tensors, metadata = read_tensors(path, "Selection.load", FORMAT)
-        return cls.from_tensors(tensors, metadata)
+        with inside("Selection.load", path):
+            return cls.from_tensors(tensors, metadata)
 
 
 def _checked_layout(kind: str, shape: tuple[int, int], block: tuple[int, int] | None) -> Layout:
     if kind not in SELECTABLE:
-        raise ValueError(f"Entries: kind must be one of {', '.join(SELECTABLE)}, got {kind!r}")
+        raise ValueError(f"Entries: kind must be one of {', '.join(SELECTABLE)}, got {brief(kind)}")
     shape = _pair("shape", shape, "two sizes (only 2-D weights can be selected from)")
+    if max(*shape, math.prod(shape)) >= 2**62:  # their bytes are to be counted, too
+        raise ValueError(f"Entries: shape must be of fewer than 2**62 entries, got {brief(shape)}")
     if (kind == "blocks") != (block is not None):
-        raise ValueError(f"Entries: block must be given for blocks and only for them, got {block} for {kind}")
+        raise ValueError(f"Entries: block must be given for blocks and only for them, got {brief(block)} for {kind}")
     if block is not None:
         block = _pair("block", block, "two sizes")
         if any(b < 1 or s % b for s, b in zip(shape, block, strict=True)):
@@ -296,7 +301,7 @@ def _pair(name: str, value: Any, expected: str) -> tuple[int, int]:
     except TypeError:
         pair = ()
     if len(pair) != 2 or min(pair) < 0:
-        raise ValueError(f"Entries: {name} must be {expected}, got {value}")
+        raise ValueError(f"Entries: {name} must be {expected}, got {brief(value)}")
     return pair
 
 

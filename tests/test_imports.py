@@ -29,6 +29,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"selection"},
     {"ops"},
     {"options", "tensors", "recipe", "energy"},
+    {"strangers"},
     {"defaults", "errors", "escaping", "extras", "files", "fingerprint", "handles", "_version"},
 )
 

@@ -106,7 +106,7 @@ REFUSED = [
         "Entries: both must belong to one weight, got shapes (4, 6) and (6, 4)",
     ),
     (lambda: Selection({"w": [0, 1]}), "Selection: the value for 'w' must be Entries, got list"),
-    (lambda: Selection.from_tensors({}, {}), "Selection: incomplete or altered, KeyError('entries')"),
+    (lambda: Selection.from_tensors({}, {}), "Selection: entries must be a kind, a shape and a block by name, got None"),
 ]
 
 
@@ -382,5 +382,5 @@ class TestFile:
         ],
     )
     def test_damaged_descriptions_are_refused(self, described):
-        with pytest.raises(ValueError, match=r"^Selection: incomplete or altered, "):
+        with pytest.raises(ValueError, match=r"^Selection: entries must be "):
             Selection.from_tensors({"w": index(0)}, {"entries": described})

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from itertools import groupby
 from math import inf
 
+import typer
 from rich.table import Table
 
 from .._version import __version__
 from ..extras import install
 from .console import Console
+from .errors import OTHER
+from .holes import holes
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
 COSTS = {
@@ -33,7 +36,7 @@ OPTIONAL = {  # package -> what cannot be done without it
 
 
 def doctor() -> None:
-    """Show versions, which kernels are built and active and why, and what is missing, what it costs, how to mend it."""
+    """Show versions, which kernels are built and active and why, what is missing, and known holes; these make it fail."""
     import torch
 
     from ..ops.registry import DEVICES, MODULES, OPS, chosen, why_not
@@ -78,6 +81,13 @@ def doctor() -> None:
         console.print(f"  to mend it: {remedy}", markup=False, highlight=False)
     if not missing:
         console.print("[bold green]nothing is missing[/]")
+    open_holes = list(holes({name: found for name in PACKAGES if (found := _version(name)) != "not installed"}))
+    for hole in open_holes:
+        console.print(f"[bold red]FAIL[/] {hole.package} {_version(hole.package)}, {hole.number}: {hole.what}", highlight=False)
+        remedy = f'pip install "{hole.package}>={hole.mended}"'
+        console.print(f"  to mend it: {remedy}", markup=False, highlight=False)
+    if open_holes:
+        raise typer.Exit(OTHER)
 
 
 def _active(name: str, active: dict[str, dict[str, str]]) -> Iterator[str]:

@@ -12,13 +12,15 @@ import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..delta import Delta
-from ..errors import listed, require
+from ..errors import listed, refuse, require
 from ..models.attention import bidirectional_layers
+from ..models.bounds import check_files, said
 from ..models.folders import read_config
 from ..models.heads import label_names
 from ..models.pooling import current_pooling, pooling_of
 from ..models.portable import pools_by_code, reads_natively, save_portable
 from ..models.structure import head_names
+from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
 from .lora import Adapter, fold
 from .methods import METHODS
@@ -28,6 +30,8 @@ from .split import Split
 from .tasks import TASKS, Task
 from .tasks.base import Prediction
 from .templates import template_of
+
+FEW = 1000  # labels: of a head for so many that the delta does not hold, nobody notices the memory
 
 
 class Classifier:
@@ -77,7 +81,10 @@ class Classifier:
     def _from_delta(cls, delta: Delta | Adapter, base: str | Path, tokenizer: str | Path = "") -> Classifier:
         recipe, labels = delta.recipe, delta.labels
         ours = recipe.task in list(TASKS) and len(labels) > 1
-        require(ours, "Classifier.load", "delta", "one of a text or token classifier, with two labels or more", repr(delta))
+        require(ours, "Classifier.load", "delta", "one of a text or token classifier, with two labels or more", cut(repr(delta)))
+        held = delta.tensors if isinstance(delta, Adapter) else delta.whole  # the head, which is made for so many labels
+        known = len(labels) <= FEW or any(tensor.dim() and len(tensor) == len(labels) for tensor in held.values())
+        require(known, "Classifier.load", "the delta's labels", "those of its head", f"{len(labels):,}")
         task, pooling, dtype = TASKS[recipe.task], recipe.pooling or "native", recipe.dtype or "auto"
         loaded = load(base, task, labels, pooling, dtype, tokenizer, recipe.template, "none")
         if isinstance(delta, Adapter):
@@ -93,13 +100,18 @@ class Classifier:
     @classmethod
     def _from_checkpoint(cls, folder: str | Path) -> Classifier:
         check_directory("Classifier.load", folder)
-        config: Any = read_config(folder)
-        name = (config.architectures or [""])[0]
+        check_files("Classifier.load", folder)
+        try:
+            config: Any = read_config(folder)
+        except Exception as error:  # whatever transformers makes of what it did not expect
+            refuse("Classifier.load", "model", "a fine-tuned classifier", f"{str(folder)!r}: {said(error)}")
+        name = str((config.architectures or [""])[0])
         known = [task for task in TASKS.values() if name.endswith(task.architecture)]
         found = f"{name or 'a model'} in {str(folder)!r}"
         require(bool(known), "Classifier.load", "model", "a fine-tuned classifier", found)
         task = known[0]
-        labels = [config.id2label[i] for i in range(config.num_labels)]
+        labels = [config.id2label.get(i) for i in range(config.num_labels)]
+        require(fits(labels, [str]), "Classifier.load", "id2label of the config", "a text for every label", brief(labels))
         pooling = "native" if task.per_token else pooling_of(folder)
         loaded = load(folder, task, labels, pooling, template=template_of(config))
         missing = listed(loaded.missing, 3)

@@ -57,7 +57,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"read_rows: {path}, line {number} must be one JSON object, got {error}") from None
         require(isinstance(row, dict), "read_rows", f"{path}, line {number}", "one JSON object", type(row).__name__)
         yield f"line {number}", row

@@ -27,6 +27,7 @@ from ..models.roles import PROJECTIONS, is_fused, role_of
 from ..models.structure import head_names, weights
 from ..recipe import Recipe
 from ..selecting.scores.sensitivity import eligible_weights
+from ..strangers import brief, fits, inside, parse_json
 from ..tensors import read_tensors, write_tensors
 from .artifacts import ADAPTER, ADAPTER_CONFIG
 from .models import Loaded
@@ -158,12 +159,12 @@ class Adapter:
         require(complete, "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER_CONFIG}", "one without")
         require(path.is_file(), "Adapter.load", repr(str(folder)), f"a folder with {ADAPTER}", "one without")
         tensors, metadata = read_tensors(path, "Adapter.load")
-        try:
-            originals, labels = (json.loads(metadata[key]) for key in ("originals", "labels"))
+        with inside("Adapter.load", path):
+            originals, labels = (parse_json(metadata.get(key, "null"), "Adapter", key) for key in ("originals", "labels"))
+            require(fits(originals, {str: str}), "Adapter", "originals", "a fingerprint by name", brief(originals))
+            require(fits(labels, [str]), "Adapter", "labels", "texts of at most 1,000 characters", brief(labels))
             recipe = Recipe.from_metadata(metadata)
-        except KeyError as error:
-            raise ValueError(f"Adapter.load: {str(path)!r} is incomplete, without {error}") from error
-        return cls(read_adapter_config(folder), tensors, originals, labels, recipe)
+        return cls(_read_config(folder, tensors), tensors, originals, labels, recipe)
 
     def apply(self, loaded: Loaded) -> Undo:
         """Puts the adapter and the trained head into a base model, beside its weights; it attends and pools as it did in training.
@@ -193,10 +194,21 @@ class Adapter:
             differing = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))
             expected = "the one that this adapter was trained on"
             require(not differing, "Adapter.apply", "the model", expected, f"another {listed(differing, 2)}")
+            done.callback(_write, model, head)
+            with torch.no_grad():
+                set_peft_model_state_dict(model, self.tensors)
             done.pop_all()
-        with torch.no_grad():
-            set_peft_model_state_dict(model, self.tensors)
         return Undo(model, *(call for handle in handles for call in handle.calls), partial(_write, tensors=head))
+
+
+def _read_config(folder: Path, tensors: dict[str, Tensor]) -> Any:
+    """PEFT's config, which asks for no layer that is larger than the tensors, and names no module to import."""
+    needs("peft", "Adapter.load")
+    config, name = read_adapter_config(folder), repr(str(folder / ADAPTER_CONFIG))
+    held = max((len(tensor) for key, tensor in tensors.items() if ".lora_A." in key and tensor.dim()), default=0)
+    within = type(config.r) is int and 0 < config.r <= held
+    require(within, "Adapter.load", f"r in {name}", f"from 1 to {held} as in the tensors", brief(config.r))
+    return config
 
 
 @torch.no_grad()

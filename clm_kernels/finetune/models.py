@@ -15,6 +15,7 @@ from transformers import (
 
 from ..errors import listed, require
 from ..extension import Extension
+from ..models.bounds import check_folder, said
 from ..models.folders import read_config, read_model, read_tokenizer, refusing
 from ..models.pooling import natural_pooling, set_pooling
 from ..models.positions import position_limits
@@ -68,6 +69,7 @@ def load(
     """
     check_directory("load", path)
     ids = dict(enumerate(label_names))
+    check_folder("load", path, task.auto_class, id2label=ids, label2id={name: i for i, name in ids.items()})
     with refusing("load", path, f"a model for {task.name} classification"):
         config = read_config(path, id2label=ids, label2id={name: i for i, name in ids.items()})
         config.problem_type = task.problem
@@ -75,7 +77,7 @@ def load(
         tokenizer = load_tokenizer(tokenizer or path, task, config)
     rows = model.get_input_embeddings().weight.shape[0]
     within = f"the tokenizer's pad token {tokenizer.pad_token!r}", f"one of the model's {rows} embedding rows"
-    require(tokenizer.pad_token_id < rows, "load", *within, tokenizer.pad_token_id)
+    require(type(tokenizer.pad_token_id) is int and tokenizer.pad_token_id < rows, "load", *within, tokenizer.pad_token_id)
     model.config.pad_token_id = tokenizer.pad_token_id
     setattr(model.config, CONFIG_KEY, template)
     model.config.architectures = [type(model).__name__]
@@ -104,9 +106,28 @@ def load_tokenizer(path: str | Path, task: Task, config: PretrainedConfig | None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     require(tokenizer.pad_token is not None, "load", "the tokenizer", "one with a pad_token or an eos_token", "neither")
+    length = tokenizer.model_max_length
+    require(
+        type(length) in (int, float) and length >= 1,
+        "load",
+        "the tokenizer's model_max_length",
+        "a number of tokens",
+        repr(length),
+    )
     tokenizer.padding_side = "right"
     task.prepare_tokenizer(tokenizer)
+    _try(tokenizer)
     return tokenizer
+
+
+def _try(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises ValueError for a tokenizer whose files were read and that can do nothing, as some parts are asked for by name."""
+    try:
+        tokenizer(["a text", ""], truncation=True, max_length=8)
+    except BaseException as error:  # tokenizers panic, which is no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        require(False, "load", "the tokenizer", "one that takes a text", said(error))
 
 
 def load_base(data: Data, task: Task, label_names: Sequence[str]) -> Loaded:

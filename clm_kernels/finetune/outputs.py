@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
+from .. import strangers
+from .._version import __version__
 from ..errors import require
 from ..files import write_atomically
 from .artifacts import (
@@ -27,7 +30,7 @@ from .artifacts import (
     SCORES,
     SELECTION,
 )
-from .config import TrainConfig
+from .config import OPTIONS, PARTS, TrainConfig
 from .trainer import drop_broken_checkpoints, last_checkpoint
 
 OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "clm_pooled.py")
@@ -83,7 +86,7 @@ def run_folder(config: TrainConfig, data: dict) -> Iterator[Path]:
         return
     existed = output.is_dir()
     if config.run.resume:
-        require(read_json(output / RUN)["data"] == data, "train", "the data", "as it was when the run began", "changed files")
+        require(read_json(output / RUN).get("data") == data, "train", "the data", "as it was when the run began", "changed files")
         drop_broken_checkpoints(output / CHECKPOINTS)
     else:
         clear(output)
@@ -115,20 +118,27 @@ def read_json(path: Path) -> dict:
     Raises:
         ValueError: if the file is missing, or something else.
     """
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"read_json: {str(path)!r} must be the record of a run, got {error}") from error
-    require(isinstance(record, dict), "read_json", repr(str(path)), "the record of a run", type(record).__name__)
-    return record
+    return strangers.read_json(path, "read_json", "the record of a run")
 
 
 def recorded_config(output: Path) -> TrainConfig:
     """The options of the run in a folder."""
-    options = read_json(output / RUN)["config"]
+    options = read_json(output / RUN).get("config")
+    require(isinstance(options, dict), "recorded_config", repr(str(output / RUN)), "the record of a run with its config", "none")
     if "backward" not in options:  # of a version in which that was called cost
         options["backward"] = options.pop("cost", None)
+    unknown = min((name for name, value in options.items() if not _is_option(name, value)), default=None)
+    expected = f"the record of a run, with options as they are named and typed in version {__version__}"
+    require(unknown is None, "recorded_config", repr(str(output / RUN)), expected, f"another {strangers.brief(unknown)}")
     return TrainConfig(**options)
+
+
+def _is_option(name: str, value: Any) -> bool:
+    """Whether there is such an option, and the value is of its type."""
+    if name not in OPTIONS:
+        return False
+    kind = get_type_hints(PARTS[OPTIONS[name]])[name]
+    return strangers.fits(value, get_args(kind) or kind)
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import require
 from ..recipe import TEXT
+from ..strangers import cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -21,7 +22,10 @@ def check_template(template: str) -> None:
 
 def template_of(config: PreTrainedConfig) -> str:
     """The template that a model was trained with, as its config records it."""
-    return getattr(config, CONFIG_KEY, TEXT)
+    template = getattr(config, CONFIG_KEY, TEXT)
+    known = isinstance(template, str) and template.count(TEXT) == 1
+    require(known, "template_of", f"{CONFIG_KEY} of the config", f"a text that holds {TEXT} once", cut(repr(template)))
+    return template
 
 
 def fill(template: str, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[list[str], int]:

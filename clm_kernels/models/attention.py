@@ -6,6 +6,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -53,12 +54,14 @@ def bidirectional(model: nn.Module, layers: str | range | tuple[int, int] = "all
     stack, attentions = _attentions(model)
     chosen = _range(layers, len(attentions))
     _check_implementation(stack)
-    handle = causal(model)
-    _hook(stack, (attentions[i] for i in chosen))
-    config = _config(model)
-    setattr(config, CONFIG_KEY, [chosen.start, chosen.stop])
-    if len(chosen) == len(attentions):
-        config.is_causal = False
+    with ExitStack() as failed:
+        handle = failed.enter_context(causal(model))
+        _hook(stack, (attentions[i] for i in chosen))
+        config = _config(model)
+        setattr(config, CONFIG_KEY, [chosen.start, chosen.stop])
+        if len(chosen) == len(attentions):
+            config.is_causal = False
+        failed.pop_all()
     return handle
 
 

@@ -36,8 +36,18 @@ def resize_embedding(model: nn.Module, rows: int) -> Undo:
         )
     cut = weight.detach()[rows:].clone()
     former = [vars(holder).get(name, MISSING) for holder, name in _sized(model)]
-    size = len(weight)
-    _resize(model, rows)
+    held, size = weight.data, len(weight)
+    try:
+        _resize(model, rows)
+    except BaseException:
+        for module in filter(None, (embedding, output)):
+            module.weight = weight
+        weight.data, embedding.num_embeddings = held, size
+        if hasattr(output, "out_features"):
+            output.out_features = size
+        model.set_input_embeddings(embedding)
+        _put_back(model, former)
+        raise
     return Undo(model, partial(_resize_back, rows=size, cut=cut, former=former))
 
 
@@ -58,6 +68,10 @@ def _resize_back(model: nn.Module, rows: int, cut: Tensor, former: list[Any]) ->
         weight = model.get_input_embeddings().weight
         with torch.no_grad():
             weight[rows - len(cut) :] = cut.to(weight.device)
+    _put_back(model, former)
+
+
+def _put_back(model: nn.Module, former: list[Any]) -> None:
     for (holder, name), value in zip(_sized(model), former, strict=True):
         vars(holder).pop(name, None)
         if value is not MISSING:

@@ -6,7 +6,6 @@ package is refused by name before it is read.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import listed, require
+from ..strangers import MEGABYTE, cut, read_json
 
 PREFIX = "clm_pooled_"  # of the types under which `save_portable` writes checkpoints
 ATTENTION = ("eager", "sdpa", "flex_attention")  # any other name may be that of a kernel on the hub, which is code
@@ -39,7 +39,7 @@ def refusing(function: str, folder: str | os.PathLike, expected: str) -> Iterato
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        message = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        message = cut((str(error).strip().splitlines() or [type(error).__name__])[0], 300)
         raise ValueError(f"{function}: {str(folder)!r} must be {expected}, got: {message}") from error
 
 
@@ -53,10 +53,7 @@ def described(folder: str | os.PathLike, file: str = "config.json") -> dict[str,
     with refusing("read_config", path, "a readable file"):
         if not path.is_file():
             return {}
-    with refusing("read_config", path, "a JSON object"):
-        found = json.loads(path.read_text(encoding="utf-8"))
-    require(isinstance(found, dict), "read_config", repr(str(path)), "a JSON object", type(found).__name__)
-    return found
+    return read_json(path, "read_config", "a JSON object", most=16 * MEGABYTE if file == INDEX else MEGABYTE)
 
 
 def read_config(folder: str | os.PathLike, **changes: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from ..defaults import POOLINGS
 from ..errors import require
 from ..handles import Undo
+from ..strangers import brief
 from .families import is_decoder
 from .folders import described
 from .heads import reads_text
@@ -35,7 +37,8 @@ def pooling_of(checkpoint: str | os.PathLike) -> str:
         ValueError: if the config records a pooling that is not known here.
     """
     recorded = described(checkpoint).get(CONFIG_KEY, "native")
-    require(recorded in POOLINGS, "pooling_of", f"{CONFIG_KEY} of {str(checkpoint)!r}", KNOWN, repr(recorded))
+    known = isinstance(recorded, str) and recorded in POOLINGS
+    require(known, "pooling_of", f"{CONFIG_KEY} of {str(checkpoint)!r}", KNOWN, brief(recorded))
     if recorded != "native":
         return recorded
     found = described(checkpoint, "1_Pooling/config.json")
@@ -86,18 +89,21 @@ def set_pooling(model: nn.Module, pooling: str) -> Undo:
         return Undo(model)
     hooked = vars(config).get(CONFIG_KEY) if HOOKS in vars(model) else None
     former = [{name: vars(holder)[name] for name in OWN if name in vars(holder)} for holder in (config, model)]
-    _unhook(model)
-    knows_mean = hasattr(config, "classifier_pooling")
-    if knows_mean:
-        native = model.__dict__.setdefault(NATIVE, config.classifier_pooling)
-        config.classifier_pooling = "mean" if pooling == "mean" else native
-        if hasattr(model, "classifier_pooling"):  # EuroBERT's copy, which it reads instead
-            model.classifier_pooling = config.classifier_pooling
-    by_hook = pooling != "native" and not (knows_mean and pooling == "mean")
-    setattr(config, CONFIG_KEY, pooling if by_hook else "native")
-    if by_hook:
-        setattr(model, HOOKS, pool_head(model, base_model(model), pooling))
-    return Undo(model, partial(_pool_as, hooked=hooked, former=former))
+    with ExitStack() as failed:
+        handle = failed.enter_context(Undo(model, partial(_pool_as, hooked=hooked, former=former)))
+        _unhook(model)
+        knows_mean = hasattr(config, "classifier_pooling")
+        if knows_mean:
+            native = model.__dict__.setdefault(NATIVE, config.classifier_pooling)
+            config.classifier_pooling = "mean" if pooling == "mean" else native
+            if hasattr(model, "classifier_pooling"):  # EuroBERT's copy, which it reads instead
+                model.classifier_pooling = config.classifier_pooling
+        by_hook = pooling != "native" and not (knows_mean and pooling == "mean")
+        setattr(config, CONFIG_KEY, pooling if by_hook else "native")
+        if by_hook:
+            setattr(model, HOOKS, pool_head(model, base_model(model), pooling))
+        failed.pop_all()
+    return handle
 
 
 def _unhook(model: nn.Module) -> None:

@@ -12,11 +12,19 @@ import numpy as np
 
 from ..errors import require
 from ..files import write_atomically
+from ..strangers import MEGABYTE, fits, read_json
 from .association import MEASURES, log_odds
 from .counting import Counts, Run, runs_of
 
 OUTSIDE = "O"  # the tag of words in no span
 BATCH = 1000  # texts that are tokenised at a time
+LARGEST = 16 * MEGABYTE
+GROUP = {
+    "text": str, "pieces": [str], "ids": [int], "label": str, "score": float, "z": float, "count": int, "total": int
+}  # fmt: skip
+GROUPS = {
+    "by_class": {str: [GROUP]}, "sizes": {str: int}, "measure": str, "minimum": int, "longest": int, "missed?": int, "empty?": int
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,12 +102,11 @@ class TokenGroups:
         Raises:
             ValueError: if the file holds something else.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            content["by_class"] = {label: [_group(item) for item in groups] for label, groups in content["by_class"].items()}
-            return cls(**content)
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"TokenGroups.load: {str(path)!r} must be token groups as `save` writes them, got {error}") from None
+        what = "token groups as `save` writes them"
+        content = read_json(path, "TokenGroups.load", what, most=LARGEST)
+        require(fits(content, GROUPS), "TokenGroups.load", repr(str(path)), what, "fields of other names or types")
+        content["by_class"] = {label: [_group(item) for item in groups] for label, groups in content["by_class"].items()}
+        return cls(**content)
 
 
 def _group(item: dict) -> TokenGroup:

@@ -297,3 +297,41 @@ def test_another_base_or_an_altered_file_is_refused(lora, adapted, tmp_path):
     save_file(tensors, file)
     with pytest.raises(ValueError, match="one that clm_kernels wrote, got one without a checksum"):
         Classifier.load(output)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"r": 10**9}, f"r in '.*' must be from 1 to {RANK} as in the tensors"),
+        ({"r": "8"}, f"r in '.*' must be from 1 to {RANK} as in the tensors"),
+        ({"rank_pattern": {"query": 10**9}}, f"r in '.*' must be from 1 to {RANK} as in the tensors"),
+        ({"rank_pattern": 3}, "must be PEFT's config of a LoRA adapter, got "),
+        ({"megatron_config": {}, "megatron_core": "os"}, "must be PEFT's config of a LoRA adapter, got another one"),
+        ({"peft_type": "LOHA"}, "must be PEFT's config of a LoRA adapter, got "),
+        ({"peft_type": []}, "must be PEFT's config of a LoRA adapter, got "),
+        (None, "must be PEFT's config, got text that must be JSON of at most 32 levels"),
+    ],
+)
+def test_a_strangers_config_asks_for_no_more_than_the_tensors(adapted, tmp_path, change, message):
+    output = Path(shutil.copytree(adapted[0].run.output, tmp_path / "o"))
+    config = output / "adapter_config.json"
+    described = json.loads(config.read_text())
+    config.write_text("[" * 10_000 if change is None else json.dumps(described | change))
+    with pytest.raises(ValueError, match=rf"^Adapter.load: .*{message}"):
+        Adapter.load(output)
+
+
+def test_a_failure_in_the_middle_leaves_no_trace(adapted, monkeypatch):
+    config, report = adapted
+    loaded = load(config.data.model, TASKS["sequence"], report.labels)
+    before, told = bits(loaded.model), loaded.model.config.to_dict()
+    real = peft.set_peft_model_state_dict
+
+    def fails(*given):
+        real(*given)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(peft, "set_peft_model_state_dict", fails)
+    with pytest.raises(KeyboardInterrupt):
+        Adapter.load(Path(config.run.output)).apply(loaded)
+    assert same(bits(loaded.model), before) and loaded.model.config.to_dict() == told

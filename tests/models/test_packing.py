@@ -3,79 +3,16 @@
 import models
 import pytest
 import torch
-from models import bits, build, same
+from packed_models import FLOAT32, LENGTHS, NO_TAGS, assert_alike, batch, every_family, hidden, outcome, tiny
 from tolerances import assert_close
 
 import clm_kernels as clm
 from clm_kernels.models.attention import restore_attention
-from clm_kernels.models.packing import FAMILIES, PackedTokens
+from clm_kernels.models.packing import PackedTokens
 from clm_kernels.models.pooled_head import is_cache
 from clm_kernels.models.pooling import set_pooling
 from clm_kernels.models.recomputing import checkpoint_layers
 from clm_kernels.models.structure import base_model, input_embedding, layers_of
-
-LENGTHS = (3, 11, 1, 7, 2, 5)
-NAMES = {"gemma3_text": "gemma3"}  # under which tests/helpers/models.py has them
-ALONE = ("mpnet", "gemma2")  # which attend eagerly alone
-NO_TAGS = ("gemma3",)
-CASES = [
-    pytest.param(NAMES.get(kind, kind), attention, id=f"{kind}-{attention}")
-    for kind in FAMILIES
-    for attention in ("eager", "sdpa")
-    if attention == "eager" or kind not in ALONE
-]
-every_family = pytest.mark.parametrize(("family", "attention"), CASES)
-FLOAT32 = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")  # whose norms and rotations compute in it
-
-
-def tiny(family="bert", attention="sdpa", task="sequence", dtype=torch.float64, **changes):
-    """A model whose tokens attend to each other strongly enough for a leak to be seen."""
-    model = build(
-        family, task, dtype=dtype, attn_implementation=attention, **changes
-    ).eval()  # some heads drop out whatever is said
-    assert model.config._attn_implementation == attention
-    for layer in layers_of(model):
-        for name, parameter in layer.named_parameters():
-            if parameter.dim() == 2 and "norm" not in name.lower():
-                parameter.data.mul_(10)
-    return model
-
-
-def batch(model, lengths=LENGTHS, task="sequence", width=None, seed=0):
-    """A right-padded batch in which no two tokens are alike."""
-    width = width or max(lengths)
-    random = torch.Generator().manual_seed(seed)
-    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
-    ids = torch.full_like(mask, model.config.pad_token_id)
-    ids[mask > 0] = 3 + torch.randperm(model.config.vocab_size - 3, generator=random)[: sum(lengths)]
-    labels = torch.randint(0, 3, (len(lengths),) if task == "sequence" else ids.shape, generator=random)
-    labels = labels if task == "sequence" else labels.masked_fill(mask == 0, -100)
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
-
-
-def outcome(model, inputs):
-    """Logits, loss, and the gradients of all weights."""
-    model.zero_grad()
-    output = model(**inputs)
-    output.loss.backward()
-    return (
-        output.logits.detach(),
-        output.loss.detach(),
-        {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
-    )
-
-
-def hidden(model, inputs, **more):
-    return base_model(model)(**{name: value for name, value in inputs.items() if name != "labels"}, **more).last_hidden_state
-
-
-def assert_alike(found, expected, real=slice(None), dtype=torch.float64):
-    assert_close(found[0][real], expected[0][real], dtype)
-    assert_close(found[1], expected[1], dtype)
-    assert found[2].keys() == expected[2].keys()
-    for name, gradient in expected[2].items():
-        scale = gradient.abs().max().clamp_min(1)
-        assert_close(found[2][name] / scale, gradient / scale, dtype)
 
 
 @every_family
@@ -343,79 +280,3 @@ def test_no_cache_of_packed_rows_comes_out():
     assert kept()
     with clm.pack_batches(model):
         assert not kept()
-
-
-class TestRefused:
-    @pytest.mark.parametrize("family", ["albert", "deberta", "modernbert", "opt", "gptj", "falcon"])
-    def test_other_families(self, family):
-        model = build(family)
-        kind = model.config.model_type
-        with pytest.raises(ValueError, match=f"^pack_batches: model must be of a family that is exact .*, got '{kind}'$"):
-            clm.pack_batches(model)
-
-    def test_no_model_of_transformers(self):
-        with pytest.raises(ValueError, match=r"^pack_batches: model must be of a family .*, got 'Linear'$"):
-            clm.pack_batches(torch.nn.Linear(2, 2))
-
-    def test_bert_as_a_decoder(self):
-        with pytest.raises(ValueError, match=r"^pack_batches: model must be no decoder of an encoder, got a BertFor"):
-            clm.pack_batches(build(is_decoder=True))
-
-    def test_other_attentions(self):
-        model = build()
-        model.config._attn_implementation = "flash_attention_2"
-        with pytest.raises(ValueError, match=r"implementation must be eager or sdpa, got 'flash_attention_2'$"):
-            clm.pack_batches(model)
-
-    def test_twice(self):
-        model = build()
-        with clm.pack_batches(model), pytest.raises(ValueError, match=r"one whose batches are not packed yet, got one that is$"):
-            clm.pack_batches(model)
-        clm.pack_batches(model)
-
-    def test_replay(self):
-        model = build()
-        clm.patch(model, clm.Selection())
-        with clm.replay(model), pytest.raises(ValueError, match=r"one whose layers all run, got one that replay has changed$"):
-            clm.pack_batches(model)
-        with clm.pack_batches(model), clm.replay(model), pytest.raises(ValueError, match=r"got one that replay has changed$"):
-            model(**batch(model))
-
-    @pytest.mark.parametrize(
-        ("given", "message"),
-        [
-            (
-                {"attention_mask": torch.tensor([[0, 1, 1], [1, 1, 1]])},
-                r"texts must be padded on the right .*, got padding before$",
-            ),
-            ({"attention_mask": torch.ones(2, 1, 3, 3)}, r"attention_mask must be of shape \(2, 3\), .*, got \(2, 1, 3, 3\)$"),
-            ({"attention_mask": torch.ones(2, 4)}, r"attention_mask must be of shape \(2, 3\), .*, got \(2, 4\)$"),
-            ({"inputs_embeds": torch.ones(2, 3, 32)}, r"inputs must be of attention_mask, .*, got inputs_embeds$"),
-            ({"input_ids": None}, r"inputs must be of .*, got no ids$"),
-            ({"output_hidden_states": True}, r"output_hidden_states must be False, got True$"),
-            ({"output_attentions": True}, r"output_attentions must be False, got True$"),
-            ({"use_cache": True}, r"use_cache must be False, got True$"),
-            ({"return_dict": False}, r"return_dict must be True, got False$"),
-        ],
-        ids=str,
-    )
-    def test_inputs(self, given, message):
-        model = build("llama")
-        with clm.pack_batches(model), pytest.raises(ValueError, match=f"^pack_batches: {message}"):
-            model.model(**{"input_ids": torch.ones(2, 3, dtype=torch.long)} | given)
-
-    def test_a_cache(self):
-        model = build("llama")
-        cache = model(input_ids=torch.ones(2, 3, dtype=torch.long), use_cache=True).past_key_values
-        name = "cache" if "cache" in type(model.model).forward.__wrapped__.__code__.co_varnames else "past_key_values"
-        with clm.pack_batches(model), pytest.raises(ValueError, match=f"^pack_batches: inputs must be of .*, got {name}$"):
-            model.model(input_ids=torch.ones(2, 1, dtype=torch.long), **{name: cache})
-
-    def test_the_model_is_whole_again_after_an_error(self):
-        model = tiny()
-        inputs, before = batch(model), bits(model)
-        expected = model(**inputs)
-        with pytest.raises(IndexError), clm.pack_batches(model):
-            model(**inputs | {"input_ids": inputs["input_ids"] + 10**6})
-        found = model(**inputs)
-        assert torch.equal(found.logits, expected.logits) and same(bits(model), before)

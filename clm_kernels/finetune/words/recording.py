@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from ...files import write_atomically
 from ...patching.active import ActiveTokens
+from ...strangers import MEGABYTE, read_json
 from ..artifacts import ACTIVE
 from .reading import Reader
 from .table import ActiveWords
@@ -19,6 +20,7 @@ from .tally import Tally
 from .watching import Watch
 
 BATCHES = 64  # of an epoch that are watched
+LARGEST = 64 * MEGABYTE  # of what a checkpoint keeps of it
 
 
 class Recorder(TrainerCallback):
@@ -91,7 +93,7 @@ class Recorder(TrainerCallback):
 
     def _go_on(self, path: Path, say: Callable[[str], None]) -> None:
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = read_json(path, "Recorder", "what was watched", most=LARGEST)
             self.early, self.late = found["early"] and Tally(**found["early"]), Tally(**found["late"])
         except (OSError, ValueError, KeyError, TypeError):
             self.early = None

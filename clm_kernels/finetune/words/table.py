@@ -7,11 +7,16 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from ...errors import require
 from ...files import write_atomically
+from ...strangers import MEGABYTE, fits, read_json
 from .tally import Tally
 
 FORMAT = "clm_kernels.active_tokens/1"
 TOP = 50  # words of a label that are kept
+LARGEST = 16 * MEGABYTE
+WORD = {"word": str, "early": (None, float), "late": (None, float), "seen": int}
+WORDS = {"by_label": {str: [WORD]}, "energy": str, "batches": {"early": int, "late": int}, "special": [str]}  # as JSON
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,13 @@ class ActiveWords:
         Raises:
             ValueError: if the file holds something else.
         """
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-            if content.pop("format") != FORMAT:
-                raise ValueError("another format")
-            content["by_label"] = {label: [WordEnergy(**word) for word in words] for label, words in content["by_label"].items()}
-            return cls(**content)
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"ActiveWords.load: {str(path)!r} must be words as `save` writes them, got {error}") from None
+        what = "words as `save` writes them"
+        content = read_json(path, "ActiveWords.load", what, most=LARGEST)
+        known = content.pop("format", None) == FORMAT
+        require(known, "ActiveWords.load", repr(str(path)), what, "another format")
+        require(fits(content, WORDS), "ActiveWords.load", repr(str(path)), what, "fields of other names or types")
+        content["by_label"] = {label: [WordEnergy(**word) for word in words] for label, words in content["by_label"].items()}
+        return cls(**content)
 
 
 def _seen(tallies: list[Tally | None], label: str, word: str) -> int:
