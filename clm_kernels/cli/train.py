@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..errors import require
 from ..finetune.config import TrainConfig
-from .errors import INTERRUPTED, fail
+from .errors import code_of, fail
 from .options import config_options
 from .quiet import quiet
 
@@ -38,8 +38,8 @@ def train(config: TrainConfig) -> None:
 
     try:
         report = finetune.train(config)
-    except KeyboardInterrupt:
-        raise (fail(_after_interruption(config), INTERRUPTED) if is_main() else typer.Exit(INTERRUPTED)) from None
+    except KeyboardInterrupt as stop:
+        raise (fail(_after_interruption(config), code_of(stop)) if is_main() else typer.Exit(code_of(stop))) from None
     if not is_main():
         return
     console = Console()
@@ -53,8 +53,8 @@ def train(config: TrainConfig) -> None:
 
 
 def _after_interruption(config: TrainConfig) -> str:
+    from ..finetune.checkpoints import last_checkpoint
     from ..finetune.outputs import CHECKPOINTS
-    from ..finetune.trainer import last_checkpoint
 
     checkpoint = last_checkpoint(Path(config.run.output) / CHECKPOINTS)
     if checkpoint is None:
