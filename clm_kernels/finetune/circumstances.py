@@ -36,9 +36,14 @@ def circumstances(loaded: Loaded, model: Path, splits: Mapping[str, Encoded], de
             "config.json": hashlib.sha256((model / "config.json").read_bytes()).hexdigest(),
         },
         "tokens": {name: rows_checksum(split.dataset) for name, split in splits.items()},
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": processes(),
         "versions": {**machine(device), "clm_kernels": __version__, "threads": str(torch.get_num_threads())},
     }
+
+
+def processes() -> int:
+    """How many a torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rows_checksum(dataset: Dataset) -> str:

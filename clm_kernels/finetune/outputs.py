@@ -57,7 +57,8 @@ def check_output(config: TrainConfig, say: Callable[[str], None]) -> tuple[Train
         return config.absolute(), None
     require(not output.exists() or output.is_dir(), "train", "output", "a folder", f"the file {str(output)!r}")
     if config.run.resume:
-        return _recorded(config, output), _checkpoint(output, say)
+        checkpoint = _checkpoint(output, say)  # before what is recorded is read, which it vouches for
+        return _recorded(config, output), checkpoint
     if output.is_dir() and any(path.name not in (LOCK, OWNER) for path in output.iterdir()):
         a_run = (output / RUN).is_file()
         advice = "resume goes on with the run there, overwrite replaces it" if a_run else "it is no run's"
@@ -65,10 +66,18 @@ def check_output(config: TrainConfig, say: Callable[[str], None]) -> tuple[Train
     return config.absolute(), None
 
 
-def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
+def _checkpoint(output: Path, say: Callable[[str], None]) -> Path:
     require((output / RUN).is_file(), "train", "output", "the folder of a run to resume", repr(str(output)))
     finished = (output / REPORT).is_file()
     require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
+    found, wrong = usable_checkpoint(output / CHECKPOINTS, beside(output), say)
+    without = f"{str(output)!r} without one" + (f" ({wrong})" if wrong else "")
+    if found is None:
+        refuse("train", "output", "a run with a whole checkpoint", without)
+    return found
+
+
+def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
     config = config.absolute()
     recorded, given, default = recorded_config(output), config.options(), TrainConfig().options()
     asked = read_json(output / RUN).get("asked", {})
@@ -79,14 +88,6 @@ def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
             require(same, "train", name, f"{value!r} as in the run to resume", repr(given[name]))
     keep = recorded.run.keep_checkpoints or given["keep_checkpoints"]
     return replace(recorded, output=given["output"], keep_checkpoints=keep, resume=True)
-
-
-def _checkpoint(output: Path, say: Callable[[str], None]) -> Path:
-    found, wrong = usable_checkpoint(output / CHECKPOINTS, beside(output), say)
-    without = f"{str(output)!r} without one" + (f" ({wrong})" if wrong else "")
-    if found is None:
-        refuse("train", "output", "a run with a whole checkpoint", without)
-    return found
 
 
 def beside(output: Path) -> list[Path]:
