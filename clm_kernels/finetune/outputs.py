@@ -140,7 +140,8 @@ def clear(output: Path) -> None:
         if path.is_symlink() or path.is_file():
             path.unlink()
     for path in output.glob(WRITING + DRAWN):
-        shutil.rmtree(path)
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
     drop_checkpoints(output / CHECKPOINTS)
 
 
