@@ -42,8 +42,8 @@ def circumstances(loaded: Loaded, model: Path, splits: Mapping[str, Encoded], de
 
 
 def processes() -> int:
-    """How many a torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """How many a torchrun has started; without it the GPUs, among which the Trainer spreads a batch."""
+    return int(os.environ.get("WORLD_SIZE", "0")) or max(1, torch.cuda.device_count())
 
 
 def rows_checksum(dataset: Dataset) -> str:
