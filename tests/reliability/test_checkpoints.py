@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from damaging import DAMAGES, delete, flip, going_on
 from forked import forked, kill_myself
 from interruption import stop
@@ -51,10 +52,6 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def only(tensors, name):
-    return {name: tensors[name]}
-
-
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_no_damage_is_silent(run, stopped, expected, tmp_path, damage):
     """Each file of the newest checkpoint, and what stands beside the checkpoints."""
@@ -97,14 +94,20 @@ def test_a_best_checkpoint_that_goes_while_the_run_goes_on(run, expected, monkey
 
 
 def test_a_folder_that_was_moved_keeps_its_best(quick, tmp_path, monkeypatch):
-    """No later epoch betters the score here: what is left is the second's weights, under its name."""
-    stop(replace(quick, output=str(tmp_path / "here")), 14)
+    """The last epoch does not better the score here, and is over: what is left is the second's weights, under its name."""
+    score = RunTrainer._determine_best_metric
+
+    def until_the_last(self, metrics, trial):
+        return self.state.global_step < 18 and score(self, metrics, trial)
+
+    monkeypatch.setattr(RunTrainer, "_determine_best_metric", until_the_last)
+    stop(replace(quick, output=str(tmp_path / "here")), 18)
     moved = (tmp_path / "here").rename(tmp_path / "there")
-    best = load_file(moved / "checkpoints" / "checkpoint-12" / "model.safetensors")
-    monkeypatch.setattr(RunTrainer, "_determine_best_metric", lambda *_, **__: False)
+    best, last = (load_file(moved / "checkpoints" / f"checkpoint-{step}" / "model.safetensors") for step in (12, 18))
     report = train(TrainConfig(output=str(moved), resume=True), silent)
     assert report.best["step"] == 12 and len(report.history) == 3
-    assert_same({"classifier.weight": best["classifier.weight"]}, only(trained_tensors(moved), "classifier.weight"))
+    head = trained_tensors(moved)["classifier.weight"]
+    assert torch.equal(head, best["classifier.weight"]) and not torch.equal(head, last["classifier.weight"])
 
 
 def test_a_checkpoint_of_another_run_is_passed_over(run, stopped, expected):
