@@ -23,8 +23,8 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 
 from clm_kernels.files import write_atomically
+from clm_kernels.finetune.checkpoints import Sealing, drop_unfinished, last_checkpoint
 from clm_kernels.finetune.outputs import write_folder
-from clm_kernels.finetune.trainer import drop_broken_checkpoints, last_checkpoint
 
 from .common import machine
 from .tasks.tasks import TASKS, data_directory
@@ -151,15 +151,15 @@ def _pretrain(decoder: Decoder, train: Sequence[str], held_out: Sequence[str], f
     steps = math.ceil(decoder.epochs * math.ceil(len(blocks) / decoder.batch))
     every = max(1, steps // 10)
     trainer = Trainer(
-        model=model, train_dataset=blocks, eval_dataset=others,
+        model=model, train_dataset=blocks, eval_dataset=others, callbacks=[Sealing([], {})],
         args=TrainingArguments(
             output_dir=str(folder / CHECKPOINTS), max_steps=steps, seed=decoder.seed, per_device_train_batch_size=decoder.batch,
             learning_rate=decoder.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.05, weight_decay=0.01,
-            save_steps=every, save_total_limit=1, logging_steps=every, report_to="none", disable_tqdm=not sys.stderr.isatty(),
+            save_steps=every, logging_steps=every, report_to="none", disable_tqdm=not sys.stderr.isatty(),
             use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
         ),
     )  # fmt: skip
-    drop_broken_checkpoints(folder / CHECKPOINTS)
+    drop_unfinished(folder / CHECKPOINTS)
     last = last_checkpoint(folder / CHECKPOINTS)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     write_folder(folder, lambda beside: (model.save_pretrained(beside), tokenizer.save_pretrained(beside)))

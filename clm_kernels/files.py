@@ -24,6 +24,17 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
         raise
 
 
+def sync_folder(folder: str | os.PathLike) -> None:
+    """Brings to the disk which files a folder has; Windows does so by itself."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -13,12 +14,12 @@ from ..extras import said_what_to_install
 from .console import Console
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
-USER_INPUT, OTHER, INTERRUPTED = 2, 1, 130
+USER_INPUT, OTHER, SIGNALLED = 2, 1, 128
 wanted = {"traceback": False}  # set by `clm-kernels --traceback`
 
 
 def guarded(command: Callable) -> Callable:
-    """Turns exceptions into one line: exit code 2 for what the user gave, 1 for the rest, 130 for Ctrl-C.
+    """Turns exceptions into one line: exit code 2 for what the user gave, 1 for the rest, 128 + n for signal n (Ctrl-C: 130).
 
     With ``clm-kernels --traceback`` they pass through.
     """
@@ -28,8 +29,8 @@ def guarded(command: Callable) -> Callable:
         try:
             with said_what_to_install(command.__name__):
                 return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            raise fail("stopped", INTERRUPTED) from None
+        except KeyboardInterrupt as stop:
+            raise fail("stopped", code_of(stop)) from None
         except BrokenPipeError:  # whoever reads our output has seen enough; let the last flush go nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(OTHER) from None
@@ -43,9 +44,14 @@ def guarded(command: Callable) -> Callable:
     return run
 
 
+def code_of(stop: KeyboardInterrupt) -> int:
+    """128 and the signal's number, by convention."""
+    return SIGNALLED + getattr(stop, "number", signal.SIGINT)
+
+
 def fail(message: str, code: int) -> typer.Exit:
     """Prints the message; to be raised."""
-    if code != INTERRUPTED:
+    if code < SIGNALLED:
         stderr.print("[bold red]error:[/] ", end="")
     stderr.print(message, markup=False)
     return typer.Exit(code)

@@ -24,12 +24,14 @@ def config_options(names: Iterable[str] | None = None) -> Callable:
 
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)
-        def run(**given: Any) -> Any:
-            config = TrainConfig(**{spec.name: given.pop(spec.name) for spec in specs})
-            return command(config, **given)
+        def run(context: typer.Context, **given: Any) -> Any:
+            options = {spec.name: given.pop(spec.name) for spec in specs}
+            said = {name for name in options if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
+            return command(TrainConfig(**{name: options[name] for name in said}), **given)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
-        parameters = [_parameter(spec, hints[spec.name]) for spec in specs] + own
+        context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        parameters = [context, *(_parameter(spec, hints[spec.name]) for spec in specs), *own]
         run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         del run.__wrapped__

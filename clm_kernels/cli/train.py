@@ -12,7 +12,7 @@ from ..errors import require
 from ..escaping import visible
 from ..finetune.config import TrainConfig
 from .console import Console
-from .errors import INTERRUPTED, fail
+from .errors import code_of, fail
 from .options import config_options
 from .quiet import quiet
 
@@ -39,8 +39,8 @@ def train(config: TrainConfig) -> None:
 
     try:
         report = finetune.train(config)
-    except KeyboardInterrupt:
-        raise (fail(_after_interruption(config), INTERRUPTED) if is_main() else typer.Exit(INTERRUPTED)) from None
+    except KeyboardInterrupt as stop:
+        raise (fail(_after_interruption(config), code_of(stop)) if is_main() else typer.Exit(code_of(stop))) from None
     if not is_main():
         return
     console = Console()
@@ -54,8 +54,8 @@ def train(config: TrainConfig) -> None:
 
 
 def _after_interruption(config: TrainConfig) -> str:
+    from ..finetune.checkpoints import last_checkpoint
     from ..finetune.outputs import CHECKPOINTS
-    from ..finetune.trainer import last_checkpoint
 
     checkpoint = last_checkpoint(Path(config.run.output) / CHECKPOINTS)
     if checkpoint is None:

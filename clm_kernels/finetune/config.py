@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
@@ -197,6 +198,10 @@ class TrainConfig:
     Args:
         data, selecting, lora, training, run: the parts.
         options: fields of any part by their own names; they stand before those of a part that is given too.
+        given: names of options that were given before, for `replace`.
+
+    Attributes:
+        given: names of all options that were given by name, those equal to a default too.
 
     Raises:
         TypeError: for an option that there is not.
@@ -207,6 +212,7 @@ class TrainConfig:
     lora: LoRA
     training: Training
     run: Run
+    given: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def __init__(
         self,
@@ -216,14 +222,16 @@ class TrainConfig:
         lora: LoRA | None = None,
         training: Training | None = None,
         run: Run | None = None,
+        given: Iterable[str] = (),
         **options: Any,
     ):
         if unknown := options.keys() - OPTIONS.keys():
             raise TypeError(f"TrainConfig: options must be among {', '.join(OPTIONS)}, got {min(unknown)!r}")
-        given = {"data": data, "selecting": selecting, "lora": lora, "training": training, "run": run}
+        object.__setattr__(self, "given", frozenset({*given, *options}))
+        parts = {"data": data, "selecting": selecting, "lora": lora, "training": training, "run": run}
         for part, known in PARTS.items():
             own = {name: value for name, value in options.items() if OPTIONS[name] == part}
-            object.__setattr__(self, part, replace(given[part] or known(), **own))
+            object.__setattr__(self, part, replace(parts[part] or known(), **own))
 
     def check(self, required: tuple[str, ...] = REQUIRED) -> None:
         """Raises ValueError, one line, for the first field that cannot be right, whatever the method."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from .. import strangers
 from .._version import __version__
-from ..errors import require
+from ..errors import refuse, require
 from ..files import write_atomically
 from .artifacts import (
     ACTIVE,
@@ -30,74 +31,103 @@ from .artifacts import (
     SCORES,
     SELECTION,
 )
+from .checkpoints import drop_all_but, drop_checkpoints, drop_unfinished, last_checkpoint, usable_checkpoint
 from .config import OPTIONS, PARTS, TrainConfig
-from .trainer import drop_broken_checkpoints, last_checkpoint
+from .locks import LOCK, OWNER
 
-OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "clm_pooled.py")
+OF_TRANSFORMERS = (
+    "config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "clm_pooled.py",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
+    "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
+)  # fmt: skip
 RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCORES, PICTURE)
-OURS = (RUN, REPORT, CHECKPOINTS, *RESULTS, ".writing-*", *OF_TRANSFORMERS)
+OURS = (RUN, REPORT, *RESULTS, *OF_TRANSFORMERS)
+WRITING = ".writing-"  # how a folder begins that is moved over when all is in it
+DRAWN = "?" * 8  # what tempfile adds to a name
+BESIDE = (RUN, SELECTION, SCORES)  # what a run writes once, and reads again to go on
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+FREE = ("resume", "overwrite", "output", "keep_checkpoints")  # options that may be others when a run goes on
 
 
-def check_output(config: TrainConfig) -> TrainConfig:
-    """The config to run: the recorded one where it resumes.
+def check_output(config: TrainConfig, say: Callable[[str], None]) -> tuple[TrainConfig, Path | None]:
+    """The config to run, the recorded one where it resumes, and the checkpoint to go on from.
 
     Raises:
         ValueError: if the folder holds something that would be lost, or nothing to resume from, or another run.
     """
     output = Path(config.run.output)
     if not is_main() and not config.run.resume:  # process 0 looks, and may have made the folder by now
-        return config.absolute()
+        return config.absolute(), None
     require(not output.exists() or output.is_dir(), "train", "output", "a folder", f"the file {str(output)!r}")
     if config.run.resume:
-        return _recorded(config, output)
-    if output.is_dir() and any(output.iterdir()):
+        checkpoint = _checkpoint(output, say)  # before what is recorded is read, which it vouches for
+        return _recorded(config, output), checkpoint
+    if output.is_dir() and any(path.name not in (LOCK, OWNER) for path in output.iterdir()):
         a_run = (output / RUN).is_file()
         advice = "resume goes on with the run there, overwrite replaces it" if a_run else "it is no run's"
         require(a_run and config.run.overwrite, "train", "output", "a new or empty folder", f"{str(output)!r} ({advice})")
-    return config.absolute()
+    return config.absolute(), None
 
 
-def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
-    checkpoint = last_checkpoint(output / CHECKPOINTS)
+def _checkpoint(output: Path, say: Callable[[str], None]) -> Path:
     require((output / RUN).is_file(), "train", "output", "the folder of a run to resume", repr(str(output)))
     finished = (output / REPORT).is_file()
     require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
-    require(checkpoint is not None, "train", "output", "a run with a checkpoint", f"{str(output)!r} without one")
-    recorded, given = recorded_config(output), config.absolute().options()
-    default = TrainConfig().options()
+    found, wrong = usable_checkpoint(output / CHECKPOINTS, beside(output), say)
+    without = f"{str(output)!r} without one" + (f" ({wrong})" if wrong else "")
+    if found is None:
+        refuse("train", "output", "a run with a whole checkpoint", without)
+    return found
+
+
+def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
+    config = config.absolute()
+    recorded, given, default = recorded_config(output), config.options(), TrainConfig().options()
+    asked = read_json(output / RUN).get("asked", {})
     for name, value in recorded.options().items():
-        if name not in ("resume", "overwrite", "output", "keep_checkpoints"):
-            same = given[name] in (value, default[name])
+        if name not in FREE:
+            unsaid = given[name] == default[name] and name not in config.given
+            same = unsaid or given[name] in (value, asked.get(name, value))
             require(same, "train", name, f"{value!r} as in the run to resume", repr(given[name]))
     keep = recorded.run.keep_checkpoints or given["keep_checkpoints"]
     return replace(recorded, output=given["output"], keep_checkpoints=keep, resume=True)
 
 
+def beside(output: Path) -> list[Path]:
+    """The files outside of the checkpoints that a run goes on with."""
+    return [output / name for name in BESIDE]
+
+
 @contextmanager
-def run_folder(config: TrainConfig, data: dict) -> Iterator[Path]:
-    """The output folder, with the record of the run in it: config, and what is known of its data.
+def run_folder(config: TrainConfig, data: dict, asked: dict, checkpoint: Path | None) -> Iterator[Path]:
+    """The output folder, with the record of the run in it: config, what was asked for, and what is known of its data.
 
     After an error before the first checkpoint, everything is taken away again; after a later one, everything that
     `resume` needs stays.
+
+    Args:
+        asked: the options as they were given, before what ``auto`` stands for.
+        checkpoint: the one that the run goes on from; newer ones and unfinished ones are removed.
     """
     output = Path(config.run.output)
     if not is_main():
         yield output
         return
-    existed = output.is_dir()
-    if config.run.resume:
+    if checkpoint:
         require(read_json(output / RUN).get("data") == data, "train", "the data", "as it was when the run began", "changed files")
-        drop_broken_checkpoints(output / CHECKPOINTS)
+        drop_all_but(output / CHECKPOINTS, checkpoint)
     else:
         clear(output)
-        write_atomically(output / RUN, json.dumps({"config": config.options(), "data": data}, indent=2).encode())
     try:
+        if not checkpoint:
+            record = {"config": config.options(), "asked": asked, "data": data}
+            write_atomically(output / RUN, json.dumps(record, indent=2).encode())
         yield output
     except BaseException:
-        if last_checkpoint(output / CHECKPOINTS) is None:
-            clear(output)
-            if not existed:
-                output.rmdir()
+        with suppress(OSError):  # else it would hide what has happened
+            drop_unfinished(output / CHECKPOINTS)
+            if last_checkpoint(output / CHECKPOINTS) is None:
+                clear(output)
         raise
 
 
@@ -107,9 +137,15 @@ def is_main() -> bool:
 
 
 def clear(output: Path) -> None:
-    """Takes away what a run has put into the folder, and nothing else."""
-    for path in (path for pattern in OURS for path in output.glob(pattern)):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    """Takes away what a run has put into the folder, and nothing else: files of these names, its checkpoints, half-written files."""
+    patterns = [*OURS, *(f".{name[:32]}.{DRAWN}" for name in OURS)]
+    for path in (path for pattern in patterns for path in output.glob(pattern)):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+    for path in output.glob(WRITING + DRAWN):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+    drop_checkpoints(output / CHECKPOINTS)
 
 
 def read_json(path: Path) -> dict:
@@ -125,8 +161,6 @@ def recorded_config(output: Path) -> TrainConfig:
     """The options of the run in a folder."""
     options = read_json(output / RUN).get("config")
     require(isinstance(options, dict), "recorded_config", repr(str(output / RUN)), "the record of a run with its config", "none")
-    if "backward" not in options:  # of a version in which that was called cost
-        options["backward"] = options.pop("cost", None)
     unknown = min((name for name, value in options.items() if not _is_option(name, value)), default=None)
     expected = f"the record of a run, with options as they are named and typed in version {__version__}"
     require(unknown is None, "recorded_config", repr(str(output / RUN)), expected, f"another {strangers.brief(unknown)}")
@@ -144,7 +178,33 @@ def _is_option(name: str, value: Any) -> bool:
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Lets `write` fill a folder beside `folder`, then moves every file over: each is whole or not there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as beside:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=WRITING) as beside:
         write(Path(beside))
         for path in sorted(Path(beside).iterdir()):
             os.replace(path, folder / path.name)
+
+
+@contextmanager
+def advice_when_a_disk_is_full(output: Path) -> Iterator[None]:
+    """Turns the many errors that mean so, or that a folder cannot be written to any more, into one line.
+
+    Raises:
+        RuntimeError: in their place.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not (reason := _refused_by_the_disk(error, output)):
+            raise
+        raise RuntimeError(f"train: output must be a folder with room to write to, got {str(output)!r} ({reason})") from error
+
+
+def _refused_by_the_disk(error: BaseException, output: Path) -> str:
+    """What the operating system says; empty if it is another kind of error."""
+    if isinstance(error, OSError):
+        inside = error.filename is not None and str(error.filename).startswith(str(output))
+        full = error.errno in FULL or (inside and error.errno in (errno.EACCES, errno.EPERM, errno.EIO))
+        return os.strerror(error.errno) if full and error.errno else ""
+    told = next((os.strerror(number) for number in FULL if os.strerror(number) in str(error)), "")
+    by_torch = isinstance(error, RuntimeError) and any(words in str(error) for words in ("PytorchStreamWriter", "unexpected pos"))
+    return told or ("a file could not be written whole" if by_torch else "")

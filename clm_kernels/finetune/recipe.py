@@ -27,15 +27,20 @@ from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT
+from .checkpoints import Sealing, drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
+from .circumstances import check_circumstances, circumstances
 from .config import REQUIRED, TrainConfig
 from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
+from .interruption import Interruption, tidied_up_after
+from .locks import locked
+from .manifest import read_manifest
 from .merging import merge_tokens
 from .methods import Method, Prepared, check, method_of, resolved
 from .models import Loaded, load_base, longest, pooling_for
-from .outputs import check_output, is_main, run_folder, write_folder
+from .outputs import advice_when_a_disk_is_full, beside, check_output, is_main, run_folder, write_folder
 from .pacing import Pace
 from .packed import Packed
 from .replaying import replaying
@@ -43,7 +48,7 @@ from .report import Report, machine, validations, without_timing
 from .shares import ActiveShares, spent
 from .tasks import Task
 from .teaching import Teaching, chances_within, lines
-from .trainer import Bar, Interruption, Progress, RunTrainer, arguments, drop_checkpoints, early_stopping, last_checkpoint
+from .trainer import Bar, Progress, RunTrainer, arguments, early_stopping
 from .words.reading import Reader
 from .words.recording import Recorder
 
@@ -77,16 +82,19 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     Raises:
         ValueError: for anything in the config or the files that cannot be right.
         NotInstalled: without accelerate or datasets; if the method is lora, without peft.
-        KeyboardInterrupt: after Ctrl-C, with a checkpoint to resume from.
+        RuntimeError: without memory or disk left.
+        Interrupted: a KeyboardInterrupt, after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint to resume from.
     """
     check(config, ("output",) if config.run.resume else REQUIRED)
-    config = check_output(config)
-    for package in ("accelerate", "datasets"):
+    for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
-    method_of(config).check_packages("train")
-    with advice_when_out_of_memory(config):
-        say = say if is_main() else say_nothing
-        return _train(begin(config, say), say)
+    say = say if is_main() else say_nothing
+    output = Path(config.run.output)
+    with tidied_up_after(), locked(output) if is_main() else nullcontext():
+        config, checkpoint = check_output(config, say)
+        method_of(config).check_packages("train")
+        with advice_when_out_of_memory(config), advice_when_a_disk_is_full(output):
+            return _train(begin(config, say, checkpoint), say)
 
 
 def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
@@ -134,6 +142,9 @@ class Begun:
         args: what the Trainer is told.
         limit: tokens after which a text is cut off.
         merged: what to report of merged tokens; empty without them.
+        asked: the options as they were given.
+        circumstances: what else the run depends on.
+        checkpoint: the one to go on from, if this run resumes another.
     """
 
     config: TrainConfig
@@ -143,15 +154,13 @@ class Begun:
     args: TrainingArguments
     limit: int
     merged: dict[str, Any]
+    asked: dict[str, Any]
+    circumstances: dict[str, Any]
+    checkpoint: Path | None
 
     @property
     def output(self) -> Path:
         return Path(self.config.run.output)
-
-    @property
-    def checkpoint(self) -> Path | None:
-        """The one to go on from, if this run resumes another."""
-        return last_checkpoint(self.output / CHECKPOINTS) if self.config.run.resume else None
 
     @property
     def method(self) -> Method:
@@ -162,8 +171,9 @@ class Begun:
         return self.corpus.task
 
 
-def begin(config: TrainConfig, say: Say) -> Begun:
-    """Reads the data and the model of a run whose config has been checked."""
+def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begun:
+    """Reads the data and the model of a run whose config has been checked; of one that goes on, they must be what they were."""
+    asked = config.options()
     corpus, config, loaded, merged = _read(config, say)
     if config.training.gradient_checkpointing:
         check_checkpointing("train", loaded.model)
@@ -177,8 +187,11 @@ def begin(config: TrainConfig, say: Say) -> Begun:
     _say_cuts(splits, corpus.task, limit, say)
     best = corpus.task.best_by(corpus.label_names, config.training.best_by)
     args = arguments(config.training, config.run, best)
+    found = circumstances(loaded, Path(config.data.model), splits, args.device)
+    if checkpoint:
+        check_circumstances(read_manifest(checkpoint)["run"], found, say)
     nn.Module.to(loaded.model, args.device)
-    return Begun(config, corpus, loaded, splits, args, limit, merged)
+    return Begun(config, corpus, loaded, splits, args, limit, merged, asked, found, checkpoint)
 
 
 def _read(config: TrainConfig, say: Say) -> tuple[Corpus, TrainConfig, Loaded, dict[str, Any]]:
@@ -233,7 +246,7 @@ def _train(run: Begun, say: Say) -> Report:
     report.cost = cost
     if checkpoint:
         say(f"resuming after {checkpoint.name}, with the options that the run was begun with")
-    with run_folder(config, run.corpus.record):
+    with run_folder(config, run.corpus.record, run.asked, checkpoint):
         if is_main() and not checkpoint:
             save_choice(output, choice)
             draw_choice(output, lines, say)
@@ -282,6 +295,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     if training.recompute_norms and not recompute_norms(model).norms:
         say("recompute_norms changes nothing: torch fuses this model's normalisation, which keeps its input alone anyway")
     progress, interruption = Progress(report.best_by, say), Interruption(say)
+    sealing = Sealing(beside(run.output), run.circumstances)  # after all that writes to a checkpoint
     shares = [ActiveShares(prepared.active, report.cost, say)] if prepared.active else []
     lengths = list(splits["train"].dataset["length"])
     pace = None
@@ -295,7 +309,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
-        callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), interruption, *shares, *early_stopping(training.patience)],
+        callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), sealing, interruption, *shares, *early_stopping(training.patience)],
         optimizers=(prepared.optimizer, None), teaching=teaching,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)

@@ -1,10 +1,7 @@
-"""transformers' Trainer as one run uses it: arguments, order of examples, progress, interruption."""
+"""transformers' Trainer as one run uses it: arguments, order of examples, progress, the best checkpoint."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +17,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from .artifacts import CHECKPOINTS
 from .config import Run, Training
 from .encode import IGNORED
+from .manifest import damage
 from .teaching import ROW, WEIGHT, Teaching
 
 
@@ -30,7 +28,7 @@ def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
         every = {f"{what}_strategy": "steps" for what in ("eval", "save", "logging")}
         every |= {f"{what}_steps": training.eval_steps for what in ("eval", "save", "logging")}
     return TrainingArguments(
-        output_dir=str(Path(run.output) / CHECKPOINTS), **every, save_total_limit=2, load_best_model_at_end=True, metric_for_best_model=best,
+        output_dir=str(Path(run.output) / CHECKPOINTS), **every, load_best_model_at_end=True, metric_for_best_model=best,
         per_device_train_batch_size=training.batch_size, per_device_eval_batch_size=2 * training.batch_size,
         num_train_epochs=training.epochs, max_grad_norm=training.max_grad_norm,
         gradient_accumulation_steps=training.gradient_accumulation,
@@ -75,6 +73,13 @@ class RunTrainer(Trainer):
         if rows is not None:
             loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
         return (loss, outputs) if return_outputs else loss
+
+    def _load_best_model(self) -> None:
+        """Else a checkpoint that is gone would leave the last weights under the name of the best."""
+        best = Path(self.state.best_model_checkpoint)
+        if wrong := damage(best):
+            raise RuntimeError(f"train: {str(best)!r}, the best checkpoint, must be as it was saved, got one of which {wrong}")
+        super()._load_best_model()
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -126,68 +131,5 @@ class Progress(TrainerCallback):
         self.say(f"epoch {state.epoch:g} of {args.num_train_epochs:g}: {''.join(losses[-1:])}{score}{seconds}")
 
 
-class Interruption(TrainerCallback):
-    """Turns the first Ctrl-C into a checkpoint after the running step, and the second one into a stop at once."""
-
-    def __init__(self, say: Callable[[str], None]):
-        self.say, self.asked, self.former = say, False, None
-
-    def __enter__(self) -> Interruption:
-        try:
-            self.former = signal.signal(signal.SIGINT, self._ask)
-        except ValueError:  # not in the main thread: whoever runs it there handles Ctrl-C
-            self.former = None
-        return self
-
-    def __exit__(self, error, *_) -> None:
-        if self.former is not None:
-            signal.signal(signal.SIGINT, self.former)
-        if self.asked and error is None:
-            raise KeyboardInterrupt
-
-    def _ask(self, number, frame) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-        self.say("stopping after this step, with a checkpoint; press Ctrl-C again to stop at once")
-
-    def on_step_end(self, args, state, control, **kwargs):
-        ends_epoch = args.save_strategy == "epoch" and float(state.epoch).is_integer()
-        if self.asked and not ends_epoch:  # at its end, the epoch is first validated and then saved anyway
-            control.should_save = True
-
-    def on_save(self, args, state, control, **kwargs):
-        if self.asked:
-            raise KeyboardInterrupt
-
-
 def early_stopping(patience: int | None) -> list[TrainerCallback]:
     return [EarlyStoppingCallback(patience)] if patience else []
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint."""
-    return max(filter(_is_whole, folder.glob("checkpoint-*")), key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
-def drop_broken_checkpoints(folder: Path) -> None:
-    """Removes checkpoints that were being written when a run was stopped."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        if not _is_whole(checkpoint):
-            shutil.rmtree(checkpoint)
-
-
-def drop_checkpoints(folder: Path) -> None:
-    """Removes all checkpoints, and the folder unless something else, as a logger's files, stands in it."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
-    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether it has all its files: the Trainer writes trainer_state.json last."""
-    try:
-        return bool(json.loads((checkpoint / "trainer_state.json").read_text()))
-    except (OSError, ValueError):
-        return False

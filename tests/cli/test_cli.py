@@ -304,18 +304,15 @@ def command(*arguments, **options):
 
 def test_ctrl_c_keeps_the_last_checkpoint_and_says_how_to_go_on(model, tmp_path):
     output = tmp_path / "out"
-    process = command("train", "--model", model, *data_options(tmp_path), "--output", output, *FAST, "--epochs", "2000")
+    process = command("train", "--model", model, *data_options(tmp_path), "--output", output, *FAST, "--epochs", "60")
     deadline = time.monotonic() + 300
-    while not list(output.glob("checkpoints/*/trainer_state.json")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not list(output.glob("checkpoints/*/manifest.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
     assert f"clm-kernels train --resume --output {output}" in stderr.splitlines()[-1]
-    record = json.loads((output / "run.json").read_text())
-    record["config"]["epochs"] = 1  # there is no need to wait for the rest
-    (output / "run.json").write_text(json.dumps(record))
     result = run("train", "--resume", "--output", output)
     assert result.exit_code == 0, result.stderr
     assert run("predict", "--model", output, input="my refund\n").exit_code == 0

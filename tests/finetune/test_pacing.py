@@ -16,7 +16,7 @@ from tiny_runs import assert_same, base, silent, trained_tensors  # noqa: F401
 
 from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
-from clm_kernels.finetune.artifacts import COST_PICTURE, RUN
+from clm_kernels.finetune.artifacts import COST_PICTURE
 from clm_kernels.finetune.pacing import BEGIN, Pace, Price, check_cost
 from clm_kernels.finetune.teaching import LEAST
 
@@ -117,19 +117,6 @@ def test_resumed_runs_leave_the_same_weights_and_cost_the_same(paced, tmp_path, 
     resumed = train(TrainConfig(output=str(tmp_path / "b"), resume=True), silent)
     assert (resumed.spent, resumed.planned, resumed.examples) == (report.spent, report.planned, report.examples)
     assert_same(trained_tensors(config.run.output), trained_tensors(tmp_path / "b"))
-
-
-def test_a_run_of_an_earlier_version_keeps_what_its_cost_meant(paced, tmp_path, monkeypatch):
-    config = paced[0].replace(cost=None, backward=0.5, kind="columns", output=str(tmp_path / "b"))
-    with monkeypatch.context() as context:
-        press_ctrl_c(context, 14)
-        with pytest.raises(KeyboardInterrupt):
-            train(config, silent)
-    record = json.loads((tmp_path / "b" / RUN).read_text())
-    record["config"]["cost"] = record["config"].pop("backward")
-    (tmp_path / "b" / RUN).write_text(json.dumps(record))
-    report = train(TrainConfig(output=str(tmp_path / "b"), resume=True), silent)
-    assert (report.config["backward"], report.config["cost"], report.planned) == (0.5, None, [])
 
 
 def test_another_run_in_its_place_leaves_no_picture_behind(paced, tmp_path):

@@ -12,7 +12,8 @@ from tiny_runs import assert_same, silent, trained_tensors
 from tiny_task import texts, write_jsonl
 
 from clm_kernels.finetune import Classifier, TrainConfig, recipe, train
-from clm_kernels.finetune.trainer import Interruption, drop_checkpoints, last_checkpoint
+from clm_kernels.finetune.checkpoints import drop_checkpoints, last_checkpoint
+from clm_kernels.finetune.interruption import Interruption
 
 # Interruption and resuming
 

@@ -1,0 +1,96 @@
+"""What a run depends on beside its options: the base, the texts as tokens, processes and versions; compared when it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from .._version import __version__
+from ..errors import require
+from ..fingerprint import checksum
+from .encode import Encoded
+from .models import Loaded
+from .report import machine
+
+
+def circumstances(loaded: Loaded, model: Path, splits: Mapping[str, Encoded], device: torch.device) -> dict[str, Any]:
+    """As a manifest holds them.
+
+    Args:
+        loaded: before anything of it is trained.
+        model: the base's folder.
+        splits: by name.
+    """
+    drawn = set(loaded.missing)
+    base = {name: tensor for name, tensor in loaded.model.state_dict().items() if name not in drawn}
+    return {
+        "model": {
+            "weights": checksum(base, {}),
+            "config.json": hashlib.sha256((model / "config.json").read_bytes()).hexdigest(),
+        },
+        "tokens": {name: rows_checksum(split.dataset) for name, split in splits.items()},
+        "processes": processes(),
+        "versions": {**machine(device), "clm_kernels": __version__, "threads": str(torch.get_num_threads())},
+    }
+
+
+def processes() -> int:
+    """How many a torchrun has started; without it the GPUs, among which the Trainer spreads a batch."""
+    return int(os.environ.get("WORLD_SIZE", "0")) or max(1, torch.cuda.device_count())
+
+
+def rows_checksum(dataset: Dataset) -> str:
+    """64 hex digits over all columns of all rows in their order, however they lie in memory."""
+    digest = hashlib.sha256()
+    for name in sorted(dataset.column_names):
+        digest.update(f"{name} ".encode())
+        for batch in dataset.select_columns([name]).with_format("arrow").iter(10_000):
+            _add(digest, batch[name].combine_chunks())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, column: Any) -> None:
+    """A column of numbers, or of lists of them, without making a Python object of each."""
+    if hasattr(column, "value_lengths"):
+        digest.update(column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+        column = column.flatten()
+    values = column.to_numpy(zero_copy_only=False)
+    digest.update(values.astype(np.int64).tobytes() if values.dtype.kind in "iub" else repr(column.to_pylist()).encode())
+
+
+def check_circumstances(before: Mapping[str, Any], now: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Says in one line what is harmless, as another version of torch, after which the last bits may differ.
+
+    Raises:
+        ValueError: for what would make it another run.
+    """
+    for part, named in (("weights", "weights"), ("config.json", "a config.json")):
+        same = before["model"][part] == now["model"][part]
+        require(
+            same, "train", "model", "the one that the run was begun with", f"one with other {named}".replace("other a", "another")
+        )
+    changed = [name for name in now["tokens"] if before["tokens"].get(name) != now["tokens"][name]]
+    found = f"other tokens of {', '.join(changed)} (another tokenizer?)"
+    require(before["tokens"] == now["tokens"], "train", "the data", "as it was when the run began", found)
+    processes = before["processes"]
+    require(
+        processes == now["processes"],
+        "train",
+        "the number of processes",
+        f"{processes} as in the run to resume",
+        now["processes"],
+    )
+    others = [
+        f"{name} {now['versions'].get(name)} for {version}"
+        for name, version in before["versions"].items()
+        if now["versions"].get(name) != version
+    ]
+    if others:
+        say(f"resuming with {', '.join(others)}: results may differ in their last bits")

@@ -1,0 +1,49 @@
+"""`--overwrite` takes away what a run has left, and nothing else."""
+
+from dataclasses import replace
+
+import pytest
+from interruption import stop
+from tiny_runs import silent
+
+from clm_kernels.finetune import train
+
+FOREIGN = (
+    "notes.txt", "tokenizer_notes.md", "tokenizer/mine.txt", "vocabulary.csv", "vocab_list.json", "model.py", "model_old.safetensors.bak",
+    "merges.txt.orig", ".writing-thesis/chapter.tex", "config.json.bak", "checkpoints/runs/events.log", "checkpoints/checkpoint-best/w",
+    "checkpoints/notes.txt", "model.safetensors/in a folder.txt", ".run.json.swp", "nested/run.json", "nested/checkpoints/checkpoint-1/x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_foreign_files_stay(base, tmp_path, finished):
+    output, outside = tmp_path / "o", tmp_path / "outside"
+    config = replace(base, select="random", output=str(output), keep_checkpoints=True)
+    train(config, silent) if finished else stop(config, 14)
+    left = {path.relative_to(output) for path in output.rglob("*") if path.is_file()}
+    for name in FOREIGN:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(name)
+    (outside / "deep").mkdir(parents=True)
+    (outside / "deep" / "file").write_text("outside")
+    (output / "checkpoints" / "checkpoint-99").symlink_to(outside, target_is_directory=True)
+    (output / "vocab.txt").symlink_to(outside / "deep" / "file")
+    (output / ".writing-abcdefgh").symlink_to(outside, target_is_directory=True)
+    stop(replace(config, overwrite=True, keep_checkpoints=False), 1, times=2)  # before it leaves anything
+    assert {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()} == set(FOREIGN)
+    assert all((output / name).read_text() == name for name in FOREIGN)
+    assert (outside / "deep" / "file").read_text() == "outside"
+    assert len(left) > 10
+
+
+def test_half_written_files_go(base, tmp_path):
+    output = tmp_path / "o"
+    config = replace(base, select="random", output=str(output))
+    stop(config, 8)
+    (output / ".delta.safetensors.abcd1234").write_text("half")
+    (output / ".writing-abcd1234").mkdir()
+    (output / ".writing-abcd1234" / "delta.safetensors").write_text("half")
+    (output / "checkpoints" / "checkpoint-99").mkdir()
+    (output / "checkpoints" / "checkpoint-99" / "model.safetensors").write_text("half")
+    stop(replace(config, overwrite=True), 1, times=2)
+    assert not output.exists() or not any(output.iterdir())
