@@ -17,7 +17,9 @@ def unknown_labels(seen: Seen) -> Iterator[Finding]:
     train, *others = seen.parts
     learnt, count = train.counts(len(seen.names)), int((train.counts(len(seen.names)) > 0).sum())
     if count == 1 and len(train):
-        yield Finding("one-label", "error", f"label in train: {named(_present(seen, train))}", 1, 1, (), "two are needed")
+        yield Finding(
+            "one-label", "error", f"label is alone in train: {named(_present(seen, train))}", 1, 1, (), "two are needed"
+        )
     for part in others:
         counts = part.counts(len(seen.names))
         lacking = [number for number in range(len(counts)) if counts[number] and not learnt[number]]
@@ -26,7 +28,7 @@ def unknown_labels(seen: Seen) -> Iterator[Finding]:
             places = part.places(part.rows_of(lacking))
             advice = "label some for train, or take them out"
             total = int(counts.sum())
-            yield Finding("unseen-label", "error", what, int(counts[lacking].sum()), total, tuple(places), advice)
+            yield Finding(f"unseen-{part.name}", "error", what, int(counts[lacking].sum()), total, tuple(places), advice)
 
 
 def lonely_labels(seen: Seen) -> Iterator[Finding]:

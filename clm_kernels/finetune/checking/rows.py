@@ -31,7 +31,9 @@ def bad_rows(seen: Seen) -> Iterator[Finding]:
             )
     for part in seen.parts:
         if not len(part):
-            yield Finding("no-rows", "error", f"{part.name} has no row that can be read", 1, 1, (), "give another file")
+            yield Finding(
+                "no-rows", "error", f"part has no row that can be read: {part.name}", 1, len(seen.parts), (), "give another file"
+            )
 
 
 def texts_without_meaning(seen: Seen) -> Iterator[Finding]:
@@ -53,7 +55,7 @@ def swapped(seen: Seen) -> Iterator[Finding]:
     train = sizes.pop("train")
     for name, part in sizes.items():
         if len(part) > FAR * len(train) > 0:
-            what = f"rows in {name}, and {len(train):,} in train"
+            what = f"rows are in {name}, and only {len(train):,} in train"
             yield Finding("swapped", "warning", what, len(part), len(part) + len(train), (), "see whether the two are swapped")
 
 

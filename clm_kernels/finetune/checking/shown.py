@@ -50,5 +50,5 @@ def left_out_line(record: dict[str, Any]) -> str | None:
 def _line(finding: Finding, others: int) -> str:
     where = f", first {placed(finding.places[:1])}" if finding.places else ""
     more = f"; {others} more" if others else ""
-    line = f"data: {finding.severity}: {finding.count:,} ({percent(finding.share)}) {finding.what}{where}{more} (`clm-kernels check`)"
-    return escaped(line)
+    said = f"{finding.count:,} of {finding.of:,} {finding.what}"
+    return escaped(f"data: {finding.severity}: {said}{where}{more} (`clm-kernels check`)")

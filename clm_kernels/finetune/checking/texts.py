@@ -19,7 +19,7 @@ def overlaps(seen: Seen) -> Iterator[Finding]:
         loose, exact = (np.isin(as_numbers(getattr(part, key)), as_numbers(getattr(before, key))) for key in ("loose", "exact"))
         if count := int(loose.sum()):
             severity = "error" if before.name == "train" and count >= HALF * len(part) else by_share(count, len(part))
-            what = f"texts of {part.name} stand in {before.name}, {exact.sum():,} of them exactly so"
+            what = f"texts of {part.name} stand in {before.name} ({exact.sum():,} exactly)"
             advice = f"they flatter the score: drop from {before.name}"
             places = part.places(np.flatnonzero(loose).tolist())
             yield Finding(f"overlap-{before.name}-{part.name}", severity, what, count, len(part), tuple(places), advice)
@@ -42,7 +42,7 @@ def duplicates(seen: Seen) -> Iterator[Finding]:
     for part in seen.parts:
         loose, exact = (_repeated(as_numbers(getattr(part, key))) for key in ("loose", "exact"))
         if count := int(loose.sum()):
-            what = f"texts of {part.name} repeat an earlier one, {exact.sum():,} of them exactly"
+            what = f"texts of {part.name} repeat one before ({exact.sum():,} exactly)"
             advice = "keep one of each"
             places = part.places(np.flatnonzero(loose).tolist())
             yield Finding(f"duplicates-{part.name}", by_share(count, len(part)), what, count, len(part), tuple(places), advice)
