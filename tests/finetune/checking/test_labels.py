@@ -20,7 +20,7 @@ def test_a_label_that_train_lacks(tmp_path):
 
 
 def test_both_parts_lack_it(tmp_path):
-    more = {part: [*clean(part), *labelled(part + "!", "c" * 5)] for part in ("validation", "test")}
+    more = {part: [*clean(part), *labelled(f"more {part}", "c" * 5)] for part in ("validation", "test")}
     findings = found(tmp_path, train=clean("train"), **more)
     assert findings.keys() == {"unseen-validation", "unseen-test"}
 
@@ -32,7 +32,7 @@ def test_one_label_alone(tmp_path):
 
 def test_a_label_that_only_train_has(tmp_path):
     train = labelled("train", "ababacbbaccccb")
-    findings = found(tmp_path, train=train, test=labelled("test", "abba"))
+    findings = found(tmp_path, rare=1, train=train, test=labelled("test", "abba"))
     (finding,) = findings.values()
     assert (finding.code, finding.severity, finding.count, finding.of) == ("unscored-test", "note", 1, 3)
     assert where(finding) == ["train 6", "train 10", "train 11"]

@@ -47,7 +47,7 @@ def test_broken_tags(tmp_path, tags):
     named, wrong = BROKEN[tags]
     rows = sentences(*SOUND[named])
     rows[4:4] = [{"tokens": ["a", "b", "c", "d"], "tags": tags.split()}]
-    result = checked(tmp_path, train=rows)
+    result = checked(tmp_path, rare=1, train=rows)
     (finding,) = result.findings
     assert scheme(result.seen) == named
     assert (finding.code, finding.severity, finding.count, finding.of) == ("broken-spans", "warning", 1, len(rows))
