@@ -1,6 +1,8 @@
 """Findings as lines for people."""
 
 import json
+import os
+from pathlib import Path
 
 import needs_datasets  # noqa: F401
 import pytest
@@ -13,7 +15,7 @@ from clm_kernels.finetune.checking.shown import escaped, left_out_line, one_line
 from clm_kernels.finetune.config import Data
 from clm_kernels.finetune.data import load_data
 
-DATA = ROOT.parent / "shared" / "data"
+DATA = Path(os.environ.get("CLM_KERNELS_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.mark.parametrize(
