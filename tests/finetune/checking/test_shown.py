@@ -87,7 +87,7 @@ def test_findings_are_json(tmp_path):
     }  # fmt: skip
 
 
-REAL = {  # what stands in the sets' own descriptions, or was looked up in them
+REAL = {  # as `check` counted when this was written, not counted in another way
     "banking77": {"overlap-train-test": 22, "duplicates-train": 28},
     "bc5cdr": {"overlap-train-validation": 20, "contradiction": 2},
     "clinc150": {"overlap-train-validation": 24, "overlap-train-test": 33, "contradiction": 8},
