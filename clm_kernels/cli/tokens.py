@@ -16,7 +16,7 @@ from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
 
-READING = ("model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column")
+READING = ("model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "skip_bad_rows")
 
 
 @config_options(READING)

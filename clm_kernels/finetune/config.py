@@ -40,6 +40,7 @@ class Data:
     label_column: str = _data("label", "Column of the label.")
     tokens_column: str = _data("tokens", "Column of the words (token classification).")
     tags_column: str = _data("tags", "Column of the words' tags (token classification).")
+    skip_bad_rows: bool = _data(False, "Leave out rows that cannot be read, and count them; `check` lists them.")
     template: str = _data(TEXT, "Words around every text, where {text} stands for it (sequence classification).")
     validation_fraction: float = _data(0.1, "Part of train that validates if no validation data is given.")
     max_length: int = _data(MAX_LENGTH, "Tokens after which a text is cut off.")

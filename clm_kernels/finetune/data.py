@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import listed, require
+from .examples import BadRow, read_examples
 from .files import read_rows
 from .split import Split
 from .tasks import TASKS, Task
@@ -50,15 +51,14 @@ def load_data(data: Data, seed: int) -> Corpus:
     """
     task = find_task(data)
     task.check(data)
-    train = read_split(data.train, task, data)
+    train, described = _read_part(data.train, task, data)
     names = _label_names(train, task)
-    record = {"task": task.name, "train": _describe(train), "labels": len(names)}
+    record = {"task": task.name, "train": described, "labels": len(names)}
     others = {}
     for part, path in (("validation", data.validation), ("test", data.test)):
         if path:
-            others[part] = read_split(path, task, data)
+            others[part], record[part] = _read_part(path, task, data)
             _check_known(others[part], task, names, data.train)
-            record[part] = _describe(others[part])
     if not data.validation:
         train, others["validation"] = carve(train, task, data.validation_fraction, seed)
         record["validation"] = {
@@ -72,11 +72,11 @@ def load_data(data: Data, seed: int) -> Corpus:
 
 
 def find_task(data: Data) -> Task:
-    """The task as the config says, or by the columns of the first training row."""
+    """The task as the config says, or by the columns of the first training row (that has some task's, where bad rows are skipped)."""
     if data.task != "auto":
         return TASKS[data.task]
-    _, row = next(iter(read_rows(data.train)))
     columns = {name: task.columns(data) for name, task in TASKS.items()}
+    row = _telling_row(data, columns.values())
     found = [name for name, wanted in columns.items() if set(wanted) <= set(row)]
     several = f"{' or '.join(TASKS)}, for the data has columns for {'both' if len(TASKS) == 2 else 'several'}"
     require(len(found) <= 1, "load_data", "task", several, "auto")
@@ -85,17 +85,24 @@ def find_task(data: Data) -> Task:
     return TASKS[found[0]]
 
 
-def read_split(path: str, task: Task, data: Data, labelled: bool = True) -> Split:
-    """Examples of one file, checked one by one; without `labelled`, the labels are not asked for."""
-    columns = task.columns(data)
+def read_split(
+    path: str, task: Task, data: Data, labelled: bool = True, left_out: Callable[[BadRow], None] | None = None
+) -> Split:
+    """Examples of one file, checked one by one; without `labelled`, the labels are not asked for.
+
+    Args:
+        left_out: is told of the rows that `data.skip_bad_rows` leaves out.
+
+    Raises:
+        ValueError: for a row that cannot be read, unless `data.skip_bad_rows`.
+    """
+    take = (left_out or _forget) if data.skip_bad_rows else None
     split = Split(str(path), [], [], [])
-    for where, row in read_rows(path):
-        for name in columns if labelled else columns[:1]:
-            require(name in row, "read_split", f"{path}, {where}", f"a row with a column {name!r}", listed(row))
-        text, label = task.read(row, columns, f"{path}, {where}: ", labelled)
+    for where, text, label in read_examples(path, task, data, labelled, take):
         split.texts.append(text)
         split.labels.append(label)
         split.where.append(where)
+    require(len(split) > 0, "read_split", repr(str(path)), "a file with a row that can be read", "none")
     return split
 
 
@@ -115,6 +122,28 @@ def carve(train: Split, task: Task, fraction: float, seed: int) -> tuple[Split, 
     require(bool(held_out), "carve", train.path, "two examples of a label or more, so that a part can validate", "one of each")
     kept, carved = ([i for i in range(len(train)) if (i in held_out) == held] for held in (False, True))
     return train.part(kept), train.part(carved)
+
+
+def _telling_row(data: Data, columns: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    rows = read_rows(data.train, (lambda where, error: None) if data.skip_bad_rows else None)
+    _, first = next(rows, ("", {}))
+    if not data.skip_bad_rows or any(set(wanted) <= set(first) for wanted in columns):
+        return first
+    return next((row for _, row in rows if any(set(wanted) <= set(row) for wanted in columns)), first)
+
+
+def _read_part(path: str, task: Task, data: Data) -> tuple[Split, dict[str, Any]]:
+    """The examples of a file, and what is recorded of it."""
+    left_out: list[BadRow] = []
+    split = read_split(path, task, data, left_out=left_out.append)
+    record = _describe(split)
+    if data.skip_bad_rows:
+        record["left_out"] = {"rows": len(left_out), "first": [row.where for row in left_out[:3]]}
+    return split, record
+
+
+def _forget(row: BadRow) -> None:
+    """In place of whoever counts bad rows."""
 
 
 def _label_names(train: Split, task: Task) -> list[str]:

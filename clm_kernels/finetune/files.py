@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,14 @@ from ..errors import listed, require
 
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
 Row = tuple[str, dict[str, Any]]  # where it stands, e.g. "line 3", and what it holds
+Bad = Callable[[str, ValueError], None]  # is told where a row stands that cannot be read, and why
 
 
-def read_rows(path: str | Path) -> Iterator[Row]:
+def read_rows(path: str | Path, bad: Bad | None = None) -> Iterator[Row]:
     """Rows of a table on disk.
+
+    Args:
+        bad: takes the error of each row that cannot be read, which is then left out; without it the first one is raised.
 
     Raises:
         ValueError: if the file is missing, empty, not UTF-8, of an unknown kind, or broken; names the line.
@@ -25,61 +29,87 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     require(suffix in SUFFIXES, "read_rows", "the file's name", f"one that ends in {listed(SUFFIXES)}", repr(str(path)))
     require(path.is_file(), "read_rows", repr(str(path)), "an existing file", "a folder" if path.is_dir() else "nothing")
     empty = True
-    for row in {".jsonl": _jsonl, ".parquet": _parquet}.get(suffix, _csv)(path):
+
+    def left_out(where: str, error: ValueError) -> None:
+        nonlocal empty
+        empty = False
+        (bad or _raised)(where, error)
+
+    for row in {".jsonl": _jsonl, ".parquet": _parquet}.get(suffix, _csv)(path, left_out):
         empty = False
         yield row
     require(not empty, "read_rows", repr(str(path)), "a file with at least one row", "none")
 
 
-def read_lines(source: Iterable[bytes], name: str) -> Iterator[str]:
+def read_lines(source: Iterable[bytes], name: str, bad: Bad | None = None) -> Iterator[str]:
     """Lines of UTF-8 text without their ends; a byte order mark at the start is dropped.
+
+    Args:
+        bad: takes the error of each line that is not UTF-8, which then is an empty one; without it the first one is raised.
 
     Raises:
         ValueError: if a line is not UTF-8.
     """
+    bad = bad or _raised
     for number, line in enumerate(source, start=1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             found = f"{error.reason} at byte {error.start}"
-            raise ValueError(f"read_lines: {name}, line {number} must be UTF-8, got {found}") from None
+            bad(f"line {number}", ValueError(f"read_lines: {name}, line {number} must be UTF-8, got {found}"))
+            text = ""
         yield text.removesuffix("\n").removesuffix("\r")
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _raised(where: str, error: ValueError) -> None:
+    raise error from None
+
+
+def _lines(path: Path, bad: Bad) -> Iterator[str]:
     with open(path, "rb") as file:
-        yield from read_lines(file, str(path))
+        yield from read_lines(file, str(path), bad)
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path), start=1):
+def _jsonl(path: Path, bad: Bad) -> Iterator[Row]:
+    for number, line in enumerate(_lines(path, bad), start=1):
         if not line.strip():
             continue
+        where, row = f"line {number}", None
         try:
             row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"read_rows: {path}, line {number} must be one JSON object, got {error}") from None
-        require(isinstance(row, dict), "read_rows", f"{path}, line {number}", "one JSON object", type(row).__name__)
-        yield f"line {number}", row
+            require(isinstance(row, dict), "read_rows", f"{path}, {where}", "one JSON object", type(row).__name__)
+        except (json.JSONDecodeError, RecursionError) as error:
+            bad(where, ValueError(f"read_rows: {path}, {where} must be one JSON object, got {error}"))
+        except ValueError as error:
+            bad(where, error)
+        else:
+            yield where, row
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, bad: Bad) -> Iterator[Row]:
     dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
-    reader = csv.reader((line + "\n" for line in _lines(path)), dialect, strict=True)
-    try:
-        header = next(reader, [])
-        for values in reader:
-            if not values:
-                continue
+    reader = csv.reader((line + "\n" for line in _lines(path, bad)), dialect, strict=True)
+    header = None
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
             where = f"line {reader.line_num}"
-            expected = f"{len(header)} fields as the header"
-            require(len(values) == len(header), "read_rows", f"{path}, {where}", expected, len(values))
+            bad(where, ValueError(f"read_rows: {path}, {where} must be properly quoted fields, got {error}"))
+            continue
+        where = f"line {reader.line_num}"
+        if header is None:
+            header = values
+        elif values and len(values) == len(header):
             yield where, dict(zip(header, values, strict=True))
-    except csv.Error as error:
-        raise ValueError(f"read_rows: {path}, line {reader.line_num} must be properly quoted fields, got {error}") from None
+        elif values:
+            message = f"read_rows: {path}, {where} must be {len(header)} fields as the header, got {len(values)}"
+            bad(where, ValueError(message))
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, bad: Bad) -> Iterator[Row]:
     from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 

@@ -27,6 +27,8 @@ from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT
+from .checking.checked import check_corpus
+from .checking.shown import left_out_line, one_line
 from .checkpoints import Sealing, drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
 from .circumstances import check_circumstances, circumstances
@@ -175,6 +177,7 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     """Reads the data and the model of a run whose config has been checked; of one that goes on, they must be what they were."""
     asked = config.options()
     corpus, config, loaded, merged = _read(config, say)
+    _say_data(corpus, say)
     if config.training.gradient_checkpointing:
         check_checkpointing("train", loaded.model)
     if config.training.packing:
@@ -351,6 +354,13 @@ def _save(run: Begun, prepared: Prepared, report: Report) -> None:
         report.sizes[method.called] = left.stat().st_size
     report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
     report.save(output / REPORT)
+
+
+def _say_data(corpus: Corpus, say: Say) -> None:
+    """Says what was left out, and the worst of what `check` finds in the rest: a line each."""
+    if is_main():
+        for line in filter(None, (left_out_line(corpus.record), one_line(check_corpus(corpus)))):
+            say(line)
 
 
 def _say_cuts(splits: dict[str, Encoded], task: Task, limit: int, say: Say) -> None:

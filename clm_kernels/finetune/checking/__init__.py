@@ -1,0 +1,1 @@
+"""What is wrong with data before anything is trained on it: `parts` holds what was read, each other module finds some of it."""
