@@ -30,14 +30,14 @@ class Limit:
     def __init__(self, data: Data, task: Task):
         import torch
 
-        from ...models.portable import read_config
+        from ...models.folders import build_model, read_config
         from ..models import Loaded, check_directory, load_tokenizer, longest
 
         check_directory("check", data.model)
         try:
             config = read_config(data.model)
             with torch.device("meta"):
-                model = task.auto_class.from_config(config)
+                model = build_model(task.auto_class, config, torch.float32)
             tokenizer = load_tokenizer(data.model, task, config)
         except (OSError, ValueError) as error:
             message = (str(error).strip().splitlines() or [type(error).__name__])[0]
