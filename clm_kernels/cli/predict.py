@@ -7,16 +7,19 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import require
 from ..finetune.config import Data
 from ..finetune.tasks import TASKS, Task
-from ..finetune.tasks.base import Prediction
 from .errors import stderr
 from .quiet import quiet
+
+if TYPE_CHECKING:
+    from ..finetune.judging.calibration import Calibration
+    from ..finetune.judging.ranking import Predicted
 
 CHUNK = 4096
 Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model.", show_default=False)]
@@ -33,10 +36,14 @@ def predict(
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     tokens_column: Annotated[str, typer.Option(help="Column of the words.")] = "tokens",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
+    top: Annotated[int, typer.Option(help="How many of the best labels to print, each with its probability.", min=1)] = 1,
+    reject: Annotated[
+        float | None, typer.Option(help="Precision wanted on validation; no label (-) where it would be less.")
+    ] = None,
 ) -> None:
     """Print the label and its probability for every text, or the tag of every word.
 
-    Plain output: label, probability and text, separated by tabs. Token classification: word, tag and probability a
+    Plain output: label, probability and text, separated by tabs; with --top the next best labels before the text. Token classification: word, tag and probability a
     line, an empty line after each text.
     """
     quiet()
@@ -44,9 +51,11 @@ def predict(
 
     classifier = Classifier.load(model, delta)
     task = TASKS[classifier.task]
+    if reject is not None and not task.per_token:
+        stderr.print(_expected(classifier.calibration, reject), markup=False)
     texts = _texts(file, task, text_column, tokens_column)
     while chunk := list(islice(texts, CHUNK)):
-        for prediction in classifier.predict(chunk, batch_size):
+        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject):
             print(_as_json(prediction, task) if jsonl else task.write(prediction))
     if cut := classifier.cut:
         what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
@@ -81,5 +90,16 @@ def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Itera
         yield from read_split(file, task, data, labelled=False).texts
 
 
-def _as_json(prediction: Prediction, task: Task) -> str:
-    return json.dumps(dict(zip(task.fields, prediction, strict=True)), ensure_ascii=False)
+def _as_json(prediction: Predicted, task: Task) -> str:
+    named = dict(zip(task.fields, prediction[:3], strict=True))
+    if best := getattr(prediction, "best", None):
+        named["best"] = [{"label": label, "probability": probability} for label, probability in best]
+    return json.dumps(named, ensure_ascii=False)
+
+
+def _expected(calibration: Calibration, precision: float) -> str:
+    kept = calibration.threshold(precision)
+    return (
+        f"no label below {kept.threshold:.3f}: of {calibration.rows:,} validation texts {kept.rows / calibration.rows:.1%} "
+        f"keep theirs, and {kept.precision:.1%} of these are right"
+    )

@@ -20,6 +20,7 @@ from .artifacts import (
     CHECKPOINTS,
     COST_PICTURE,
     DELTA,
+    EVALUATIONS,
     GROUPS,
     PICTURE,
     REPORT,
@@ -32,7 +33,7 @@ from .trainer import drop_broken_checkpoints, last_checkpoint
 
 OF_TRANSFORMERS = ("config.json", "model*.safetensors*", "tokenizer*", "vocab*", "merges.txt", "clm_pooled.py")
 RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCORES, PICTURE)
-OURS = (RUN, REPORT, CHECKPOINTS, *RESULTS, ".writing-*", *OF_TRANSFORMERS)
+OURS = (RUN, REPORT, CHECKPOINTS, EVALUATIONS, *RESULTS, ".writing-*", *OF_TRANSFORMERS)
 
 
 def check_output(config: TrainConfig) -> TrainConfig:

@@ -30,6 +30,7 @@ from .config import REQUIRED, TrainConfig
 from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
+from .judging.keeping import CONFIG_KEY, DETAIL, calibrate
 from .merging import merge_tokens
 from .methods import Method, Prepared, check, method_of, resolved
 from .models import Loaded, load_base, longest, pooling_for
@@ -241,6 +242,14 @@ def _train(run: Begun, say: Say) -> Report:
                 words = recorder.words(config.training.energy)
                 words.save(output / ACTIVE)
                 report.words = words.best()
+            report.calibration = calibrate(
+                prepared.model,
+                run.splits["validation"],
+                run.task,
+                loaded.tokenizer,
+                report.labels,
+                2 * config.training.batch_size,
+            )
             _save(run, prepared, report)
             draw_cost(report, output / COST_PICTURE, say)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
@@ -318,6 +327,7 @@ def _save(run: Begun, prepared: Prepared, report: Report) -> None:
     data, method, model, output = run.config.data, run.method, run.loaded.model, run.output
     run.loaded.tokenizer.model_max_length = run.limit
     details = {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
+    details[DETAIL] = getattr(model.config, CONFIG_KEY)
     pooling = pooling_for(data, run.task)
     told = Recipe(run.task.name, data.model, run.limit, pooling, template=data.template, details=details)
     recipe = recipe_of(model, told)

@@ -87,4 +87,6 @@ class SequenceClassification(Task):
         return Prediction(encoded.split.texts[i], label_names[int(numbers)], float(probabilities))
 
     def write(self, prediction: Prediction) -> str:
-        return f"{prediction.label}\t{prediction.probability:.4f}\t{' '.join(prediction.text.split())}"
+        label, further = prediction.label or "-", getattr(prediction, "best", [])[1:]
+        pairs = [(label, prediction.probability), *further]
+        return "\t".join([*(f"{name}\t{share:.4f}" for name, share in pairs), " ".join(prediction.text.split())])
