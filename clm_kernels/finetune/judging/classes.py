@@ -76,16 +76,19 @@ def most_confused(matrix: NDArray, label_names: Sequence[str], most: int) -> lis
 def neighbourly(matrix: NDArray) -> NDArray[np.int64]:
     """An order in which labels that are taken for each other stand side by side.
 
-    From the one that takes part in the most errors on, each is followed by the one left that is confused with it most;
-    where none is, the next begins likewise. Labels without errors come last.
+    Chains grow at both ends from the label with the most errors, by the one left that is confused with an end most; where
+    there is none, the next chain begins. Labels without errors come last.
     """
     size = len(matrix)
-    errors = matrix[:, :size] + matrix[:, :size].T
+    errors = (matrix[:, :size] + matrix[:, :size].T).astype(float)
     np.fill_diagonal(errors, 0)
-    left, order = np.ones(size, bool), []
+    left, chains = np.ones(size, bool), []
     while left.any():
-        last = errors[order[-1]] * left if order else np.zeros(size)
-        following = last if last.any() else errors.sum(1) * left + left * 0.5
-        order.append(int(following.argmax()))
-        left[order[-1]] = False
-    return np.array(order, np.int64)
+        chain = [int(np.where(left, errors.sum(1), -1.0).argmax())]
+        left[chain] = False
+        while (following := errors[[chain[0], chain[-1]]] * left).any():
+            end, label = (int(i) for i in np.unravel_index(following.argmax(), following.shape))
+            chain.insert(end * len(chain), label)
+            left[label] = False
+        chains += chain
+    return np.array(chains, np.int64)

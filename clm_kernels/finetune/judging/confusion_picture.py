@@ -13,8 +13,9 @@ from ...extras import needs
 from .classes import most_confused, neighbourly
 
 WORST, COUNTED = 20, 24  # cells that are named; labels up to which every cell shows its count
-PITCH, SMALLEST, LARGEST = 0.105, 4.5, 11.0  # inches: of a label, of the matrix at least and at most
-MARGIN, SIDE = 2.2, 4.6  # for the labels, for the names of the worst cells
+CELL, PITCH = 0.32, 0.092  # inches: of a cell with its count, of a label's line
+SMALLEST, LARGEST = 4.5, 16.0  # inches of the matrix
+SHARES = (1, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
 def draw_confusion(matrix: NDArray, label_names: Sequence[str], path: Path) -> None:
@@ -28,28 +29,34 @@ def draw_confusion(matrix: NDArray, label_names: Sequence[str], path: Path) -> N
     size = len(label_names)
     order = neighbourly(matrix)
     counts, names = matrix[np.ix_(order, order)], [label_names[i] for i in order]
-    side = float(np.clip(0.32 * size, SMALLEST, LARGEST))
-    height, width = side + MARGIN + 0.5, side + MARGIN + SIDE
-    figure = figure_class(figsize=(width, height))
-    axes = figure.add_axes((MARGIN / width, 0.3 / height, side / width, side / height))
+    side = min(LARGEST, max(SMALLEST, min(CELL, 8 / size) * size, PITCH * size))
+    figure = figure_class(figsize=(side, side))
+    axes = figure.add_axes((0, 0, 1, 1))
     shares = counts / np.maximum(1, matrix.sum(1)[order])[:, None]
     drawn = np.ma.masked_equal(shares, 0)
-    scale = colors.LogNorm(min(0.5, float(drawn.min())) if drawn.count() else 0.5, 1)
-    image = axes.imshow(drawn, norm=scale, cmap="Blues", interpolation="nearest")
-    bar_axes = figure.add_axes(((MARGIN + side + 0.25) / width, 0.3 / height, 0.16 / width, 0.28 * side / height))
-    figure.colorbar(image, cax=bar_axes).set_label("share of the gold label's", fontsize=8)
-    bar_axes.tick_params(labelsize=7)
+    least = float(drawn.min()) if drawn.count() else 1.0
+    scale = colors.LogNorm(least / 4, 1)  # so that the least is told from none
+    image = axes.imshow(drawn, norm=scale, cmap="Blues", interpolation="nearest", aspect="auto")
+    _explain_colors(figure, image, side, least)
     _name_labels(axes, counts, names, side)
     if size <= COUNTED:
         for (gold, predicted), count in np.ndenumerate(counts):
             if count:
                 dark = scale(shares[gold, predicted]) > 0.55
                 axes.text(predicted, gold, f"{count:,}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    axes.set_ylabel("gold", fontsize=9)
-    axes.set_xlabel("predicted", fontsize=9, loc="right")
-    axes.xaxis.set_label_position("bottom")
+    axes.set_ylabel("gold", fontsize=10)
+    axes.set_xlabel("predicted", fontsize=10)
+    axes.xaxis.set_label_position("top")
     _name_worst(axes, counts, names, side)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
+def _explain_colors(figure: Any, image: Any, side: float, least: float) -> None:
+    bar = figure.colorbar(image, cax=figure.add_axes((0, -0.35 / side, 3 / side, 0.12 / side)), orientation="horizontal")
+    ticks = [share for share in SHARES if share >= least / 2]
+    bar.set_ticks(ticks, labels=[f"{share:.1%}" if share < 0.01 else f"{share:.0%}" for share in ticks], fontsize=7)
+    bar.minorticks_off()
+    bar.set_label("share of the gold label's texts or words; white: none", fontsize=8)
 
 
 def _name_labels(axes: Any, counts: NDArray, names: Sequence[str], side: float) -> None:
@@ -61,8 +68,8 @@ def _name_labels(axes: Any, counts: NDArray, names: Sequence[str], side: float) 
         if all(abs(i - other) >= apart for other in chosen):
             chosen.append(i)
     shown = [shortened(names[i], 26) for i in chosen]
-    axes.set_xticks(chosen, shown, rotation=90, fontsize=7, parse_math=False)
-    axes.set_yticks(chosen, shown, fontsize=7, parse_math=False)
+    axes.set_xticks(chosen, shown, rotation=90, fontsize=6.2, parse_math=False)
+    axes.set_yticks(chosen, shown, fontsize=6.2, parse_math=False)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=2)
 
 
@@ -76,10 +83,11 @@ def _name_worst(axes: Any, counts: NDArray, names: Sequence[str], side: float) -
         lines.append(f"{number:2d}  {shortened(pair.gold, 24)} → {shortened(pair.predicted, 24)}  {pair.count} of {pair.support}")
         if len(names) > COUNTED:
             axes.plot(x, y, marker="s", markersize=7, fillstyle="none", color="black", markeredgewidth=0.8)
-            axes.annotate(str(number), (x, y), (5, 4), textcoords="offset points", fontsize=6.5)
+            beside, at = ((5, 4), "left") if x > y else ((-5, -9), "right")
+            axes.annotate(str(number), (x, y), beside, textcoords="offset points", ha=at, fontsize=7)
     title = "taken for another most often (gold → predicted)\n" if lines else "no label was taken for another"
     axes.text(
-        1 + 0.25 / side, 1, "\n".join([title, *lines]), transform=axes.transAxes, va="top", fontsize=7, parse_math=False, linespacing=1.5
+        1 + 0.2 / side, 1, "\n".join([title, *lines]), transform=axes.transAxes, va="top", fontsize=8, parse_math=False, linespacing=1.5
     )  # fmt: skip
 
 
