@@ -80,5 +80,5 @@ def _confused(pairs: list[Any]) -> Table:
         table.add_column(heading, overflow="fold", max_width=28)
     table.add_column("of", justify="right", no_wrap=True)
     for pair in pairs:
-        table.add_row(*(Text(escaped(name)) for name in pair[:2]), f"{pair.count:,} of {pair.support:,}")
+        table.add_row(*(Text(escaped(name)) for name in pair[:2]), f"{pair.errors:,} of {pair.support:,}")
     return table

@@ -48,7 +48,7 @@ def test_the_tables_fit_80_columns(trained, data, monkeypatch):
     for words in ("scores", "accuracy", "macro f1", "intervals of 1,000 draws with seed 1", "McNemar", "classes", "support",
                   "taken for another", "calibration error", "likely mislabelled", "saved: "):  # fmt: skip
         assert words in result.stdout, words
-    tables, saved, path = result.stdout.partition("saved: ")
+    tables, path = result.stdout.split("saved: ")
     assert max(map(len, tables.splitlines())) <= 80 and path.split() == [f"{output}/evaluation-new"]
 
 
@@ -88,7 +88,7 @@ def test_the_best_labels_stand_before_the_text(trained):
 def test_the_best_labels_as_json(trained):
     result = run("predict", "--model", trained[0], "--top", "2", "--jsonl", input="my refund\n")
     found = json.loads(result.stdout)
-    assert [pair["label"] for pair in found["best"]][0] == found["label"]
+    assert found["best"][0]["label"] == found["label"]
     assert len(found["best"]) == 2 and found["best"][0]["probability"] == found["probability"]
 
 

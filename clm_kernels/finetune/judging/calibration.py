@@ -35,7 +35,7 @@ class Bin(NamedTuple):
 
     low: float
     high: float
-    count: int
+    rows: int
     probability: float
     accuracy: float
 
@@ -145,8 +145,8 @@ def reliability(probability: NDArray, right: NDArray, bins: int = BINS) -> list[
 
 def calibration_error(bins: list[Bin]) -> float:
     """Expected calibration error: the mean over the predictions of ``|accuracy - probability|`` of their bin."""
-    count = sum(each.count for each in bins)
-    return sum(each.count * abs(each.accuracy - each.probability) for each in bins) / max(1, count)
+    rows = sum(each.rows for each in bins)
+    return sum(each.rows * abs(each.accuracy - each.probability) for each in bins) / max(1, rows)
 
 
 def rejection_table(probability: NDArray, right: NDArray, rows: int = ROWS) -> tuple[Kept, ...]:

@@ -29,7 +29,7 @@ class Confused(NamedTuple):
 
     gold: str
     predicted: str
-    count: int
+    errors: int
     support: int
 
 

@@ -80,7 +80,9 @@ def _name_worst(axes: Any, counts: NDArray, names: Sequence[str], side: float) -
     lines = []
     for number, pair in enumerate(worst, start=1):
         x, y = place[pair.predicted], place[pair.gold]
-        lines.append(f"{number:2d}  {shortened(pair.gold, 24)} → {shortened(pair.predicted, 24)}  {pair.count} of {pair.support}")
+        lines.append(
+            f"{number:2d}  {shortened(pair.gold, 24)} → {shortened(pair.predicted, 24)}  {pair.errors} of {pair.support}"
+        )
         if len(names) > COUNTED:
             axes.plot(x, y, marker="s", markersize=7, fillstyle="none", color="black", markeredgewidth=0.8)
             beside, at = ((5, 4), "left") if x > y else ((-5, -9), "right")

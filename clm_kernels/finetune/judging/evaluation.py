@@ -137,7 +137,7 @@ def _judged(classifier: Classifier, split: Split, batch_size: int) -> Judged:
 def _read(data: str, classifier: Classifier, folder: Path, columns: dict[str, str]) -> Split:
     """The labelled texts; columns that are not given are those that the run was trained on."""
     trained = recorded_config(folder).data if (folder / RUN).is_file() else Data()
-    named = {name: columns.get(name) or getattr(trained, name) for name in COLUMNS}
+    named: dict[str, Any] = {name: columns.get(name) or getattr(trained, name) for name in COLUMNS}
     return read_split(data, TASKS[classifier.task], Data(**named))
 
 

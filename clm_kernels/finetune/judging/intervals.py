@@ -51,7 +51,7 @@ def _accuracy(found: Judged) -> Scorer:
     texts = len(found.split)
     right = np.bincount(found.text, found.gold == found.predicted, texts)
     size = np.bincount(found.text, minlength=texts)
-    return lambda times: float(times @ right / max(1, times @ size))
+    return lambda times: float(times @ right) / max(1.0, float(times @ size))
 
 
 def _macro_f1(found: Judged) -> Scorer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,18 +56,19 @@ def judged(
     """Runs the model, in evaluation mode and in its own dtype, over a labelled split."""
     number = {name: i for i, name in enumerate(label_names)}
     split, parts = encoded.split, []
-    for i, logits in enumerate(_rows(model, encoded, tokenizer, batch_size)):
-        gold = [number[name] for name in task.label(split.labels[i])]
-        seen = np.ones(len(gold), bool)
-        values = np.zeros((len(gold), len(label_names)), np.float32)
+    for i, row in enumerate(_rows(model, encoded, tokenizer, batch_size)):
+        own = [number[name] for name in task.label(split.labels[i])]
+        kept = np.ones(len(own), bool)
+        values = np.zeros((len(own), len(label_names)), np.float32)
         if encoded.first_tokens is None:
-            values[0] = logits
+            values[0] = row
         else:
             first = encoded.first_tokens[i]
-            seen[:] = [word in first for word in range(len(gold))]
-            values[list(first)] = logits[list(first.values())]
-        parts.append((np.array(gold), values, np.full(len(gold), i), seen))
-    return Judged(list(label_names), split, *map(np.concatenate, zip(*parts, strict=True)), task.per_token)
+            kept[:] = [word in first for word in range(len(own))]
+            values[list(first)] = row[list(first.values())]
+        parts.append((np.array(own), values, np.full(len(own), i), kept))
+    gold, logits, text, seen = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Judged(list(label_names), split, gold, logits, text, seen, task.per_token)
 
 
 @torch.no_grad()
@@ -80,7 +81,7 @@ def _rows(model: nn.Module, encoded: Encoded, tokenizer: PreTrainedTokenizerBase
     model.eval()
     try:
         for start in range(0, len(dataset), batch_size):
-            batch = collate(dataset[start : start + batch_size])
+            batch: Any = collate(dataset[start : start + batch_size])
             logits: Tensor = model(**batch.to(device)).logits
             yield from logits.float().cpu().numpy()
     finally:

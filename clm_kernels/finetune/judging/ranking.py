@@ -76,4 +76,5 @@ class Ranking:
         if self.top == 1:
             return prediction
         names = [label_names[number] for number in numbers.tolist()]
-        return Ranked(*prediction, list(zip(names, probabilities.tolist(), strict=True)))
+        best = list(zip(names, probabilities.tolist(), strict=True))
+        return Ranked(prediction.text, prediction.label, prediction.probability, best)

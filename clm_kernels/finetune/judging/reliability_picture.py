@@ -19,7 +19,7 @@ def draw_reliability(bins: Sequence[Bin], path: Path, unit: str = "texts") -> No
     """
     figure = needs("matplotlib.figure", "evaluate").Figure(figsize=(5, 5.6), layout="constrained")
     right, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    filled = [each for each in bins if each.count]
+    filled = [each for each in bins if each.rows]
     middle, width = [(each.low + each.high) / 2 for each in filled], 0.92 * (bins[0].high - bins[0].low)
     accuracy, probability = [each.accuracy for each in filled], [each.probability for each in filled]
     gap = [said - true for said, true in zip(probability, accuracy, strict=True)]
@@ -32,7 +32,7 @@ def draw_reliability(bins: Sequence[Bin], path: Path, unit: str = "texts") -> No
     right.set_ylim(0, 1)
     figure.suptitle(f"expected calibration error {calibration_error(list(bins)):.3f}", fontsize=10)
     right.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
-    counts.bar(middle, [each.count for each in filled], width, color=RIGHT)
+    counts.bar(middle, [each.rows for each in filled], width, color=RIGHT)
     counts.set_ylabel(unit)
     counts.set_xlabel("probability")
     counts.set_xlim(0, 1)

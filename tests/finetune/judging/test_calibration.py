@@ -61,14 +61,14 @@ def test_it_is_a_number_whatever_comes(logits):
 def test_the_error_of_bins_by_hand():
     probability, right = np.array([0.95, 0.95, 0.55, 0.55]), np.array([1, 0, 1, 1])
     bins = reliability(probability, right, bins=10)
-    assert [(each.count, each.accuracy) for each in bins if each.count] == [(2, 1.0), (2, 0.5)]
+    assert [(each.rows, each.accuracy) for each in bins if each.rows] == [(2, 1.0), (2, 0.5)]
     assert calibration_error(bins) == pytest.approx((2 * 0.45 + 2 * 0.45) / 4)
-    assert sum(each.count for each in bins) == 4 and len(bins) == 10
+    assert sum(each.rows for each in bins) == 4 and len(bins) == 10
 
 
 def test_the_edges_belong_to_a_bin():
     bins = reliability(np.array([0.0, 0.2, 0.2000001, 1.0]), np.ones(4), bins=5)
-    assert [each.count for each in bins] == [2, 1, 0, 0, 1]
+    assert [each.rows for each in bins] == [2, 1, 0, 0, 1]
 
 
 def test_the_bins_are_those_of_scikit_learn():
@@ -77,7 +77,7 @@ def test_the_bins_are_those_of_scikit_learn():
     probability = rng.random(500)
     right = rng.random(500) < probability
     accuracy, mean = calibration.calibration_curve(right, probability, n_bins=15)
-    ours = [each for each in reliability(probability, right) if each.count]
+    ours = [each for each in reliability(probability, right) if each.rows]
     np.testing.assert_allclose([each.accuracy for each in ours], accuracy)
     np.testing.assert_allclose([each.probability for each in ours], mean)
 

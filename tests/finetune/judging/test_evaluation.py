@@ -177,7 +177,7 @@ def test_the_tables_agree_with_each_other(evaluated):
         )
     confusion = read(folder / "confusion.csv")
     wrong = sum(int(line[name]) for line in confusion for name in found_labels(found) if name != line["gold \\ predicted"])
-    assert wrong == found.errors == sum(pair.count for pair in found.confused)
+    assert wrong == found.errors == sum(pair.errors for pair in found.confused)
     assert [line["label"] for line in read(folder / "classes.csv")] == found_labels(found)
 
 
@@ -205,7 +205,7 @@ def test_tags_are_judged_by_spans_and_words(tagger, tmp_path):
     assert found_labels(found) == ["LOC", "PER"] and list(found.scores) == ["f1", "accuracy"] and found.unit == "words"
     words = sum(len(json.loads(line)["tokens"]) for line in Path(config.data.test).read_text().splitlines())
     assert found.items == words == sum(int(n) for line in read(tmp_path / "o" / "confusion.csv") for n in list(line.values())[1:])
-    assert sum(each.count for each in found.bins) == words - found.cut_off
+    assert sum(each.rows for each in found.bins) == words - found.cut_off
     errors = read(tmp_path / "o" / "errors.csv")
     assert (
         len(errors) == found.errors >= found.cut_off
