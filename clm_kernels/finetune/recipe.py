@@ -66,7 +66,8 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     selection and ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture
     of what they chose and left. Checkpoints are for resuming: they go when all is written, unless the config keeps them.
 
-    Under torchrun process 0 alone writes and says anything; the others' reports lack the sizes of what it has written.
+    Under torchrun process 0 alone writes and says anything; the others' reports lack the sizes of what it has written, and
+    the calibration.
 
     Args:
         config: what to train on what, and how.
