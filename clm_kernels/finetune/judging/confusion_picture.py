@@ -94,4 +94,5 @@ def _name_worst(axes: Any, counts: NDArray, names: Sequence[str], side: float) -
 
 
 def shortened(name: str, most: int) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    """With its ends, which tell it from its like."""
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most - most // 2 - 1) :]}"
