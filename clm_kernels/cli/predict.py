@@ -67,7 +67,7 @@ def export(
     output: Annotated[str, typer.Option(help="New folder for the checkpoint.", show_default=False)],
     delta: DeltaFile = "",
 ) -> None:
-    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same predictions."""
+    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same labels."""
     quiet()
     from ..finetune import Classifier
 

@@ -154,9 +154,10 @@ class Classifier:
             yield found.pop(i)
 
     def export(self, folder: str | Path) -> None:
-        """Writes a checkpoint that plain transformers loads, with the same predictions for the same tokens.
+        """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens.
 
-        Those of an adapter are the same to rounding. Where a layer with a sliding window attends to both sides, plain
+        Those of an adapter are the same to rounding. The temperature stands in the config, as ``clm_calibration``: plain
+        transformers' probabilities are those before it. Where a layer with a sliding window attends to both sides, plain
         transformers reaches one token further, and a warning says so. What was trained on a template is to be given texts
         in it; the config records it as ``clm_template``.
 
