@@ -85,8 +85,10 @@ def _name_worst(axes: Any, counts: NDArray, names: Sequence[str], side: float) -
         )
         if len(names) > COUNTED:
             axes.plot(x, y, marker="s", markersize=7, fillstyle="none", color="black", markeredgewidth=0.8)
-            beside, at = ((5, 4), "left") if x > y else ((-5, -9), "right")
-            axes.annotate(str(number), (x, y), beside, textcoords="offset points", ha=at, fontsize=7)
+            edge = 0.03 * len(names)  # there, beside the labels, a number stands inside
+            across, at = (5, "left") if x > y or x < edge else (-5, "right")
+            up = 4 if x > y and y > edge else -9
+            axes.annotate(str(number), (x, y), (across, up), textcoords="offset points", ha=at, fontsize=7)
     title = "taken for another most often (gold → predicted)\n" if lines else "no label was taken for another"
     axes.text(
         1 + 0.2 / side, 1, "\n".join([title, *lines]), transform=axes.transAxes, va="top", fontsize=8, parse_math=False, linespacing=1.5

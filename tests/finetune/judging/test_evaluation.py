@@ -34,10 +34,16 @@ def muddled(rows):
     return rows
 
 
+def long_sentences(count, seed):
+    """Whose last words are cut off at 8 tokens."""
+    end = {"tokens": ["with", "Anna", "now"], "tags": ["O", "B-PER", "O"]}
+    return [{column: values + end[column] for column, values in row.items()} for row in sentences(count, seed)]
+
+
 @pytest.fixture(scope="module")
 def tagger(base, tmp_path_factory):  # noqa: F811
     folder = tmp_path_factory.mktemp("tagger")
-    config = replace(base, **write_data(folder, sentences), output=str(folder / "out"), max_length=7)
+    config = replace(base, **write_data(folder, long_sentences), output=str(folder / "out"), max_length=8)
     return config, train(config, silent)
 
 
