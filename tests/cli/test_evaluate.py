@@ -47,7 +47,7 @@ def test_the_tables_fit_80_columns(trained, data, monkeypatch):
     assert result.exit_code == 0, result.stderr
     for words in ("scores", "accuracy", "macro f1", "intervals of 1,000 draws with seed 1", "McNemar", "classes", "support",
                   "taken for another", "calibration error", "likely mislabelled", "saved: "):  # fmt: skip
-        assert words in result.stdout, words
+        assert words in " ".join(result.stdout.split()), words
     tables, path = result.stdout.split("saved: ")
     assert max(map(len, tables.splitlines())) <= 80 and path.split() == [f"{output}/evaluation-new"]
 

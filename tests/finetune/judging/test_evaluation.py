@@ -29,9 +29,9 @@ def read(path):
 def muddled(rows):
     """The same with every fifth label wrong, and what no spreadsheet should run."""
     other = {"billing": "delivery", "delivery": "access", "access": "billing"}
-    rows = [row | {"label": other[row["label"]]} if i % 5 == 0 else row for i, row in enumerate(rows)]
-    rows[0]["text"] = f"=1+1 {rows[0]['text']}\x1b[31m"
-    return rows
+    return [
+        row | {"label": other[row["label"]], "text": f"=\x07 {row['text']}"} if i % 5 == 0 else row for i, row in enumerate(rows)
+    ]
 
 
 def long_sentences(count, seed):
@@ -196,13 +196,13 @@ def test_the_wrong_labels_are_among_the_likely_ones(evaluated):
     lines = read(folder / "mislabels.csv")
     assert len(lines) == found.mislabels
     places = {int(line["place"].removeprefix("line ")) - 1 for line in lines[:12]}
-    assert len(places & set(range(0, 60, 5))) >= 10
+    assert len(places & set(range(0, 60, 5))) >= 8
 
 
 def test_nothing_in_a_table_is_a_formula_or_a_control_character(evaluated):
     *_, folder = evaluated
-    (line,) = [line for line in read(folder / "mislabels.csv") if line["place"] == "line 1"]
-    assert line["text"].startswith("'=1+1 ") and line["text"].endswith("\\x1b[31m")
+    texts = [line["text"] for line in read(folder / "errors.csv") if "=" in line["text"]]
+    assert len(texts) >= 6 and all(text.startswith("'=\\x07 ") for text in texts)
 
 
 def test_tags_are_judged_by_spans_and_words(tagger, tmp_path):
