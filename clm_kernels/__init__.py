@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .delta import Delta as Delta
     from .finetune.classifier import Classifier as Classifier
     from .finetune.config import TrainConfig as TrainConfig
+    from .finetune.judging.writing import evaluate as evaluate
     from .finetune.recipe import train as train
     from .measure.profiling.session import profiling as profiling
     from .models.attention import bidirectional as bidirectional
@@ -53,6 +54,7 @@ _HOMES = {  # public name -> the module that it is imported from when it is firs
     "budget": "selecting.budget.spending",
     "causal": "models.attention",
     "choose": "selecting.pipeline",
+    "evaluate": "finetune.judging.writing",
     "pack_batches": "models.packing",
     "patch": "patching",
     "profiling": "measure.profiling.session",

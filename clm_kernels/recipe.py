@@ -28,7 +28,8 @@ class Recipe:
         bidirectional: the layers that attend to both sides: the first, and one past the last; None for none.
         template: words around every text, where ``{text}`` stands for it.
         dtype: of the weights, by torch's name without ``torch.``.
-        details: anything else worth keeping for people, as JSON can hold it: config, scores, machine.
+        details: anything else worth keeping, as JSON can hold it: config, scores, machine; under ``calibration`` what
+            validation tells of the probabilities.
         version: of these fields.
     """
 

@@ -41,7 +41,7 @@ def test_the_core_needs_torch_numpy_and_safetensors_alone(tmp_path):
     run = python(f"import os; os.chdir({str(tmp_path)!r})" + CORE, EXTRAS, PYTHONPATH=str(ROOT))
     assert run.returncode == 0, run.stderr
     lines = sorted(run.stdout.splitlines())
-    assert [line.split(":")[0] for line in lines] == ["Classifier", "train"]
+    assert [line.split(":")[0] for line in lines] == ["Classifier", "evaluate", "train"]
     assert all(line.endswith(' is needed: pip install "clm-kernels[train]"') for line in lines)
 
 
@@ -57,7 +57,7 @@ def test_commands_without_transformers_say_so():
 from typer.testing import CliRunner
 from clm_kernels.cli import app
 for command in (
-    "train --model m --train t --output o", "select --model m --train t", "tokens --model m --train t", "predict --model m",
+    "train --model m --train t --output o", "select --model m --train t", "tokens --model m --train t", "predict --model m", "evaluate m d",
     "export --model m --output o", "profile --model m", "estimate --model m",
 ):
     done = CliRunner().invoke(app, command.split())
@@ -66,10 +66,10 @@ print(CliRunner().invoke(app, ["doctor"]).stdout)
 """
     run = python(script, ["transformers"])
     assert run.returncode == 0, run.stderr
-    *lines, doctor = run.stdout.split("\n", 7)
+    *lines, doctor = run.stdout.split("\n", 8)
     assert [line.partition(" (")[0] for line in lines] == [
         f"1 error: {command}: the package transformers is needed: {install('transformers')}"
-        for command in ("train", "select", "tokens", "predict", "export", "profile", "estimate")
+        for command in ("train", "select", "tokens", "predict", "evaluate", "export", "profile", "estimate")
     ]
     assert (
         f"missing transformers: of the commands only `bench` and this one run\n  to mend it: {install('transformers')}" in doctor

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,9 +14,12 @@ from ..errors import require
 from ..escaping import as_json, visible
 from ..finetune.config import Data
 from ..finetune.tasks import TASKS, Task
-from ..finetune.tasks.base import Prediction
 from .errors import stderr
 from .quiet import quiet
+
+if TYPE_CHECKING:
+    from ..finetune.judging.calibration import Calibration
+    from ..finetune.judging.ranking import Predicted
 
 CHUNK = 4096
 Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model.", show_default=False)]
@@ -33,21 +36,27 @@ def predict(
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     tokens_column: Annotated[str, typer.Option(help="Column of the words.")] = "tokens",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
+    top: Annotated[int, typer.Option(help="How many of the best labels to print, each with its probability.", min=1)] = 1,
+    reject: Annotated[
+        float | None, typer.Option(help="Precision wanted on validation; no label (-) where it would be less.")
+    ] = None,
 ) -> None:
     """Print the label and its probability for every text, or the tag of every word.
 
-    Plain output: label, probability and text, separated by tabs. Token classification: word, tag and probability a
-    line, an empty line after each text. It is for people and spreadsheets: control characters are escaped, and a value that
-    would be a formula has ' before it. --jsonl is exact.
+    Plain output: label, probability and text, separated by tabs; with --top the next best labels before the text. Token
+    classification: word, tag and probability a line, an empty line after each text. It is for people and spreadsheets: control
+    characters are escaped, and a value that would be a formula has ' before it. --jsonl is exact.
     """
     quiet()
     from ..finetune import Classifier
 
     classifier = Classifier.load(model, delta)
     task = TASKS[classifier.task]
+    if reject is not None and not task.per_token:
+        stderr.print(_expected(classifier.calibration, reject), markup=False)
     texts = _texts(file, task, text_column, tokens_column)
     while chunk := list(islice(texts, CHUNK)):
-        for prediction in classifier.predict(chunk, batch_size):
+        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject):
             print(_as_json(prediction, task) if jsonl else task.write(prediction))
     if cut := classifier.cut:
         what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
@@ -62,7 +71,7 @@ def export(
         bool, typer.Option("--no-code", help="Write no Python file; refused where transformers' own class predicts otherwise.")
     ] = False,
 ) -> None:
-    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same predictions.
+    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same labels.
 
     Where no class of transformers pools as the head does, a Python file goes along, for `trust_remote_code=True`.
     """
@@ -93,5 +102,16 @@ def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Itera
         yield from read_split(file, task, data, labelled=False).texts
 
 
-def _as_json(prediction: Prediction, task: Task) -> str:
-    return as_json(dict(zip(task.fields, prediction, strict=True)))
+def _as_json(prediction: Predicted, task: Task) -> str:
+    named = dict(zip(task.fields, prediction[:3], strict=True))
+    if best := getattr(prediction, "best", None):
+        named["best"] = [{"label": label, "probability": probability} for label, probability in best]
+    return as_json(named)
+
+
+def _expected(calibration: Calibration, precision: float) -> str:
+    kept = calibration.threshold(precision)
+    return (
+        f"no label below {kept.threshold:.3f}: of {calibration.rows:,} validation texts {kept.rows / calibration.rows:.1%} "
+        f"keep theirs, and {kept.precision:.1%} of these are right"
+    )

@@ -86,6 +86,9 @@ def summary(report: Any) -> Table:
         table.add_row("all epochs", f"{sum(report.spent) / len(report.spent):.1%} of full fine-tuning's FLOPs{asked}")
     if epochs:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
+    if fitted := report.calibration:
+        errors = f"calibration error on validation {fitted['error_before']:.3f} -> {fitted['error_after']:.3f}"
+        table.add_row("temperature", f"{fitted['temperature']:.2f} ({errors})")
     table.add_row("checkpoint", size(report.sizes["checkpoint"]))
     for what in ("delta", "adapter"):
         if what in report.sizes:

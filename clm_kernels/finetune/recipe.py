@@ -37,6 +37,7 @@ from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
 from .interruption import Interruption, tidied_up_after
+from .judging.keeping import CONFIG_KEY, DETAIL, calibrate
 from .locks import locked
 from .manifest import read_manifest
 from .merging import merge_tokens
@@ -75,7 +76,8 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     selection and ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture
     of what they chose and left. Checkpoints are for resuming: they go when all is written, unless the config keeps them.
 
-    Under torchrun process 0 alone writes and says anything; the others' reports lack the sizes of what it has written.
+    Under torchrun process 0 alone writes and says anything; the others' reports lack the sizes of what it has written, and
+    the calibration.
 
     Args:
         config: what to train on what, and how.
@@ -262,6 +264,14 @@ def _train(run: Begun, say: Say) -> Report:
                 words = recorder.words(config.training.energy)
                 words.save(output / ACTIVE)
                 report.words = words.best()
+            report.calibration = calibrate(
+                prepared.model,
+                run.splits["validation"],
+                run.task,
+                loaded.tokenizer,
+                report.labels,
+                2 * config.training.batch_size,
+            )
             _save(run, prepared, report)
             draw_cost(report, output / COST_PICTURE, say)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
@@ -346,6 +356,7 @@ def _save(run: Begun, prepared: Prepared, report: Report) -> None:
     data, method, model, output = run.config.data, run.method, run.loaded.model, run.output
     run.loaded.tokenizer.model_max_length = run.limit
     details = {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
+    details[DETAIL] = getattr(model.config, CONFIG_KEY)
     pooling = pooling_for(data, run.task)
     told = Recipe(run.task.name, data.model, run.limit, pooling, template=data.template, details=details)
     recipe = recipe_of(model, told)

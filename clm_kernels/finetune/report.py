@@ -50,6 +50,8 @@ class Report:
             after; empty without `merge_tokens`.
         words: label -> the three words that hold most of its gradient in the end (``active_tokens.json`` has more); empty
             where every token takes part in the backward.
+        calibration: the temperature that was fitted on the validation data, on how many `rows` (texts, or words), and the
+            expected calibration error over `bins` there, `error_before` and `error_after`.
     """
 
     config: dict[str, Any]
@@ -75,6 +77,7 @@ class Report:
     spent: list[float] = field(default_factory=list)
     planned: list[float] = field(default_factory=list)
     packing: dict[str, float] = field(default_factory=dict)
+    calibration: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -133,7 +133,7 @@ def test_export_is_a_plain_checkpoint_with_the_same_predictions(trained, tmp_pat
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "plain").eval()
     tokens = AutoTokenizer.from_pretrained(tmp_path / "plain")(rows, padding=True, truncation=True, return_tensors="pt")
     with torch.no_grad():
-        probabilities = plain(**tokens).logits.softmax(-1)
+        probabilities = (plain(**tokens).logits / plain.config.clm_calibration["temperature"]).softmax(-1)
     for prediction, expected in zip(Classifier.load(output).predict(rows), probabilities, strict=True):
         assert prediction.label == plain.config.id2label[int(expected.argmax())]
         assert prediction.probability == pytest.approx(float(expected.max()), abs=1e-6)

@@ -22,7 +22,7 @@ Score = Callable[["EvalPrediction"], dict[str, float]]
 
 class Prediction(NamedTuple):
     """Sequence: a text, its label, the label's probability. Token: words, their tags, the tags' probabilities;
-    tag and probability are None for a word that was cut off."""
+    tag and probability are None for a word that was cut off, and the label of a text where it is rejected."""
 
     text: Any
     label: Any

@@ -88,4 +88,6 @@ class SequenceClassification(Task):
         return Prediction(encoded.split.texts[i], label_names[int(numbers)], float(probabilities))
 
     def write(self, prediction: Prediction) -> str:
-        return f"{cell(prediction.label)}\t{prediction.probability:.4f}\t{cell(' '.join(prediction.text.split()))}"
+        label, further = prediction.label or "-", getattr(prediction, "best", [])[1:]
+        pairs = [(label, prediction.probability), *further]
+        return "\t".join([*(f"{cell(name)}\t{share:.4f}" for name, share in pairs), cell(" ".join(prediction.text.split()))])

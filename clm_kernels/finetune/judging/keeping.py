@@ -1,0 +1,49 @@
+"""Where a calibration is kept: in the config of a model as `clm_calibration`, and so in every checkpoint of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .calibration import BINS, Calibration, calibration_error, reliability, softmax
+from .logits import Judged, judged
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+    from ..encode import Encoded
+    from ..tasks import Task
+
+CONFIG_KEY = "clm_calibration"
+DETAIL = "calibration"  # in `Recipe.details`, of what is kept without a config
+
+
+def calibration_of(config: PreTrainedConfig) -> Calibration:
+    """What is kept with a model; temperature 1 of one that was trained before there was any."""
+    return Calibration.from_dict(getattr(config, CONFIG_KEY, None))
+
+
+def calibrate(
+    model: Any, validation: Encoded, task: Task, tokenizer: PreTrainedTokenizerBase, label_names: list[str], batch_size: int
+) -> dict[str, Any]:  # fmt: skip
+    """Fits a calibration on the validation data and keeps it in the model's config; the weights are left alone.
+
+    Returns:
+        What to report: temperature, how many texts or words it was fitted on, and the calibration error before and after.
+    """
+    found = judged(model, validation, task, tokenizer, label_names, batch_size)
+    calibration = Calibration.fit(found.logits[found.seen], found.gold[found.seen], rejects=not task.per_token)
+    setattr(model.config, CONFIG_KEY, calibration.to_dict())
+    return {
+        "temperature": calibration.temperature,
+        "rows": int(found.seen.sum()),
+        "bins": BINS,
+        "error_before": error_at(found, 1.0),
+        "error_after": error_at(found, calibration.temperature),
+    }
+
+
+def error_at(found: Judged, temperature: float) -> float:
+    """The calibration error of those that were seen, at a temperature."""
+    probabilities = softmax(found.logits[found.seen], temperature)
+    right = probabilities.argmax(-1) == found.gold[found.seen]
+    return calibration_error(reliability(probabilities.max(-1), right))

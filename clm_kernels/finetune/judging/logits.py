@@ -1,0 +1,88 @@
+"""What a model gives for labelled texts: a row of logits for every text, or for every word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..split import Split
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+    from ..encode import Encoded
+    from ..tasks import Task
+
+CUT_OFF = -1
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Everything that is judged: texts, or the words of all texts one after another.
+
+    Attributes:
+        label_names: in the order of the logits' columns.
+        split: the texts, in the order that they were encoded in.
+        gold: numbers of the right labels.
+        logits: a row each; zeros for a word that was cut off.
+        text: which text each belongs to.
+        seen: which were not cut off.
+        per_word: whether they are words.
+    """
+
+    label_names: list[str]
+    split: Split
+    gold: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    text: NDArray[np.int64]
+    seen: NDArray[np.bool_]
+    per_word: bool
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """Numbers of the best labels; `CUT_OFF` for a word that has none."""
+        return np.where(self.seen, self.logits.argmax(-1), CUT_OFF)
+
+
+def judged(
+    model: nn.Module, encoded: Encoded, task: Task, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str], batch_size: int = 64
+) -> Judged:  # fmt: skip
+    """Runs the model, in evaluation mode and in its own dtype, over a labelled split."""
+    number = {name: i for i, name in enumerate(label_names)}
+    split, parts = encoded.split, []
+    for i, row in enumerate(_rows(model, encoded, tokenizer, batch_size)):
+        own = [number[name] for name in task.label(split.labels[i])]
+        kept = np.ones(len(own), bool)
+        values = np.zeros((len(own), len(label_names)), np.float32)
+        if encoded.first_tokens is None:
+            values[0] = row
+        else:
+            first = encoded.first_tokens[i]
+            kept[:] = [word in first for word in range(len(own))]
+            values[list(first)] = row[list(first.values())]
+        parts.append((np.array(own), values, np.full(len(own), i), kept))
+    gold, logits, text, seen = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    return Judged(list(label_names), split, gold, logits, text, seen, task.per_token)
+
+
+@torch.no_grad()
+def _rows(model: nn.Module, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[NDArray]:
+    from transformers import DataCollatorWithPadding
+
+    collate, device = DataCollatorWithPadding(tokenizer), next(model.parameters()).device
+    dataset = encoded.dataset.remove_columns([name for name in ("length", "labels") if name in encoded.dataset.column_names])
+    trained = model.training
+    model.eval()
+    try:
+        for start in range(0, len(dataset), batch_size):
+            batch: Any = collate(dataset[start : start + batch_size])
+            logits: Tensor = model(**batch.to(device)).logits
+            yield from logits.float().cpu().numpy()
+    finally:
+        model.train(trained)

@@ -1,0 +1,80 @@
+"""What is made of a model's logits: the best labels by calibrated probabilities, and no label where it cannot be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ...errors import require
+from ..tasks.base import Prediction
+from .calibration import Calibration, Kept
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..encode import Encoded
+    from ..tasks import Task
+
+
+class Ranked(NamedTuple):
+    """A `Prediction` that knows the next best labels too; `best` has each with its probability, the best one first."""
+
+    text: Any
+    label: Any
+    probability: Any
+    best: list[tuple[str, float]]
+
+
+Predicted = Prediction | Ranked
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How predictions are made of logits.
+
+    Attributes:
+        temperature: by which logits are divided before the softmax.
+        top: how many labels a prediction has.
+        kept: what is not rejected; None rejects nothing.
+    """
+
+    temperature: float = 1.0
+    top: int = 1
+    kept: Kept | None = None
+
+    @classmethod
+    def of(cls, calibration: Calibration, task: Task, labels: int, top: int, reject: float | None) -> Ranking:
+        """What `Classifier.predict` is asked for.
+
+        Raises:
+            ValueError: for what this classifier cannot do.
+        """
+        whole = type(top) is int and 1 <= top <= labels
+        require(whole, "predict", "top", f"a whole number from 1 to {labels}, the number of labels", repr(top))
+        for name, asked in (("top", top > 1 and top), ("reject", reject is not None and reject)):
+            alone = "left out for tags, which stand or fall with their neighbours'"
+            require(not (task.per_token and asked), "predict", name, alone, asked)
+        return cls(calibration.temperature, top, None if reject is None else calibration.threshold(reject))
+
+    def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities and numbers of the best labels, the best first, on the CPU; of one alone without a last dimension."""
+        logits = logits.float()
+        probabilities = (logits / self.temperature).softmax(-1)
+        numbers = logits.topk(self.top, -1).indices if self.top > 1 else logits.argmax(-1, keepdim=True)
+        found = probabilities.gather(-1, numbers)
+        return (found.cpu(), numbers.cpu()) if self.top > 1 else (found[..., 0].cpu(), numbers[..., 0].cpu())
+
+    def decode(
+        self, task: Task, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str]
+    ) -> Predicted:
+        """What is predicted of text i of a split."""
+        first = (numbers[0], probabilities[0]) if self.top > 1 else (numbers, probabilities)
+        prediction: Any = task.decode(encoded, i, *first, label_names)
+        if self.kept is not None and prediction.probability < self.kept.threshold:
+            prediction = prediction._replace(label=None)
+        if self.top == 1:
+            return prediction
+        names = [label_names[number] for number in numbers.tolist()]
+        best = list(zip(names, probabilities.tolist(), strict=True))
+        return Ranked(prediction.text, prediction.label, prediction.probability, best)
