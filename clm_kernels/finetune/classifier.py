@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -109,20 +110,19 @@ class Classifier:
         """A prediction for each text (or list of words), in their order."""
         if not texts:
             return
-        split = Split("", list(texts), [None] * len(texts), list(range(len(texts))))
+        split = Split("", list(texts), [None] * len(texts), range(len(texts)))
         encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
         self.cut += encoded.cut
         collate: Any = DataCollatorWithPadding(self.tokenizer)
-        found: dict[int, Prediction] = {}
-        rows = encoded.dataset.remove_columns("length").to_list()
-        for start in range(0, len(rows), batch_size):
-            batch = collate(rows[start : start + batch_size])
+        found = []
+        for columns in encoded.dataset.remove_columns("length").iter(batch_size):
+            batch = collate([dict(zip(columns, values)) for values in zip(*columns.values())])
             probabilities = self.model(**batch.to(self.model.device)).logits.float().softmax(-1)
-            best = [values.cpu() for values in probabilities.max(-1)]
-            for i, (probability, number) in enumerate(zip(*best, strict=True), start):
-                found[encoded.split.where[i]] = self._task.decode(encoded, i, number, probability, self.label_names)
-        for i in range(len(texts)):
-            yield found.pop(i)
+            best = probabilities.max(-1)
+            found.append((best.values.cpu(), best.indices.int().cpu()))
+        for i in np.argsort(np.fromiter(encoded.split.where, np.int64, len(split))).tolist():  # where each text is now
+            probability, number = (values[i % batch_size] for values in found[i // batch_size])
+            yield self._task.decode(encoded, i, number, probability, self.label_names)
 
     def export(self, folder: str | Path) -> None:
         """Writes a checkpoint that plain transformers loads, with the same predictions for the same tokens.

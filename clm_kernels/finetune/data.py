@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import listed, require
 from .files import read_rows
@@ -87,16 +89,16 @@ def find_task(data: Data) -> Task:
 
 def read_split(path: str, task: Task, data: Data, labelled: bool = True) -> Split:
     """Examples of one file, checked one by one; without `labelled`, the labels are not asked for."""
+    return Split.of(str(path), read_examples(path, task, data, labelled))
+
+
+def read_examples(path: str, task: Task, data: Data, labelled: bool = True) -> Iterator[tuple[str, Any, Any]]:
+    """What `read_split` reads, one by one: place, text, label."""
     columns = task.columns(data)
-    split = Split(str(path), [], [], [])
     for where, row in read_rows(path):
         for name in columns if labelled else columns[:1]:
             require(name in row, "read_split", f"{path}, {where}", f"a row with a column {name!r}", listed(row))
-        text, label = task.read(row, columns, f"{path}, {where}: ", labelled)
-        split.texts.append(text)
-        split.labels.append(label)
-        split.where.append(where)
-    return split
+        yield where, *task.read(row, columns, f"{path}, {where}: ", labelled)
 
 
 def carve(train: Split, task: Task, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -105,16 +107,16 @@ def carve(train: Split, task: Task, fraction: float, seed: int) -> tuple[Split, 
     Each label gives `fraction` of its examples, rounded; at least one, and never its last (token classification: one
     draw over all examples).
     """
-    groups = defaultdict(list)
+    groups: dict[str, array[int]] = defaultdict(lambda: array("q"))
     for i, label in enumerate(train.labels):
         groups[task.stratum(label)].append(i)
-    draw, held_out = random.Random(seed), set()
+    draw, held_out = random.Random(seed), np.zeros(len(train), dtype=bool)
     for _, members in sorted(groups.items()):
         draw.shuffle(members)
-        held_out.update(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
-    require(bool(held_out), "carve", train.path, "two examples of a label or more, so that a part can validate", "one of each")
-    kept, carved = ([i for i in range(len(train)) if (i in held_out) == held] for held in (False, True))
-    return train.part(kept), train.part(carved)
+        held_out[members[: min(max(1, round(fraction * len(members))), len(members) - 1)]] = True
+    two = "two examples of a label or more, so that a part can validate"
+    require(bool(held_out.any()), "carve", train.path, two, "one of each")
+    return train.part(np.flatnonzero(~held_out)), train.part(np.flatnonzero(held_out))
 
 
 def _label_names(train: Split, task: Task) -> list[str]:
@@ -132,4 +134,6 @@ def _check_known(split: Split, task: Task, names: Sequence[str], train_path: str
 
 
 def _describe(split: Split) -> dict[str, Any]:
-    return {"path": split.path, "rows": len(split), "sha256": hashlib.sha256(Path(split.path).read_bytes()).hexdigest()}
+    with open(split.path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": split.path, "rows": len(split), "sha256": digest}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+
+from .columns import Picked, Places, column_for
 
 
 @dataclass(frozen=True)
@@ -18,13 +22,25 @@ class Split:
     """
 
     path: str
-    texts: list[Any]
-    labels: list[Any]
-    where: list[Any]
+    texts: Sequence[Any]
+    labels: Sequence[Any]
+    where: Sequence[Any]
+
+    @classmethod
+    def of(cls, path: str, examples: Iterable[tuple[str, Any, Any]]) -> Split:
+        """Examples as they come, each with its place, in compact columns; there must be one."""
+        columns = None
+        for where, text, label in examples:
+            columns = columns or (column_for(text), column_for(label, few=True), Places())
+            for column, value in zip(columns, (text, label, where)):
+                column.append(value)
+        assert columns is not None  # a file without a row has been refused
+        return cls(path, *columns)
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def part(self, chosen: Sequence[int]) -> Split:
+    def part(self, chosen: Sequence[int] | np.ndarray) -> Split:
         """The examples of these numbers."""
-        return Split(self.path, *([column[i] for i in chosen] for column in (self.texts, self.labels, self.where)))
+        numbers = np.asarray(chosen, dtype=np.int64)
+        return Split(self.path, *(Picked(column, numbers) for column in (self.texts, self.labels, self.where)))
