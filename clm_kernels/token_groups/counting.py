@@ -37,9 +37,9 @@ class Counts:
 
     def add_text(self, runs: Iterable[Run], label: str) -> None:
         self.sizes[label] += 1
-        found = Counter(runs)
+        found = list(runs)
         self.occurrences.update(found)
-        for run in found:
+        for run in dict.fromkeys(found):
             self._add(run, label)
         self._drop_rare()
 
@@ -111,12 +111,12 @@ def _with_labels(text: Tokenised, longest: int) -> Iterator[tuple[Run, set[str]]
 
 def runs_of(ids: Sequence[int], word_ids: Sequence[int | None], longest: int) -> Iterator[tuple[Run, range]]:
     """Every run of whole words with at most `longest` pieces, and the words it is made of."""
-    words = _words(word_ids)
+    words, ids = _words(word_ids), tuple(ids)
     for first, (number, begin, _) in enumerate(words):
         for last, _, end in words[first : first + longest]:
             if end - begin > longest:
                 break
-            yield tuple(ids[begin:end]), range(number, last + 1)
+            yield ids[begin:end], range(number, last + 1)
 
 
 def _words(word_ids: Sequence[int | None]) -> list[tuple[int, int, int]]:

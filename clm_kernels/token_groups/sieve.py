@@ -22,7 +22,8 @@ class Sieve:
     def add(self, run: tuple[int, ...], times: int = 1) -> None:
         """Sees a run."""
         slot = hash(run) & self._last
-        self._seen[slot] = min(self._seen[slot] + times, self._enough)
+        seen = self._seen[slot] + times
+        self._seen[slot] = seen if seen < self._enough else self._enough
 
     def __contains__(self, run: tuple[int, ...]) -> bool:
         return self._seen[hash(run) & self._last] >= self._enough
