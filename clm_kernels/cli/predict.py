@@ -88,7 +88,7 @@ def export(
 
 
 def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Iterator[Any]:
-    from ..finetune.data import read_split
+    from ..finetune.examples import read_examples
     from ..finetune.files import read_lines
 
     if file == "-":
@@ -99,7 +99,9 @@ def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Itera
             yield from map(task.read_line, read_lines(source, file))
     else:
         data = Data(text_column=text_column, tokens_column=tokens_column)
-        yield from read_split(file, task, data, labelled=False).texts
+        for _ in read_examples(file, task, data, labelled=False):
+            pass  # a table with an error gets no predictions at all, and is not kept in memory for that
+        yield from (text for _, text, _ in read_examples(file, task, data, labelled=False))
 
 
 def _as_json(prediction: Predicted, task: Task) -> str:

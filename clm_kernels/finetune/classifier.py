@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -153,19 +154,18 @@ class Classifier:
     def _predict(self, texts: Sequence[Any], batch_size: int, ranking: Ranking) -> Iterator[Predicted]:
         if not texts:
             return
-        split = Split("", list(texts), [None] * len(texts), list(range(len(texts))))
+        split = Split("", list(texts), [None] * len(texts), range(len(texts)))
         encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
         self.cut += encoded.cut
         collate: Any = DataCollatorWithPadding(self.tokenizer)
-        found: dict[int, Predicted] = {}
-        rows = encoded.dataset.remove_columns("length").to_list()
-        for start in range(0, len(rows), batch_size):
-            batch = collate(rows[start : start + batch_size])
+        found = []
+        for columns in encoded.dataset.remove_columns("length").iter(batch_size):
+            batch = collate([dict(zip(columns, values)) for values in zip(*columns.values())])
             best = ranking.best(self.model(**batch.to(self.model.device)).logits)
-            for i, (probabilities, numbers) in enumerate(zip(*best, strict=True), start):
-                found[encoded.split.where[i]] = ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names)
-        for i in range(len(texts)):
-            yield found.pop(i)
+            found.append([values.cpu() for values in best])
+        for i in np.argsort(np.fromiter(encoded.split.where, np.int64, len(split))).tolist():  # where each text is now
+            probabilities, numbers = (values[i % batch_size] for values in found[i // batch_size])
+            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names)
 
     def export(self, folder: str | Path, code: bool = True) -> None:
         """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens.

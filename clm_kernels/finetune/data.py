@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..errors import listed, require
 from .examples import BadRow, read_examples
@@ -97,13 +99,7 @@ def read_split(
         ValueError: for a row that cannot be read, unless `data.skip_bad_rows`.
     """
     take = (left_out or _forget) if data.skip_bad_rows else None
-    split = Split(str(path), [], [], [])
-    for where, text, label in read_examples(path, task, data, labelled, take):
-        split.texts.append(text)
-        split.labels.append(label)
-        split.where.append(where)
-    require(len(split) > 0, "read_split", repr(str(path)), "a file with a row that can be read", "none")
-    return split
+    return Split.of(str(path), read_examples(path, task, data, labelled, take))
 
 
 def carve(train: Split, task: Task, fraction: float, seed: int) -> tuple[Split, Split]:
@@ -112,16 +108,16 @@ def carve(train: Split, task: Task, fraction: float, seed: int) -> tuple[Split, 
     Each label gives `fraction` of its examples, rounded; at least one, and never its last (token classification: one
     draw over all examples).
     """
-    groups = defaultdict(list)
+    groups: dict[str, array[int]] = defaultdict(lambda: array("q"))
     for i, label in enumerate(train.labels):
         groups[task.stratum(label)].append(i)
-    draw, held_out = random.Random(seed), set()
+    draw, held_out = random.Random(seed), np.zeros(len(train), dtype=bool)
     for _, members in sorted(groups.items()):
         draw.shuffle(members)
-        held_out.update(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
-    require(bool(held_out), "carve", train.path, "two examples of a label or more, so that a part can validate", "one of each")
-    kept, carved = ([i for i in range(len(train)) if (i in held_out) == held] for held in (False, True))
-    return train.part(kept), train.part(carved)
+        held_out[members[: min(max(1, round(fraction * len(members))), len(members) - 1)]] = True
+    two = "two examples of a label or more, so that a part can validate"
+    require(bool(held_out.any()), "carve", train.path, two, "one of each")
+    return train.part(np.flatnonzero(~held_out)), train.part(np.flatnonzero(held_out))
 
 
 def _telling_row(data: Data, columns: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -162,4 +158,6 @@ def check_known(function: str, split: Split, task: Task, names: Sequence[str], e
 
 
 def _describe(split: Split) -> dict[str, Any]:
-    return {"path": split.path, "rows": len(split), "sha256": hashlib.sha256(Path(split.path).read_bytes()).hexdigest()}
+    with open(split.path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"path": split.path, "rows": len(split), "sha256": digest}

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from .columns import Column
 from .split import Split
+from .spooling import spooled
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 IGNORED = -100
+CHUNK = 1000  # texts that are tokenised at a time
+FIRSTS = "first_tokens"  # a column that no model sees: the position of each word's first token, -1 where it has none
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,7 @@ class Encoded:
     """Token ids of a split, longest first where they were to be sorted.
 
     Attributes:
-        dataset: columns ``input_ids``, ``attention_mask``, ``labels``, ``length`` (and others of the tokenizer's).
+        dataset: columns ``input_ids``, ``attention_mask``, ``labels``, ``length`` (and others of the tokenizer's), in a file.
         split: the examples in the dataset's order.
         first_tokens: for each example, word -> position of its first token, which carries the label (token classification).
         cut: how many texts (sequence) or words (token) `max_length` cut off.
@@ -28,20 +34,49 @@ class Encoded:
 
     dataset: Dataset
     split: Split
-    first_tokens: list[dict[int, int]] | None
+    first_tokens: Sequence[dict[int, int]] | None
     cut: int
 
     @classmethod
-    def of(cls, columns: dict[str, Any], split: Split, first_tokens: list[dict[int, int]] | None, cut: int) -> Encoded:
-        """With the columns as a dataset."""
-        from datasets import Dataset
+    def of(cls, split: Split, encode: Callable[[list[Any], list[Any]], tuple[dict[str, Any], int]]) -> Encoded:
+        """A thousand examples at a time.
 
-        return cls(Dataset.from_dict(columns), split, first_tokens, cut)
+        Args:
+            encode: makes columns of some texts and their labels, and says how many it has cut off. A column `FIRSTS` becomes
+                `first_tokens`.
+        """
+        cuts = []
+
+        def chunks() -> Iterator[dict[str, Any]]:
+            for begin in range(0, len(split), CHUNK):
+                columns, cut = encode(*(column[begin : begin + CHUNK] for column in (split.texts, split.labels)))
+                cuts.append(cut)
+                yield columns
+
+        dataset = spooled(chunks())
+        if FIRSTS not in dataset.column_names:
+            return cls(dataset, split, None, sum(cuts))
+        return cls(dataset.remove_columns(FIRSTS), split, FirstTokens(dataset.data.column(FIRSTS)), sum(cuts))
+
+
+class FirstTokens(Column):
+    """Word -> position of its first token, of each text."""
+
+    def __init__(self, stored: Any) -> None:
+        self._stored = stored
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def at(self, i: int) -> dict[int, int]:
+        positions = self._stored[i].values.to_numpy().tolist()
+        return {word: position for word, position in enumerate(positions) if position >= 0}
 
 
 def longest_first(split: Split, size: Callable[[Any], int]) -> Split:
     """The examples by falling size of their texts; equal ones keep their order."""
-    return split.part(sorted(range(len(split)), key=lambda i: size(split.texts[i]), reverse=True))
+    sizes = np.fromiter(map(size, split.texts), np.int64, len(split))
+    return split.part(np.argsort(-sizes, kind="stable"))
 
 
 def with_lengths(batch: BatchEncoding) -> dict[str, Any]:
@@ -64,6 +99,11 @@ def first_tokens(word_ids: Sequence[int | None]) -> dict[int, int]:
         if word is not None:
             first.setdefault(word, position)
     return first
+
+
+def positions(first: Mapping[int, int]) -> list[int]:
+    """What `first_tokens` found, as the column `FIRSTS` has it."""
+    return [first.get(word, -1) for word in range(max(first, default=-1) + 1)]
 
 
 def spread(numbers: Iterable[int], words: Iterable[int], count: int, label_names: Sequence[str]) -> list[str | None]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
@@ -66,8 +67,8 @@ def by_length(
 ) -> Iterator[dict[str, Tensor]]:
     """Batches of the texts, longest first, without labels."""
     rows = encoded.dataset.select_columns([name for name in INPUTS if name in encoded.dataset.column_names])
-    lengths = list(encoded.dataset["length"])
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    lengths = np.fromiter(encoded.dataset["length"], np.int64, len(encoded.dataset))
+    order = np.argsort(-lengths, kind="stable")
     for start in range(0, len(order), size):
         batch = tokenizer.pad(rows.select(order[start : start + size]).to_dict(), return_tensors="pt")
         yield {name: tensor.to(device) for name, tensor in batch.items()}

@@ -1,10 +1,13 @@
-"""How often runs of pieces occur in each class: one pass over the texts, in bounded memory."""
+"""How often runs of pieces occur in each class, in bounded memory."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+
+from .sieve import Sieve
+from .tokenised import Tokenised, TokenisedTexts
 
 Run = tuple[int, ...]  # ids of the pieces
 
@@ -34,9 +37,9 @@ class Counts:
 
     def add_text(self, runs: Iterable[Run], label: str) -> None:
         self.sizes[label] += 1
-        found = Counter(runs)
+        found = list(runs)
         self.occurrences.update(found)
-        for run in found:
+        for run in dict.fromkeys(found):
             self._add(run, label)
         self._drop_rare()
 
@@ -59,28 +62,68 @@ class Counts:
             self._before[run] = self.missed
 
     def _drop_rare(self) -> None:
-        while len(self.occurrences) > self.capacity:
+        if len(self.occurrences) <= self.capacity:
+            return
+        room = self.capacity // 8  # else every text that follows would have all runs looked through
+        while len(self.occurrences) > self.capacity - room:
             self.missed += 1
             for run in [run for run, count in self.occurrences.items() if count + self._before.get(run, 0) <= self.missed]:
                 del self.occurrences[run], self.by_class[run]
                 self._before.pop(run, None)
 
 
+def count(texts: TokenisedTexts, longest: int, minimum: int, capacity: int) -> Counts:
+    """Counts of every run that may have `minimum` of them, by two passes over the texts; all counts are exact.
+
+    Where more than `capacity` runs are left to count, those that came through are counted once more: runs of no more than
+    `missed` texts (or words) may be lacking then.
+    """
+    sieve = Sieve(minimum, texts.tokens * min(longest, 8))
+    for text in texts:
+        if texts.words:
+            for run, labels in _with_labels(text, longest):
+                sieve.add(run, len(labels))
+        else:
+            for run in {run for run, _ in runs_of(text.ids, text.word_ids, longest)}:
+                sieve.add(run)
+    counts = _counted(texts, longest, capacity, sieve)
+    if not counts.missed:
+        return counts
+    exact = _counted(texts, longest, capacity, frozenset(counts.occurrences))
+    exact.missed = counts.missed
+    return exact
+
+
+def _counted(texts: TokenisedTexts, longest: int, capacity: int, runs: Container[Run]) -> Counts:
+    counts = Counts(capacity)
+    for text in texts:
+        if texts.words:
+            counts.add_words((found for found in _with_labels(text, longest) if found[0] in runs), text.labels)
+        else:
+            counts.add_text((run for run, _ in runs_of(text.ids, text.word_ids, longest) if run in runs), text.labels[0])
+    return counts
+
+
+def _with_labels(text: Tokenised, longest: int) -> Iterator[tuple[Run, set[str]]]:
+    for run, words in runs_of(text.ids, text.word_ids, longest):
+        yield run, {text.labels[word] for word in words}
+
+
 def runs_of(ids: Sequence[int], word_ids: Sequence[int | None], longest: int) -> Iterator[tuple[Run, range]]:
     """Every run of whole words with at most `longest` pieces, and the words it is made of."""
-    words = _words(word_ids)
+    words, ids = _words(word_ids), tuple(ids)
     for first, (number, begin, _) in enumerate(words):
         for last, _, end in words[first : first + longest]:
             if end - begin > longest:
                 break
-            yield tuple(ids[begin:end]), range(number, last + 1)
+            yield ids[begin:end], range(number, last + 1)
 
 
 def _words(word_ids: Sequence[int | None]) -> list[tuple[int, int, int]]:
     """Number of each word, and where its pieces begin and end; special tokens belong to none."""
     words: list[tuple[int, int, int]] = []
     for position, number in enumerate(word_ids):
-        if number is None:
+        if number is None or number < 0:
             continue
         if words and words[-1][0] == number:
             words[-1] = number, words[-1][1], position + 1

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,11 @@ from ..errors import require
 from ..files import write_atomically
 from ..strangers import MEGABYTE, fits, read_json
 from .association import MEASURES, log_odds
-from .counting import Counts, Run, runs_of
+from .counting import Counts, Run, count
+from .tokenised import TokenisedTexts
 
 OUTSIDE = "O"  # the tag of words in no span
-BATCH = 1000  # texts that are tokenised at a time
+RUNS = 10_000  # that are scored at a time
 LARGEST = 16 * MEGABYTE
 GROUP = {
     "text": str, "pieces": [str], "ids": [int], "label": str, "score": float, "z": float, "count": int, "total": int
@@ -59,7 +59,7 @@ class TokenGroups:
         by_class: class -> its groups; empty for a class of which nothing is said.
         sizes: class -> texts, or words.
         measure, minimum, longest: as they were asked for.
-        missed: by how much a count may be too small, for there were more runs than memory allows; mostly 0.
+        missed: runs of no more texts (or words) than this may be lacking, for there were more than memory allows; mostly 0.
         empty: texts in which the tokenizer found nothing; they were left out.
     """
 
@@ -125,8 +125,10 @@ def token_groups(
 ) -> TokenGroups:
     """The runs of whole words that say most about the label.
 
-    One pass over the texts, a thousand at a time; memory does not grow with their number. A run is left out where it never
-    stands but inside a longer one. In a class of fewer than two texts nothing is found.
+    The texts are read once, a thousand at a time, and their ids go into a temporary file; memory does not grow with their
+    number beyond what `capacity` and 64 MB take. Every count is exact; only where more than `capacity` runs may be frequent
+    enough can some of no more than ``missed`` texts be lacking. A run is left out where it never stands but inside a longer
+    one. In a class of fewer than two texts nothing is found.
 
     Args:
         examples: (text, label) pairs; or (words, a tag for every word), of which ``B-`` and ``I-`` are taken off, and words
@@ -147,51 +149,53 @@ def token_groups(
         require(value >= 1, "token_groups", name, "at least 1", value)
     fast = getattr(tokenizer, "is_fast", False)
     require(fast, "token_groups", "tokenizer", "a fast one, with pieces of words", type(tokenizer).__name__)
-    counts, empty = _count(examples, tokenizer, longest, capacity)
-    require(bool(counts.sizes), "token_groups", "examples", "at least one text with words in it", f"{empty} without")
+    texts = TokenisedTexts(_without_prefixes(examples), tokenizer)
+    require(texts.tokens > 0, "token_groups", "examples", "at least one text with words in it", f"{texts.empty} without")
+    counts = count(texts, longest, minimum, capacity)
     by_class = _best(counts, tokenizer, measure, minimum, top)
-    return TokenGroups(by_class, dict(counts.sizes), measure, minimum, longest, counts.missed, empty)
+    return TokenGroups(by_class, dict(counts.sizes), measure, minimum, longest, counts.missed, texts.empty)
 
 
-def _count(examples: Iterable, tokenizer, longest: int, capacity: int) -> tuple[Counts, int]:
-    counts, empty, rest = Counts(capacity), 0, iter(examples)
-    while batch := list(islice(rest, BATCH)):
-        texts, labels = zip(*batch)
-        words = not isinstance(labels[0], str)
-        encodings = tokenizer(list(texts), add_special_tokens=False, is_split_into_words=words).encodings
-        for encoding, label in zip(encodings, labels, strict=True):
-            runs = runs_of(encoding.ids, encoding.word_ids, longest)
-            if not encoding.ids:
-                empty += 1
-            elif words:
-                tags = [tag.removeprefix("B-").removeprefix("I-") for tag in label]
-                counts.add_words(((run, {tags[word] for word in inside}) for run, inside in runs), tags)
-            else:
-                counts.add_text((run for run, _ in runs), label)
-    return counts, empty
+def _without_prefixes(examples: Iterable) -> Iterator:
+    for text, label in examples:
+        yield text, label if isinstance(label, str) else [tag.removeprefix("B-").removeprefix("I-") for tag in label]
 
 
 def _best(counts: Counts, tokenizer, measure: str, minimum: int, top: int) -> dict[str, list[TokenGroup]]:
     labels = sorted(counts.sizes)
     sizes = np.array([counts.sizes[label] for label in labels], dtype=np.int64)
+    found: dict[str, list[TokenGroup]] = {label: [] for label in labels if label != OUTSIDE}
     runs = _standing_alone(counts, minimum)
+    for begin in range(0, len(runs), RUNS):
+        table = _table(counts, runs[begin : begin + RUNS], labels)
+        z = log_odds(table, sizes)
+        scores = z if measure == "log-odds" else MEASURES[measure](table, sizes)
+        for column, label in enumerate(labels):
+            if label == OUTSIDE or sizes[column] < 2:
+                continue
+            best = np.argsort(-scores[:, column], kind="stable")[:top]
+            own = [
+                TokenGroup("", (), runs[begin + i], label, float(scores[i, column]), float(z[i, column]),
+                           int(table[i, column]), int(table[i].sum()))
+                for i in best.tolist()
+                if scores[i, column] > 0
+            ]  # fmt: skip
+            found[label] = sorted(found[label] + own, key=lambda group: -group.score)[:top]
+    return {label: [_written(group, tokenizer) for group in groups] for label, groups in found.items()}
+
+
+def _table(counts: Counts, runs: Sequence[Run], labels: Sequence[str]) -> np.ndarray:
+    """Counts ``(runs, labels)``."""
     column_of, table = {label: i for i, label in enumerate(labels)}, np.zeros((len(runs), len(labels)), dtype=np.int64)
     for row, run in zip(table, runs):
-        for label, count in counts.by_class[run].items():
-            row[column_of[label]] = count
-    z = log_odds(table, sizes)
-    scores = z if measure == "log-odds" else MEASURES[measure](table, sizes)
-    chosen: dict[str, list[TokenGroup]] = {label: [] for label in labels if label != OUTSIDE}
-    for label, groups in chosen.items():
-        column = column_of[label]
-        if sizes[column] < 2:
-            continue
-        for i in np.argsort(-scores[:, column], kind="stable")[:top]:
-            if scores[i, column] > 0:
-                pieces = tuple(tokenizer.convert_ids_to_tokens(list(runs[i])))
-                numbers = float(scores[i, column]), float(z[i, column]), int(table[i, column]), int(table[i].sum())
-                groups.append(TokenGroup(tokenizer.decode(runs[i]).strip(), pieces, runs[i], label, *numbers))
-    return chosen
+        for label, number in counts.by_class[run].items():
+            row[column_of[label]] = number
+    return table
+
+
+def _written(group: TokenGroup, tokenizer) -> TokenGroup:
+    pieces = tuple(tokenizer.convert_ids_to_tokens(list(group.ids)))
+    return replace(group, text=tokenizer.decode(group.ids).strip(), pieces=pieces)
 
 
 def _standing_alone(counts: Counts, minimum: int) -> list[Run]:

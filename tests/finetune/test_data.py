@@ -169,7 +169,7 @@ def test_validation_is_carved_from_train(tmp_path):
     config = config_for(tmp_path, rows)
     data, again = corpus(config), corpus(config)
     assert data.validation.texts == again.validation.texts
-    assert sorted(data.train.where + data.validation.where) == sorted(f"line {i + 1}" for i in range(63))
+    assert sorted([*data.train.where, *data.validation.where]) == sorted(f"line {i + 1}" for i in range(63))
     counts = {label: data.validation.labels.count(label) for label in data.label_names}
     assert counts == {"access": 2, "billing": 2, "delivery": 2, "pair": 1, "rare": 0}
     assert data.record["validation"] == {"carved_from": config.data.train, "fraction": 0.1, "seed": 42, "rows": 7}

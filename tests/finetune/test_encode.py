@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from models import build
-from tiny_task import tokenizer
+from tiny_task import sentences, texts, tokenizer
 from transformers import EvalPrediction, GPT2Config, RobertaConfig
 
 from clm_kernels.finetune.encode import IGNORED
@@ -51,6 +51,46 @@ def test_words_without_a_token_count_as_missed():
     labels = np.array(encoded.dataset["labels"])
     scores = TASKS["token"].score(encoded, TAGS)(EvalPrediction(labels, labels))
     assert scores["accuracy"] == len(seen) / 3
+
+
+def directly(texts, labels, made, length, words, number):
+    """Rows, first tokens and how much is cut, by one call of the tokenizer for each text."""
+    rows, firsts, cut = [], [], 0
+    for text, label in zip(texts, labels):
+        encoding = made(text, is_split_into_words=words, truncation=True, max_length=length)
+        row = {**encoding, "length": len(encoding["input_ids"])}
+        ids = encoding.word_ids()
+        if words:
+            first = {word: ids.index(word) for word in ids if word is not None}
+            at = {position: word for word, position in first.items()}
+            row["labels"] = [number[label[at[i]]] if i in at else IGNORED for i in range(len(ids))]
+            firsts.append(first)
+            cut += len(text) - len(first)
+        else:
+            row["labels"] = number[label]
+            cut += len(made(text)["input_ids"]) > length
+        rows.append(row)
+    return rows, firsts if words else None, cut
+
+
+@pytest.mark.parametrize("task", ["sequence", "token"])
+@pytest.mark.parametrize("sort", [False, True])
+def test_rows_are_the_tokenizers_however_many_there_are_at_a_time(task, sort, monkeypatch):
+    words = task == "token"
+    rows = (sentences if words else texts)(50, 3)
+    names = sorted({tag for row in rows for tag in row["tags"]} if words else {row["label"] for row in rows})
+    split = Split.of("file", [(f"line {i}", *row.values()) for i, row in enumerate(rows)])
+    found = []
+    for chunk in (1, 7, 1000):
+        monkeypatch.setattr("clm_kernels.finetune.encode.CHUNK", chunk)
+        encoded = TASKS[task].encode(split, names, tokenizer(), 5, sort)
+        number = {name: i for i, name in enumerate(names)}
+        expected = directly(encoded.split.texts, encoded.split.labels, tokenizer(), 5, words, number)
+        assert (encoded.dataset.to_list(), encoded.first_tokens, encoded.cut) == expected
+        found.append(encoded.split.where[:])
+    sizes = [sum(map(len, text)) for text in split.texts]  # sorted() keeps the order of equal ones
+    order = sorted(range(50), key=lambda i: sizes[i], reverse=True) if sort else range(50)
+    assert found == [[f"line {i}" for i in order]] * 3
 
 
 def test_cut_texts_are_counted():

@@ -20,6 +20,7 @@ from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.words import reading, recording, watching
 from clm_kernels.finetune.words.reading import Reader
 from clm_kernels.finetune.words.recording import Recorder, window_of
+from clm_kernels.finetune.words.rows import Rows
 from clm_kernels.finetune.words.table import ActiveWords
 from clm_kernels.finetune.words.tally import Tally
 from clm_kernels.finetune.words.watching import Batch, Watch
@@ -269,3 +270,15 @@ def test_tags_with_accumulation_up_to_a_limit(tmp_path, monkeypatch):
 def test_without_energy_nothing_is_recorded(run, tmp_path):
     train(replace(run[0], energy="1", epochs=1, output=str(tmp_path / "out")), silent)
     assert not (tmp_path / "out" / "active_tokens.json").exists()
+
+
+def test_rows_are_found_by_ids_and_labels():
+    from datasets import Dataset
+
+    rows = {"input_ids": [[5, 6], [5], [-1], [-2], [5, 6], [7]], "labels": [0, 0, 1, 1, 0, 3]}
+    found = Rows(Dataset.from_dict(rows))
+    assert hash(((-1,), 1)) == hash(((-2,), 1))  # two rows share a hash, and are told apart
+    asked = [([5, 6], 0), ([5], 0), ([-1], 1), ([-2], 1), ([7], 3), ([5, 6], 1), ([6, 5], 0), ([-3], 1)]
+    assert [found.find(*one) for one in asked] == [4, 1, 2, 3, 5, None, None, None]
+    tagged = Rows(Dataset.from_dict({"input_ids": [[5, 6], [5, 6]], "labels": [[-100, 1], [-100, 2]]}))
+    assert [tagged.find([5, 6], [-100, tag]) for tag in (1, 2, 3)] == [0, 1, None]

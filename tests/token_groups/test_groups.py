@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from clm_kernels.token_groups import MEASURES, TokenGroups, token_groups
 from clm_kernels.token_groups.association import log_odds
-from clm_kernels.token_groups.counting import Counts, runs_of
+from clm_kernels.token_groups.counting import Counts, count, runs_of
+from clm_kernels.token_groups.sieve import Sieve
+from clm_kernels.token_groups.tokenised import TokenisedTexts
 
 
 def corpus(seed=0):
@@ -130,6 +132,54 @@ def test_memory_is_bounded_and_counts_are_too_small_by_no_more_than_it_says(text
     for run, true in exact.items():
         seen = sum(bounded.by_class.get(run, {}).values())
         assert true - bounded.missed <= seen <= true
+
+
+def exactly(texts, longest=4):
+    """Texts with each run, by a plain count."""
+    counts = Counter()
+    for text, _ in texts:
+        ids = text.split()
+        counts.update({tuple(ids[i:j]) for i in range(len(ids)) for j in range(i + 1, min(i + longest, len(ids)) + 1)})
+    return counts
+
+
+@pytest.mark.parametrize("capacity", [12, 60, 500_000])
+def test_counts_are_exact_and_only_what_is_rare_can_be_lacking(tokenizer, capacity):
+    draw, words = random.Random(0), ["my", "card", "app", "please", "the", "it", "again", "refund"]
+    texts = [(" ".join(draw.choices(words, range(8, 0, -1), k=5)), draw.choice("ab")) for _ in range(300)]
+    exact = exactly(texts)
+    texts = TokenisedTexts(texts, tokenizer)
+    counts = count(texts, 4, 3, capacity)
+    found = {tuple(tokenizer.convert_ids_to_tokens(list(run))): sum(own.values()) for run, own in counts.by_class.items()}
+    assert len(found) <= capacity and (counts.missed > 0) == (capacity < 100)
+    assert all(number == exact[run] for run, number in found.items())
+    assert {run for run, number in exact.items() if number > max(2, counts.missed)} <= found.keys()
+
+
+def test_most_rare_runs_are_held_back_and_no_frequent_one():
+    sieve, draw = Sieve(5, 20_000), random.Random(0)
+    frequent = [(i, i + 1) for i in range(500)]
+    rare = [(i, draw.randrange(10**6), 7) for i in range(17_500)]
+    for run in [*frequent * 5, *rare]:
+        sieve.add(run)
+    assert all(run in sieve for run in frequent) and sum(run in sieve for run in rare) < 0.05 * len(rare)
+    sieve = Sieve(1000, 100)  # of more than a byte holds
+    for _ in range(1000):
+        sieve.add((1,))
+    assert (1,) in sieve and (2,) not in sieve
+    sieve.add((2,), times=1000)
+    assert (2,) in sieve
+
+
+def test_texts_are_read_again_as_they_were_tokenised(tokenizer, monkeypatch):
+    monkeypatch.setattr("clm_kernels.token_groups.tokenised.BATCH", 2)
+    texts = TokenisedTexts([("my refunds", "a"), ("", "b"), ("card", "b"), ("app it", "a"), ("", "c"), (" ", "c")], tokenizer)
+    assert (texts.empty, texts.tokens) == (3, 6)
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("my refunds", "card", "app it")]
+    expected = list(zip(ids, [[0, 1, 1], [0], [0, 1]], [["a"], ["b"], ["a"]]))
+    assert list(texts) == expected == list(texts)
+    (tagged,) = TokenisedTexts([(["refunds", "my"], ["X", "O"])], tokenizer)
+    assert tagged.word_ids == [0, 0, 1] and tagged.labels == ["X", "O"]
 
 
 def test_positions_are_those_of_any_group(tokenizer):

@@ -58,14 +58,17 @@ class SequenceClassification(Task):
     ) -> Encoded:
         if sort:
             split = longest_first(split, len)
-        texts, shortened = self.written(split.texts, tokenizer, max_length, template)
-        batch = tokenizer(texts, truncation=True, max_length=max_length)
-        columns = with_lengths(batch)
-        if label_names is not None:
-            number = {name: i for i, name in enumerate(label_names)}
-            columns["labels"] = [number[label] for label in split.labels]
-        cut = shortened + sum(bool(encoding.overflowing) for encoding in batch.encodings)
-        return Encoded.of(columns, split, None, cut)
+        number = {name: i for i, name in enumerate(label_names or ())}
+
+        def some(texts: list[str], labels: list[str]) -> tuple[dict[str, Any], int]:
+            written, shortened = self.written(texts, tokenizer, max_length, template)
+            batch = tokenizer(written, truncation=True, max_length=max_length)
+            columns = with_lengths(batch)
+            if label_names is not None:
+                columns["labels"] = [number[label] for label in labels]
+            return columns, shortened + sum(bool(encoding.overflowing) for encoding in batch.encodings)
+
+        return Encoded.of(split, some)
 
     def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         from transformers import DataCollatorWithPadding

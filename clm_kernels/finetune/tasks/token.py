@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import require
 from ...escaping import cell
-from ..encode import IGNORED, Encoded, first_tokens, longest_first, needs_space, spread, with_lengths
+from ..encode import FIRSTS, IGNORED, Encoded, first_tokens, longest_first, needs_space, positions, spread, with_lengths
 from ..metrics import accuracy, are_spans, macro_f1, span_scores
 from ..templates import TEXT
 from .base import Prediction, Task, read_label, read_text
@@ -79,20 +79,21 @@ class TokenClassification(Task):
     ) -> Encoded:
         if sort:
             split = longest_first(split, lambda words: sum(map(len, words)))
-        texts, _ = self.written(split.texts, tokenizer, max_length, template)
-        batch = tokenizer(texts, is_split_into_words=True, truncation=True, max_length=max_length)
-        columns = with_lengths(batch)
-        firsts = [first_tokens(encoding.word_ids) for encoding in batch.encodings]
-        if label_names is not None:
-            number = {name: i for i, name in enumerate(label_names)}
-            columns["labels"] = []
-            for ids, tags, first in zip(batch["input_ids"], split.labels, firsts, strict=True):
-                labels = [IGNORED] * len(ids)
-                for word, position in first.items():
-                    labels[position] = number[tags[word]]
-                columns["labels"].append(labels)
-        cut = sum(len(text) - len(first) for text, first in zip(split.texts, firsts, strict=True))
-        return Encoded.of(columns, split, firsts, cut)
+        number = {name: i for i, name in enumerate(label_names or ())}
+
+        def some(texts: list[list[str]], labels: list[list[str]]) -> tuple[dict[str, Any], int]:
+            written, _ = self.written(texts, tokenizer, max_length, template)
+            batch = tokenizer(written, is_split_into_words=True, truncation=True, max_length=max_length)
+            firsts = [first_tokens(encoding.word_ids) for encoding in batch.encodings]
+            columns = {**with_lengths(batch), FIRSTS: list(map(positions, firsts))}
+            if label_names is not None:
+                columns["labels"] = [
+                    _at_first_tokens(tags, first, len(ids), number)
+                    for ids, tags, first in zip(batch["input_ids"], labels, firsts, strict=True)
+                ]
+            return columns, sum(len(text) - len(first) for text, first in zip(texts, firsts, strict=True))
+
+        return Encoded.of(split, some)
 
     def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         from transformers import DataCollatorForTokenClassification
@@ -131,6 +132,13 @@ class TokenClassification(Task):
             f"{cell(word)}\t-\t-\n" if tag is None else f"{cell(word)}\t{cell(tag)}\t{probability:.4f}\n"
             for word, tag, probability in rows
         )
+
+
+def _at_first_tokens(tags: Sequence[str], first: Mapping[int, int], length: int, number: Mapping[str, int]) -> list[int]:
+    labels = [IGNORED] * length
+    for word, position in first.items():
+        labels[position] = number[tags[word]]
+    return labels
 
 
 def _list(value, place):

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from ...token_groups.groups import OUTSIDE
 from ..encode import Encoded
 from ..tasks import Task
+from .rows import Rows
 
 
 class Word(NamedTuple):
@@ -43,7 +44,7 @@ class Reader:
 
     def find(self, ids: Sequence[int], labels: Any) -> list[Word]:
         """The words of the text with these ids and labels; none if there is no such text."""
-        row = self._rows.get(_key(ids, labels))
+        row = self._rows.find(ids, labels)
         return [] if row is None else self.row(row)
 
     def row(self, number: int) -> list[Word]:
@@ -69,18 +70,13 @@ class Reader:
         return word.lower() if self._lowers else word
 
     @cached_property
-    def _rows(self) -> dict[tuple, int]:
-        columns = (list(self._encoded.dataset[name]) for name in ("input_ids", "labels"))
-        return {_key(ids, labels): i for i, (ids, labels) in enumerate(zip(*columns, strict=True))}
+    def _rows(self) -> Rows:
+        return Rows(self._encoded.dataset)
 
     @cached_property
     def _lowers(self) -> bool:
         normalizer = self._tokenizer.backend_tokenizer.normalizer
         return normalizer is not None and "A" not in normalizer.normalize_str("A")
-
-
-def _key(ids: Sequence[int], labels: Any) -> tuple:
-    return tuple(ids), tuple(labels) if isinstance(labels, list) else labels
 
 
 def class_of(tag: str) -> str:
