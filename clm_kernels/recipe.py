@@ -27,6 +27,7 @@ class Recipe:
         dtype: of the weights, by torch's name without ``torch.``.
         details: anything else worth keeping for people, as JSON can hold it: config, scores, machine.
         version: of these fields.
+        mix_layers: whether the head reads a mix of all layers.
     """
 
     task: str = ""
@@ -38,6 +39,7 @@ class Recipe:
     dtype: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
+    mix_layers: bool = False
 
     def __post_init__(self) -> None:
         require(self.version == VERSION, "Recipe", "version", f"{VERSION}, the one that is known here", repr(self.version))
@@ -47,6 +49,8 @@ class Recipe:
         for name in ("model", "pooling", "template", "dtype"):
             value = getattr(self, name)
             require(isinstance(value, str), "Recipe", name, "a text", repr(value))
+        mixed = self.mix_layers
+        require(isinstance(mixed, bool), "Recipe", "mix_layers", "True or False", repr(mixed))
         pair, expected = self.bidirectional, "the first layer and one past the last, or None"
         known = isinstance(pair, (tuple, list)) and [type(number) for number in pair] == [int, int]
         require(pair is None or known, "Recipe", "bidirectional", expected, repr(pair))

@@ -14,6 +14,7 @@ from ..delta import Delta
 from ..errors import listed, require
 from ..models.attention import bidirectional_layers
 from ..models.heads import label_names
+from ..models.mixing import mixes_layers
 from ..models.pooling import pooling_of
 from ..models.portable import read_config, save_portable
 from ..models.structure import head_names
@@ -132,7 +133,7 @@ class Classifier:
         in it; the config records it as ``clm_template``.
 
         Raises:
-            ValueError: if the folder is not empty, or only some layers attend to both sides.
+            ValueError: if the folder is not empty, only some layers attend to both sides, or the head reads a mix of all layers.
         """
         folder, both = Path(folder), bidirectional_layers(self.model)
         plain = len(both) in (0, getattr(self.model.config.get_text_config(), "num_hidden_layers", 0))
@@ -140,6 +141,8 @@ class Classifier:
         require(
             plain, "export", "the model", f"one that attends to both sides in {every}", f"layers {both.start} to {both.stop - 1}"
         )
+        mixed = mixes_layers(self.model)
+        require(not mixed, "export", "the model", "one whose head reads the last layer alone", "one that mixes all layers")
         windows = getattr(self.model.config.get_text_config(), "sliding_window", None)
         if both and windows:
             warnings.warn(
