@@ -298,6 +298,8 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     started = time.perf_counter()
     wanted = run.method.wants_replay(run.config)
     with interruption, replaying(wanted, model, training, tokenizer, splits["train"], args, report, say) as lower:
+        if not run.checkpoint:
+            run.method.start(run.config, run.loaded, splits["train"])
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}

@@ -63,6 +63,7 @@ class RunTrainer(Trainer):
             }
         super().__init__(**given)
         self.teaching = teaching
+        self._trained: list[torch.nn.Parameter] | None = None
         # Classifiers take no notice of num_items_in_batch: a loss that is a mean must be divided by the accumulated batches.
         self.model_accepts_loss_kwargs = False
 
@@ -75,6 +76,16 @@ class RunTrainer(Trainer):
         if rows is not None:
             loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
         return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs) -> int:
+        """Not counted: that would walk through all modules at each step, which takes long beside one that trains a head alone."""
+        return 0
+
+    def _clip_grad_norm(self, model):
+        """As transformers does it, without a walk through all modules for what is frozen."""
+        if self._trained is None:
+            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
