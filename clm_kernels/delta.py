@@ -17,7 +17,7 @@ from .errors import require
 from .extension import Extension
 from .fingerprint import fingerprint
 from .handles import Restorable, Undo
-from .models.conform import conform
+from .models.conform import conform, conformed_weights
 from .models.structure import weights
 from .recipe import Recipe
 from .selection import Entries, Selection
@@ -92,7 +92,7 @@ class Delta:
         if self._applied is not None:
             raise RuntimeError("Delta.apply: this delta is applied already; call revert() first")
         _refuse_patched(model)
-        self._check(weights(model))
+        self._check(conformed_weights(model, self.recipe))
         rows = None if self.extension is None else self.extension.shape[0]
         with ExitStack() as failed:  # undoes what has been done, unless all of it is
             conformed = conform(model, self.recipe, rows=rows, shared=bool(_stacks.get(model)), function="Delta")

@@ -31,6 +31,7 @@ class Recipe:
         details: anything else worth keeping, as JSON can hold it: config, scores, machine; under ``calibration`` what
             validation tells of the probabilities.
         version: of these fields.
+        mix_layers: whether the head reads a mix of all layers.
     """
 
     task: str = ""
@@ -42,6 +43,7 @@ class Recipe:
     dtype: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
+    mix_layers: bool = False
 
     def __post_init__(self) -> None:
         _check_version(self.version)
@@ -55,6 +57,8 @@ class Recipe:
         require(self.template.count(TEXT) == 1, "Recipe", "template", f"a text that holds {TEXT} once", brief(self.template))
         known = re.fullmatch(r"(b?float\d+(_\w{1,16})?)?", self.dtype) is not None
         require(known, "Recipe", "dtype", "a floating dtype of torch by its name, or nothing", brief(self.dtype))
+        mixed = self.mix_layers
+        require(isinstance(mixed, bool), "Recipe", "mix_layers", "True or False", brief(mixed))
         pair, expected = self.bidirectional, "the first layer and one past the last, or None"
         known = isinstance(pair, (tuple, list)) and [type(number) for number in pair] == [int, int]
         require(pair is None or known, "Recipe", "bidirectional", expected, brief(pair))

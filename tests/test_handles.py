@@ -12,6 +12,8 @@ from clm_kernels.extension import NewToken
 from clm_kernels.handles import Restorable, Undo
 from clm_kernels.models.conform import conform
 from clm_kernels.models.embedding import resize_embedding
+from clm_kernels.models.features import features
+from clm_kernels.models.mixing import mix_layers
 from clm_kernels.models.pooling import set_pooling
 from clm_kernels.models.recomputing import checkpoint_layers, recompute_norms
 from clm_kernels.models.structure import depths
@@ -100,6 +102,8 @@ ALTERED = {  # family, what is done before, what is undone
     "set_pooling, where transformers knows it": ("modernbert", NOTHING, lambda model: set_pooling(model, "mean")),
     "replay": ("bert", upper, clm.replay),
     "pack_batches": ("bert", NOTHING, clm.pack_batches),
+    "features": ("bert", lambda model: clm.patch(set_pooling(model, "mean").model, clm.Selection()), features),
+    "mix_layers": ("llama", lambda model: set_pooling(model, "last"), mix_layers),
     "recompute_norms": ("llama", NOTHING, recompute_norms),
     "recompute_norms twice": ("llama", lambda model: recompute_norms(model), recompute_norms),
     "checkpoint_layers": ("bert", NOTHING, checkpoint_layers),
@@ -114,6 +118,7 @@ ALTERED = {  # family, what is done before, what is undone
     "adapt": ("bert", NOTHING, adapted),
     "adapt, where some is frozen": ("bert", upper, adapted),
     "conform": ("llama", NOTHING, lambda model: conform(model, Recipe(bidirectional=(0, 1), pooling="max"), rows=70)),
+    "conform, to a mix": ("llama", NOTHING, lambda model: conform(model, Recipe(pooling="max", mix_layers=True))),
 }  # fmt: skip
 SILENT = {"checkpoint_layers, where it is on"}  # nothing to see from outside but another function of the same kind
 

@@ -21,7 +21,7 @@ from transformers import set_seed
 from clm_kernels.finetune import TrainConfig
 from clm_kernels.finetune.methods import Prepared, check
 from clm_kernels.finetune.recipe import Begun, begin, begin_report, fit
-from clm_kernels.models.replay import replay
+from clm_kernels.models.features import run_once
 
 from . import cost
 from .baselines import trained_head
@@ -111,7 +111,7 @@ def _flops_per_token(run: Begun, prepared: Prepared) -> tuple[float, float]:
     """Of a step with texts not seen before, and with others; every token in its backward."""
     if prepared.active is not None:
         prepared.active.choose = cost.every_token
-    with replay(run.loaded.model) if run.method.wants_replay(run.config) else contextlib.nullcontext():
+    with run_once(run.loaded.model) if run.method.wants_replay(run.config) else contextlib.nullcontext():
         return tuple(cost.flops_per_token(prepared.model, _first_batch(run)) for _ in range(2))
 
 

@@ -87,6 +87,7 @@ METHODS = {
                            rates_of="groups"),
     "full_bf16": Way("full fine-tuning, bf16", {"method": "full"} | BF16, asked=True, rates_of="full"),
     "head_replay": Way("head only, replayed", HEAD | {"replay": True}, asked=True, rates_of="head"),
+    "head_mix": Way("head only, all layers mixed", HEAD | {"replay": True, "mix_layers": True}, asked=True, rates_of="head"),
     "groups": Way("ours, dealt groups", GROUPS | EVERY, group="ours", headline=True, density_times=5),
     "blocks": Way("ours, a quarter of the blocks", BLOCKS, group="ours"),
     "sparse": Way("ours, columns", SPARSE, group="ours", headline=True),

@@ -18,6 +18,7 @@ from ..models.attention import bidirectional_layers
 from ..models.bounds import check_files, said
 from ..models.folders import read_config
 from ..models.heads import label_names
+from ..models.mixing import mixes_layers
 from ..models.pooling import current_pooling, pooling_of
 from ..models.portable import pools_by_code, reads_natively, save_portable
 from ..models.structure import head_names
@@ -183,7 +184,8 @@ class Classifier:
                 then the last one that is not the padding token, so a text must not end in that token's name.
 
         Raises:
-            ValueError: if the folder is not empty, only some layers attend to both sides, or code is needed and not wanted.
+            ValueError: if the folder is not empty, only some layers attend to both sides, the head reads a mix of all layers, or
+                code is needed and not wanted.
         """
         folder, both = Path(folder), bidirectional_layers(self.model)
         plain = len(both) in (0, getattr(self.model.config.get_text_config(), "num_hidden_layers", 0))
@@ -191,6 +193,8 @@ class Classifier:
         require(
             plain, "export", "the model", f"one that attends to both sides in {every}", f"layers {both.start} to {both.stop - 1}"
         )
+        mixed = mixes_layers(self.model)
+        require(not mixed, "export", "the model", "one whose head reads the last layer alone", "one that mixes all layers")
         windows = getattr(self.model.config.get_text_config(), "sliding_window", None)
         if both and windows:
             warnings.warn(

@@ -47,6 +47,7 @@ class Data:
     merge_tokens: int = _data(0, "Token groups that become single tokens, whose new embedding rows train; 0: none.")
     merge_by: str = _data("saving", "What is merged first: what saves most tokens, or has the best score.", MERGE_BY)
     pooling: str = _data("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", *POOLINGS))
+    mix_layers: bool = _data(False, "The head reads a learned mix of all layers in place of the last (method head).")
     bidirectional: str = _data(
         "auto", "Layers of a decoder that attend to both sides: none, all, upper half, or as 8-31; auto: as the model did."
     )

@@ -17,6 +17,7 @@ from ..errors import listed, require
 from ..extension import Extension
 from ..models.bounds import check_folder, said
 from ..models.folders import read_config, read_model, read_tokenizer, refusing
+from ..models.mixing import mix_layers
 from ..models.pooling import natural_pooling, set_pooling
 from ..models.positions import position_limits
 from ..models.structure import depths, head_names
@@ -53,6 +54,7 @@ def load(
     tokenizer: str | Path = "",
     template: str = TEXT,
     bidirectional: str = "auto",
+    mixed: bool = False,
 ) -> Loaded:
     """Loads a base model and puts a head for these labels on it.
 
@@ -63,6 +65,7 @@ def load(
         tokenizer: directory of the tokenizer, if it is another one.
         template: words around every text; recorded in the model's config.
         bidirectional: which layers attend to both sides, as `Data` has it.
+        mixed: whether the head reads a mix of all layers.
 
     Raises:
         ValueError: if the directory is missing or holds no such model.
@@ -83,11 +86,14 @@ def load(
     model.config.architectures = [type(model).__name__]
     set_sides(model, bidirectional)
     set_pooling(model, pooling)
+    if mixed:
+        mix_layers(model, "train")
     depth = depths(model)
     missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(depth))
     below = [name for name in missing if depth[name] < math.inf]
     require(not below, "load", repr(str(path)), "a whole checkpoint", f"one without {listed(below, 3)}")
-    return Loaded(model, tokenizer, [name for name in depth if name in {*head_names(model), *missing}], missing)
+    head = {*head_names(model), *missing}
+    return Loaded(model, tokenizer, [name for name in depth if name in head], missing)
 
 
 def load_tokenizer(path: str | Path, task: Task, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:
@@ -134,7 +140,7 @@ def load_base(data: Data, task: Task, label_names: Sequence[str]) -> Loaded:
     """`load` as the config says it; the head is torch's own draw."""
     return load(
         data.model, task, label_names, pooling_for(data, task), data.dtype, template=data.template,
-        bidirectional=data.bidirectional,
+        bidirectional=data.bidirectional, mixed=data.mix_layers,
     )  # fmt: skip
 
 

@@ -335,6 +335,8 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     wanted = run.method.wants_replay(run.config)
     replayed = replaying(wanted, model, training, tokenizer, splits["train"], args, report, say)
     with interruption, packed or nullcontext(), replayed as lower:
+        if not run.checkpoint:
+            run.method.start(run.config, run.loaded, splits["train"])
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
-from ..models.replay import INPUTS, Replay, replay
+from ..models.features import run_once
+from ..models.keeping import INPUTS, Keeping
 from ..models.structure import number_of_layers
 from .config import Training
 from .encode import Encoded
@@ -24,7 +25,7 @@ Say = Callable[[str], None]
 def replaying(
     wanted: bool, model: PreTrainedModel, training: Training, tokenizer: PreTrainedTokenizerBase, train: Encoded,
     args: TrainingArguments, report: Report, say: Say,
-) -> Iterator[Replay | None]:  # fmt: skip
+) -> Iterator[Keeping | None]:  # fmt: skip
     """A context in which a model that is ready for training replays its lower layers; nothing changes unless that is wanted.
 
     The texts run by length, and not as training draws them, so that a resumed run replays the same numbers. Where replay is
@@ -38,7 +39,7 @@ def replaying(
     with ExitStack() as undo:
         if wanted:
             try:
-                lower = undo.enter_context(replay(model))
+                lower = undo.enter_context(run_once(model))
                 _fill(lower, training, by_length(train, tokenizer, args.per_device_eval_batch_size, args.device), args)
             except ValueError as error:
                 if training.replay:
@@ -56,7 +57,7 @@ def replaying(
         yield lower
 
 
-def _fill(lower: Replay, training: Training, batches: Iterator[dict[str, Tensor]], args: TrainingArguments) -> None:
+def _fill(lower: Keeping, training: Training, batches: Iterator[dict[str, Tensor]], args: TrainingArguments) -> None:
     dtype = torch.float16 if args.fp16 else torch.bfloat16
     with torch.autocast(args.device.type, dtype, enabled=args.fp16 or args.bf16):
         lower.fill(batches, training.replay_file)

@@ -61,6 +61,7 @@ class RunTrainer(Trainer):
             }
         super().__init__(**given)
         self.teaching = teaching
+        self._trained: list[torch.nn.Parameter] | None = None
         # Classifiers take no notice of num_items_in_batch: a loss that is a mean must be divided by the accumulated batches.
         self.model_accepts_loss_kwargs = False
 
@@ -80,6 +81,16 @@ class RunTrainer(Trainer):
         if wrong := damage(best):
             raise RuntimeError(f"train: {str(best)!r}, the best checkpoint, must be as it was saved, got one of which {wrong}")
         super()._load_best_model()
+
+    def floating_point_ops(self, inputs) -> int:
+        """Not counted: that would walk through all modules at each step, which takes long beside one that trains a head alone."""
+        return 0
+
+    def _clip_grad_norm(self, model):
+        """As transformers does it, without a walk through all modules for what is frozen."""
+        if self._trained is None:
+            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -38,7 +38,7 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
     """
     check(config, ())
     planned = () if function == "estimate" else ("cost",)
-    for name in ("backward", "selection", "merge_tokens", "replay", "packing", "skip", "noise", *planned):
+    for name in ("backward", "selection", "merge_tokens", "replay", "packing", "skip", "noise", "mix_layers", *planned):
         value = config.options()[name]
         require(not value, function, name, "left out, as nothing is chosen or merged here, and no text is read", repr(value))
     arithmetic = config.training.precision

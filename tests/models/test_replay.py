@@ -304,6 +304,7 @@ def test_the_method_head_says_why_a_model_has_no_replay(base, tmp_path, monkeypa
         raise ValueError("no stack")
 
     monkeypatch.setattr("clm_kernels.models.replay.layers_of", refuse)
+    monkeypatch.setattr("clm_kernels.models.features.number_of_layers", refuse)
     said = []
     report = train(changed(base, method="head", output=str(tmp_path / "a")), said.append)
     assert "every epoch runs every layer, as there is no replay: no stack" in said

@@ -67,6 +67,7 @@ class Method(ABC):
         selects: whether what is trained is chosen among the weights' entries.
         active_tokens: whether its backward can leave tokens out.
         replays: whether frozen layers run once, if nobody says whether they should.
+        mixes: whether its head may read a mix of all layers.
     """
 
     leaves: str
@@ -76,6 +77,7 @@ class Method(ABC):
     selects: bool = False
     active_tokens: bool = False
     replays: bool = False
+    mixes: bool = False
 
     def __init__(self, name: str):
         self.name = name
@@ -87,6 +89,8 @@ class Method(ABC):
         able = self.active_tokens or not config.training.leaves_out
         given = repr(getattr(config.training, option))
         require(able, "train", option, f"left out with the method {self.name}", given)
+        mixed = config.data.mix_layers
+        require(not mixed or self.mixes, "train", "mix_layers", f"left out with the method {self.name}", mixed)
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
         file = config.training.replay_file
         require(not file or self.wants_replay(config), "train", "replay_file", "left out without replay", repr(file))
@@ -151,6 +155,9 @@ class Method(ABC):
             head: names of the parameters that are trained whole; True for those above the base model.
             extension: the new tokens of the model, if there are any.
         """
+
+    def start(self, config: TrainConfig, loaded: Loaded, train: Encoded) -> None:
+        """What is left to do before the first step of a run that is not resumed, when frozen layers are replayed: here nothing."""
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
         """FLOPs of a step's backward beside full fine-tuning's, as `Report.cost` has them; nothing where they cannot be told.

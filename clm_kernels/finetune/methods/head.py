@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ...selecting.pipeline import Choice
 from ...selection import Selection
 from .patched import Patched
+from .warming import warm_up
 
 if TYPE_CHECKING:
     from ...token_groups import TokenGroups
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Head(Patched):
-    replays = True
+    replays, mixes = True, True
 
     def learning_rate(self, task: Task) -> float:
         return 1e-2
@@ -26,5 +27,11 @@ class Head(Patched):
         return True
 
     def choose(self, config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Choice:
-        choice = super().choose(config, loaded, train, groups)
-        return Choice(loaded.extension.extend(Selection()), {}) if loaded.extension else choice
+        if not self.wants_replay(config):
+            warm_up(config, loaded, train)
+        return Choice(loaded.extension.extend(Selection()) if loaded.extension else Selection(), {})
+
+    def start(self, config: TrainConfig, loaded: Loaded, train: Encoded) -> None:
+        """Warms up the head, which then takes no forward pass of its own."""
+        if self.wants_replay(config):
+            warm_up(config, loaded, train)
