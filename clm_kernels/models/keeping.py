@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from ..errors import require
@@ -125,6 +124,8 @@ class Keeping(Restorable):
 
     def _made_by(self) -> str:
         """Fingerprint of what the rows depend on beside their texts."""
+        import transformers
+
         config = {name: value for name, value in cast(Any, self.base).config.to_dict().items() if name not in LABELS}
         device = next(iter(self._below.values())).device.type
         autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None

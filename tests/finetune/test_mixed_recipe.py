@@ -49,6 +49,7 @@ def test_predictions_are_the_same_bits_after_loading(base, tmp_path, make):
             model.get_parameter(name).copy_(tensor)
     rows = [row["text"] if "text" in row else row["tokens"] for row in make(12, 5)]
     before = Classifier(model, begun.loaded.tokenizer, begun.task, begun.limit)
+    before.calibration = loaded.calibration
     assert list(loaded.predict(rows)) == list(before.predict(rows))
 
 

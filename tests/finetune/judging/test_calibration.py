@@ -58,6 +58,10 @@ def test_it_is_a_number_whatever_comes(logits):
     assert 0.01 <= found <= 100
 
 
+def test_large_logits_have_probabilities():
+    assert softmax(np.array([[2000.0, 1000.0, -3000.0]])).tolist() == [[1, 0, 0]]
+
+
 def test_the_error_of_bins_by_hand():
     probability, right = np.array([0.95, 0.95, 0.55, 0.55]), np.array([1, 0, 1, 1])
     bins = reliability(probability, right, bins=10)

@@ -196,7 +196,7 @@ def test_the_wrong_labels_are_among_the_likely_ones(evaluated):
     lines = read(folder / "mislabels.csv")
     assert len(lines) == found.mislabels
     places = {int(line["place"].removeprefix("line ")) - 1 for line in lines[:12]}
-    assert len(places & set(range(0, 60, 5))) >= 6  # 2.4 by chance
+    assert len(places & set(range(0, 60, 5))) >= 6  # by chance two or three
 
 
 def test_nothing_in_a_table_is_a_formula_or_a_control_character(evaluated):
