@@ -29,7 +29,8 @@ def test_python_block_runs(block, tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "intents.safetensors").stat().st_size < 2e6
+    assert float(re.search(r"accuracy ([\d.]+)%", done.stdout)[1]) > 73  # of 240 texts; the demo's run scores 75.0
+    assert (tmp_path / "intents.safetensors").stat().st_size < 6e6
 
 
 def test_its_second_sentence_gives_the_stored_results():
