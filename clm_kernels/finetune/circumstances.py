@@ -6,11 +6,10 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 
 from .._version import __version__
 from ..errors import require
@@ -18,6 +17,9 @@ from ..fingerprint import checksum
 from .encode import Encoded
 from .models import Loaded
 from .report import machine
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def circumstances(loaded: Loaded, model: Path, splits: Mapping[str, Encoded], device: torch.device) -> dict[str, Any]:

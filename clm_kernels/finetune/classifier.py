@@ -110,7 +110,8 @@ class Classifier:
             config: Any = read_config(folder)
         except Exception as error:  # whatever transformers makes of what it did not expect
             refuse("Classifier.load", "model", "a fine-tuned classifier", f"{str(folder)!r}: {said(error)}")
-        name = str((config.architectures or [""])[0])
+        named = config.architectures
+        name = str(named[0]) if isinstance(named, list) and named else ""
         known = [task for task in TASKS.values() if name.endswith(task.architecture)]
         found = f"{name or 'a model'} in {str(folder)!r}"
         require(bool(known), "Classifier.load", "model", "a fine-tuned classifier", found)

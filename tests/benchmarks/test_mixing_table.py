@@ -1,5 +1,7 @@
 """What `benchmarks.mixing` makes of its runs."""
 
+import needs_datasets  # noqa: F401
+
 from benchmarks.mixing import best_rate, read, table
 
 

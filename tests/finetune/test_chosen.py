@@ -94,7 +94,8 @@ def test_another_size_of_block_asks_for_blocks():
 @pytest.mark.parametrize("given", [{"density": 0.3}, {"learning_rate": 0.5}, {"layers": "upper half"}], ids=str)
 def test_what_is_given_stays(task, given):
     assert resolved(TrainConfig(**given), TASKS[task]) == replace(resolved(TrainConfig(), TASKS[task]), **given)
-    assert resolved(TrainConfig(**given, method="lora"), TASKS[task]).training.learning_rate == given.get("learning_rate", 1e-3)
+    rate = given.get("learning_rate", {"sequence": 1e-3, "token": 3e-3}[task])
+    assert resolved(TrainConfig(**given, method="lora"), TASKS[task]).training.learning_rate == rate
 
 
 def test_weights_of_which_nothing_was_chosen_have_a_line(base, tmp_path):

@@ -304,12 +304,12 @@ def test_another_base_or_an_altered_file_is_refused(lora, adapted, tmp_path):
     [
         ({"r": 10**9}, f"r in '.*' must be from 1 to {RANK} as in the tensors"),
         ({"r": "8"}, f"r in '.*' must be from 1 to {RANK} as in the tensors"),
-        ({"rank_pattern": {"query": 10**9}}, f"r in '.*' must be from 1 to {RANK} as in the tensors"),
-        ({"rank_pattern": 3}, "must be PEFT's config of a LoRA adapter, got "),
-        ({"megatron_config": {}, "megatron_core": "os"}, "must be PEFT's config of a LoRA adapter, got another one"),
-        ({"peft_type": "LOHA"}, "must be PEFT's config of a LoRA adapter, got "),
-        ({"peft_type": []}, "must be PEFT's config of a LoRA adapter, got "),
-        (None, "must be PEFT's config, got text that must be JSON of at most 32 levels"),
+        ({"rank_pattern": {"query": 10**9}}, "must be one that the method lora left, got one with 'rank_pattern'"),
+        ({"rank_pattern": 3}, "must be one that the method lora left, got one with 'rank_pattern'"),
+        ({"megatron_config": {}, "megatron_core": "os"}, "must be one that the method lora left, got one with 'megatron_core'"),
+        ({"peft_type": "LOHA"}, "must be of LoRA, got 'LOHA'"),
+        ({"peft_type": []}, r"must be of LoRA, got \[\]"),
+        (None, "must be a JSON object, got text that must be JSON of at most 32 levels"),
     ],
 )
 def test_a_strangers_config_asks_for_no_more_than_the_tensors(adapted, tmp_path, change, message):
@@ -317,7 +317,7 @@ def test_a_strangers_config_asks_for_no_more_than_the_tensors(adapted, tmp_path,
     config = output / "adapter_config.json"
     described = json.loads(config.read_text())
     config.write_text("[" * 10_000 if change is None else json.dumps(described | change))
-    with pytest.raises(ValueError, match=rf"^Adapter.load: .*{message}"):
+    with pytest.raises(ValueError, match=rf"^(Adapter.load|read_adapter_config|read_config): .*{message}"):
         Adapter.load(output)
 
 
