@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -46,6 +47,7 @@ RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, ACTIVE, COST_PICTU
 OURS = (RUN, REPORT, *RESULTS, *OF_TRANSFORMERS)
 WRITING = ".writing-"  # how a folder begins that is moved over when all is in it
 DRAWN = "?" * 8  # what tempfile adds to a name
+HALF = tuple(f".{name[:32]}.{DRAWN}" for name in (*OURS, OWNER))  # what stays of a write that was killed
 BESIDE = (RUN, SELECTION, SCORES)  # what a run writes once, and reads again to go on
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 FREE = ("resume", "overwrite", "output", "keep_checkpoints")  # options that may be others when a run goes on
@@ -64,11 +66,16 @@ def check_output(config: TrainConfig, say: Callable[[str], None]) -> tuple[Train
     if config.run.resume:
         checkpoint = _checkpoint(output, say)  # before what is recorded is read, which it vouches for
         return _recorded(config, output), checkpoint
-    if output.is_dir() and any(path.name not in (LOCK, OWNER) for path in output.iterdir()):
+    if output.is_dir() and not all(_left_by_a_kill(path.name) for path in output.iterdir()):
         a_run = (output / RUN).is_file()
         advice = "resume goes on with the run there, overwrite replaces it" if a_run else "it is no run's"
         require(a_run and config.run.overwrite, "train", "output", "a new or empty folder", f"{str(output)!r} ({advice})")
     return config.absolute(), None
+
+
+def _left_by_a_kill(name: str) -> bool:
+    """Whether it is what a run leaves that was killed before it wrote its record."""
+    return name in (LOCK, OWNER) or any(fnmatch(name, pattern) for pattern in HALF)
 
 
 def _checkpoint(output: Path, say: Callable[[str], None]) -> Path:
@@ -140,8 +147,7 @@ def is_main() -> bool:
 
 def clear(output: Path) -> None:
     """Takes away what a run has put into the folder, and nothing else: files of these names, its checkpoints, half-written files."""
-    patterns = [*OURS, *(f".{name[:32]}.{DRAWN}" for name in OURS)]
-    for path in (path for pattern in patterns for path in output.glob(pattern)):
+    for path in (path for pattern in (*OURS, *HALF) for path in output.glob(pattern)):
         if path.is_symlink() or path.is_file():
             path.unlink()
     for path in output.glob(WRITING + DRAWN):

@@ -26,7 +26,11 @@ def spooled(chunks: Iterable[Mapping[str, list[Any]]]) -> Dataset:
         path, writer = Path(folder) / "tokens.arrow", None
         with open(path, "wb") as file:
             for chunk in chunks:
-                batch = pa.record_batch([pa.array(rows, _type(name, rows[0])) for name, rows in chunk.items()], list(chunk))
+                try:
+                    columns = [pa.array(rows, _type(name, rows[0])) for name, rows in chunk.items()]
+                except (pa.ArrowInvalid, OverflowError) as error:
+                    raise ValueError(f"encode: the tokenizer's ids must be below 2^31, got one that is not: {error}") from None
+                batch = pa.record_batch(columns, list(chunk))
                 writer = writer or pa.ipc.new_stream(file, batch.schema)
                 writer.write_batch(batch)
             if writer is not None:

@@ -6,7 +6,8 @@ import pytest
 from interruption import stop
 from tiny_runs import silent
 
-from clm_kernels.finetune import train
+from clm_kernels.finetune import TrainConfig, train
+from clm_kernels.finetune.outputs import check_output
 
 FOREIGN = (
     "notes.txt", "tokenizer_notes.md", "tokenizer/mine.txt", "vocabulary.csv", "vocab_list.json", "model.py", "model_old.safetensors.bak",
@@ -47,3 +48,13 @@ def test_half_written_files_go(base, tmp_path):
     (output / "checkpoints" / "checkpoint-99" / "model.safetensors").write_text("half")
     stop(replace(config, overwrite=True), 1, times=2)
     assert not output.exists() or not any(output.iterdir())
+
+
+def test_what_a_killed_write_left_is_no_foreign_file(tmp_path):
+    config = TrainConfig(model="m", train="t", output=str(tmp_path))
+    for name in (".run.json.abcd1234", "..lock.json.abcd1234", ".lock"):
+        (tmp_path / name).write_text("{")
+    check_output(config, print)
+    (tmp_path / ".run.json.theirs").write_text("{")
+    with pytest.raises(ValueError, match="must be a new or empty folder"):
+        check_output(config, print)
