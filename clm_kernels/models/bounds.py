@@ -70,7 +70,7 @@ def check_folder(function: str, folder: str | os.PathLike, auto_class: Any, **ch
     place = cut(repr(str(folder / "config.json")), 4096)
     check_files(function, folder)
     held = list(_numbers(function, folder))
-    if not held:  # no weights, or pickled ones: what transformers does with these is its own affair
+    if not held:  # `read_model` refuses what has no weights, or pickled ones
         return
     try:
         config = read_config(folder, **changes)
