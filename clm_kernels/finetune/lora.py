@@ -22,7 +22,7 @@ from ..extras import needs
 from ..fingerprint import fingerprint
 from ..handles import Undo
 from ..models.conform import conform, recipe_of
-from ..models.folders import read_adapter_config
+from ..models.folders import read_adapter_config, refusing
 from ..models.roles import PROJECTIONS, is_fused, role_of
 from ..models.structure import head_names, weights
 from ..recipe import Recipe
@@ -80,10 +80,14 @@ def adapt(model: nn.Module, head: bool | Iterable[str], peft_config: Any) -> Und
     before = {name: parameter.requires_grad for name, parameter in weights(model).items()}
     named = weights(model)
     trained = [named[name] for name in (head_names(model) if head is True else head or ())]
-    inject_adapter_in_model(peft_config, model)
+    undo = Undo(model, partial(_take_out, trained=before))
+    with ExitStack() as failed, refusing("adapt", "target_modules", "names of linear modules of the model"):
+        failed.callback(undo.restore)
+        inject_adapter_in_model(peft_config, model)
+        failed.pop_all()
     for parameter in trained:
         parameter.requires_grad_(True)
-    return Undo(model, partial(_take_out, trained=before))
+    return undo
 
 
 def _take_out(model: nn.Module, trained: dict[str, bool]) -> None:
@@ -206,6 +210,9 @@ def _read_config(folder: Path, tensors: dict[str, Tensor]) -> Any:
     needs("peft", "Adapter.load")
     config, name = read_adapter_config(folder), repr(str(folder / ADAPTER_CONFIG))
     held = max((len(tensor) for key, tensor in tensors.items() if ".lora_A." in key and tensor.dim()), default=0)
+    modules = config.target_modules
+    listed_names = isinstance(modules, (list, set)) and fits(list(modules), [str])  # one text would be a regular expression
+    require(listed_names, "Adapter.load", f"target_modules in {name}", "a list of names", brief(modules))
     within = type(config.r) is int and 0 < config.r <= held
     require(within, "Adapter.load", f"r in {name}", f"from 1 to {held} as in the tensors", brief(config.r))
     return config

@@ -12,11 +12,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..errors import require
 from ..files import sync_folder, write_atomically
+from ..strangers import brief, fits, read_json
 
 MANIFEST, FORMAT = "manifest.json", "clm_kernels.checkpoint/1"
 SEAL = "sha256"  # over all else that the manifest says
+FORM = {
+    "format": str,
+    "files": {str: str},
+    "beside": {str: (str, None)},
+    "step": int,
+    "best": (int, None),
+    "run": {
+        "model": {"weights": str, "config.json": str},
+        "tokens": {str: str},
+        "processes": int,
+        "versions": {str: str},
+    },
+}
 
 
 def seal(folder: Path, beside: Iterable[Path] = (), **told: Any) -> None:
@@ -39,16 +52,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: if there is none, or it is not as it was written.
     """
+    if not (folder / MANIFEST).exists():
+        raise ValueError(f"{MANIFEST} is missing, which is written last")
     try:
-        content = json.loads((folder / MANIFEST).read_bytes())
-        whole = isinstance(content, dict) and content.pop(SEAL, None) == _of_json(content)
-    except FileNotFoundError:
-        raise ValueError(f"{MANIFEST} is missing, which is written last") from None
-    except (OSError, ValueError, RecursionError):
-        whole = False
-    if not whole:
+        content = read_json(folder / MANIFEST, "read_manifest", "a manifest")
+    except ValueError:
+        content = {}
+    if content.pop(SEAL, None) != _of_json(content):
         raise ValueError(f"{MANIFEST} is not as it was saved")
-    require(content.get("format") == FORMAT, "read_manifest", f"the format of {MANIFEST}", repr(FORMAT), content.get("format"))
+    if not fits(content, FORM) or content["format"] != FORMAT:
+        raise ValueError(f"{MANIFEST} is none of {FORMAT}, but {brief(content.get('format'))}")
     return content
 
 

@@ -1,5 +1,6 @@
 """Tiny files of every kind that the package reads, each with what reads it and uses what it has read."""
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -7,15 +8,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import torch
 from models import build
 from mutations import altered, damaged, retensored, text_of
+from peft import LoraConfig
 from safetensors.torch import save
 from tiny_task import save_model, tokenizer
 
 import clm_kernels as clm
 from clm_kernels.extension import Extension, NewToken
+from clm_kernels.finetune import manifest
+from clm_kernels.finetune.artifacts import ADAPTER, ADAPTER_CONFIG
+from clm_kernels.finetune.checkpoints import usable_checkpoint
+from clm_kernels.finetune.circumstances import check_circumstances
+from clm_kernels.finetune.examples import read_examples
+from clm_kernels.finetune.lora import Adapter, adapt
+from clm_kernels.finetune.models import load as load_model
 from clm_kernels.finetune.outputs import recorded_config
+from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.words.table import ActiveWords, WordEnergy
 from clm_kernels.fingerprint import checksum, fingerprint
 from clm_kernels.models.attention import bidirectional_layers
@@ -152,6 +164,92 @@ def folder_subject(folder: Path, share) -> Subject:
     return Subject(write, read, share)
 
 
+def manifest_subject(folder: Path, share) -> Subject:
+    """A checkpoint whose manifest was altered by somebody who seals it again, or not."""
+    checkpoint = folder / "checkpoint-3"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "optimizer.pt").write_bytes(b"moments")
+    versions = {"torch": "2", "threads": "1"}
+    run = {"model": {"weights": "a", "config.json": "b"}, "tokens": {"train": "c"}, "processes": 1, "versions": versions}
+    manifest.seal(checkpoint, step=3, best=3, run=run)
+    content = json.loads((checkpoint / manifest.MANIFEST).read_text())
+
+    def write(draw, _: Path) -> Path:
+        told = altered(draw, content) if draw else content
+        if isinstance(told, dict) and (draw is None or draw.random() < 0.8):
+            told.pop(manifest.SEAL, None)
+            told[manifest.SEAL] = manifest._of_json(told)
+        data = json.dumps(told).encode() if draw is None else text_of(draw, told).encode(errors="replace")
+        (checkpoint / manifest.MANIFEST).write_bytes(damaged(draw, data) if draw and draw.random() < 0.1 else data)
+        return folder
+
+    def read(path: Path) -> None:
+        found, wrong = usable_checkpoint(path, [], lambda line: None)
+        if found is None:
+            raise ValueError(f"usable_checkpoint: {wrong}")
+        check_circumstances(manifest.read_manifest(found)["run"], run, lambda line: None)
+
+    return Subject(write, read, share)
+
+
+def adapter_subject(folder: Path, share) -> Subject:
+    """What the method lora leaves, its config or its tensors altered."""
+    base, made = folder / "base", folder / "run"
+    save_model(base)
+    made.mkdir()
+    loaded = load_model(str(base), TASKS["sequence"], ["a", "b"], "mean", "float32", "", "{text}", "none")
+    with adapt(loaded.model, loaded.head, LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)):
+        Adapter.of(loaded, ["a", "b"], clm.Recipe("sequence", str(base), 9, "mean", dtype="float32")).save(made)
+    config = json.loads((made / ADAPTER_CONFIG).read_text())
+    tensors, metadata = read_tensors(made / ADAPTER, "made")
+    metadata.pop("checksum", None)
+
+    def write(draw, _: Path) -> Path:
+        (made / ADAPTER_CONFIG).write_text(json.dumps(config))
+        (made / ADAPTER).write_bytes(signed(None, tensors, metadata))
+        if draw and draw.random() < 0.5:
+            (made / ADAPTER_CONFIG).write_bytes(text_of(draw, altered(draw, config)).encode(errors="replace"))
+        elif draw:
+            (made / ADAPTER).write_bytes(signed(draw, tensors, metadata))
+        return made
+
+    def read(path: Path) -> None:
+        before = state(loaded.model)
+        try:
+            Adapter.load(path).apply(loaded).restore()
+        finally:
+            assert state(loaded.model) == before, "an adapter has left something behind"
+
+    return Subject(write, read, share)
+
+
+def table_subject(share) -> Subject:
+    """Texts with labels, in each format of tables."""
+    rows = [{"text": "my refund", "label": "a"}, {"text": 'of "two" lines', "label": "b"}]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    parquet = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(columns), parquet)
+    contents = {
+        "data.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
+        "data.csv": b'text,label\n"my ""refund""",a\n"of two\nlines",b\n',
+        "data.tsv": b"text\tlabel\nmy refund\ta\n",
+        "data.parquet": parquet.getvalue(),
+    }
+
+    def write(draw, folder: Path) -> Path:
+        name = draw.choice(sorted(contents)) if draw else "data.parquet"
+        data = contents[name]
+        if draw and name == "data.jsonl" and draw.random() < 0.6:
+            data = text_of(draw, altered(draw, rows[0])).encode(errors="replace")
+        (folder / name).write_bytes(damaged(draw, data) if draw else data)
+        return folder / name
+
+    def read(path: Path) -> None:
+        list(read_examples(str(path), TASKS["sequence"], clm.TrainConfig(model="", train="", output="").data))
+
+    return Subject(write, read, share)
+
+
 def subjects(folder: Path) -> dict[str, Subject]:
     """All of them; `folder` is where checkpoints are kept."""
     bert, llama = build(**SMALL), build("llama", **SMALL, num_key_value_heads=1, head_dim=4)
@@ -185,14 +283,17 @@ def subjects(folder: Path) -> dict[str, Subject]:
 
     plain = {name: value for name, value in asdict(groups).items() if name != "_runs"}
     return {
-        "delta": tensors_subject(delta_reader([bert, llama]), 0.4, *deltas),
+        "delta": tensors_subject(delta_reader([bert, llama]), 0.3, *deltas),
         "selection": tensors_subject(read_selection, 0.2, selection.to_tensors()),
         "tensors": tensors_subject(lambda path: read_tensors(path, "read"), 0.1, ({"a": torch.ones(2, 3)}, {"format": "f"})),
         "token groups": json_subject("groups.json", plain, read_groups, 0.08),
         "recipe": json_subject("recipe.json", asdict(recipe), read_recipe, 0.08),
         "run.json": json_subject("run.json", {"config": config, "data": {}}, lambda path: recorded_config(path.parent), 0.06),
         "active words": json_subject("words.json", {"format": "clm_kernels.active_tokens/1", **asdict(words)}, read_words, 0.06),
-        "checkpoint": folder_subject(folder / "checkpoint", 0.02),
+        "model folder": folder_subject(folder / "checkpoint", 0.02),
+        "manifest": manifest_subject(folder / "manifest", 0.04),
+        "adapter": adapter_subject(folder / "adapter", 0.02),
+        "table": table_subject(0.06),
     }
 
 

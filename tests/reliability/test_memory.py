@@ -17,7 +17,7 @@ from clm_kernels.finetune import train
 from clm_kernels.finetune.spooling import spooled
 from clm_kernels.finetune.tasks import TASKS
 
-FEW, MANY = 1_000, 60_000
+FEW, MANY = 1_000, 30_000
 PROMISED = 300e6 / 1e6  # bytes for each further text
 SLACK = 12e6  # what a process may take for other reasons: pools of threads and of allocators
 
