@@ -200,10 +200,10 @@ class TrainConfig:
     Args:
         data, selecting, lora, training, run: the parts.
         options: fields of any part by their own names; they stand before those of a part that is given too.
-        given: names of options that were given before, for `replace`.
+        given: names of options that were given before, for `replace`; without it, all of the parts that are given.
 
     Attributes:
-        given: names of all options that were given by name, those equal to a default too.
+        given: names of all options that were given, by name or in a part, those equal to a default too.
 
     Raises:
         TypeError: for an option that there is not.
@@ -224,13 +224,15 @@ class TrainConfig:
         lora: LoRA | None = None,
         training: Training | None = None,
         run: Run | None = None,
-        given: Iterable[str] = (),
+        given: Iterable[str] | None = None,
         **options: Any,
     ):
         if unknown := options.keys() - OPTIONS.keys():
             raise TypeError(f"TrainConfig: options must be among {', '.join(OPTIONS)}, got {min(unknown)!r}")
-        object.__setattr__(self, "given", frozenset({*given, *options}))
         parts = {"data": data, "selecting": selecting, "lora": lora, "training": training, "run": run}
+        if given is None:
+            given = (name for name, part in OPTIONS.items() if parts[part] is not None)
+        object.__setattr__(self, "given", frozenset({*given, *options}))
         for part, known in PARTS.items():
             own = {name: value for name, value in options.items() if OPTIONS[name] == part}
             object.__setattr__(self, part, replace(parts[part] or known(), **own))

@@ -110,6 +110,7 @@ def test_a_change_is_refused_in_one_line(here, change):
         {"seed": 7},
         {"learning_rate": None},
         {"training": Training(epochs=3, batch_size=16)},
+        {"training": Training(epochs=TrainConfig().training.epochs)},
     ],
     ids=str,
 )
