@@ -1,6 +1,6 @@
 """Whole training runs beside each other: seconds, FLOPs, memory and score. ``python -m benchmarks.training``.
 
-One run at a time with all cores; the methods take turns, seed by seed, on the same texts, batches and schedule. Learning rates are those
+One run at a time, with as many threads as torch takes; the methods take turns, seed by seed, on the same texts, batches and schedule. Learning rates are those
 that the comparison of tasks has tuned for all-MiniLM-L6-v2 (`benchmarks.tasks`); LoRA of rank 32 takes those of rank 8. Runs are kept as they end, and a second call goes on.
 """
 
@@ -167,8 +167,10 @@ def _count(seeds: int) -> str:
 
 
 def _machine(found: dict[str, dict[str, list[Result]]]) -> str:
-    made_on = next(iter(found.values()))["full"][0]["made_on"]
-    return f"{made_on['platform']}, torch {made_on['torch']}"
+    runs = [run for task in found.values() for own in task.values() for run in own]
+    threads = " or ".join(map(str, sorted({run["threads"] for run in runs})))  # the same for all methods of a seed
+    made_on = runs[0]["made_on"]
+    return f"{made_on['platform']}, {threads} threads, torch {made_on['torch']}"
 
 
 if __name__ == "__main__":
