@@ -251,6 +251,10 @@ class TrainConfig:
         """All fields of all parts by name, as they are recorded."""
         return {name: value for part in PARTS for name, value in asdict(getattr(self, part)).items()}
 
+    def portable(self) -> dict[str, Any]:
+        """As `options`, of files and folders the names alone: for what leaves the machine."""
+        return {name: os.path.basename(value) if name in PATHS else value for name, value in self.options().items()}
+
     def absolute(self) -> TrainConfig:
         """The same with absolute paths, as it is recorded."""
         given = self.options()
