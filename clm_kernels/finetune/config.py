@@ -17,6 +17,7 @@ from ..energy import energies
 from ..errors import require
 from ..options import check_choices, check_counts, option
 from ..selecting.config import Select
+from .effects import idle
 from .names import METHODS, TASKS
 from .templates import TEXT, check_template
 
@@ -186,6 +187,7 @@ class Run:
 
 
 PARTS: dict[str, type] = {"data": Data, "selecting": Select, "lora": LoRA, "training": Training, "run": Run}
+DEFAULTS = {spec.name: spec.default for known in PARTS.values() for spec in fields(known)}
 OPTIONS = {spec.name: part for part, known in PARTS.items() for spec in fields(known)}  # option -> the part that it stands in
 
 
@@ -200,7 +202,7 @@ class TrainConfig:
     Args:
         data, selecting, lora, training, run: the parts.
         options: fields of any part by their own names; they stand before those of a part that is given too.
-        given: names of options that were given before, for `replace`.
+        given: names of options that were given before, by `replace`, whose options set those back that they leave without effect.
 
     Attributes:
         given: names of all options that were given by name, those equal to a default too.
@@ -224,16 +226,24 @@ class TrainConfig:
         lora: LoRA | None = None,
         training: Training | None = None,
         run: Run | None = None,
-        given: Iterable[str] = (),
+        given: Iterable[str] | None = None,
         **options: Any,
     ):
         if unknown := options.keys() - OPTIONS.keys():
             raise TypeError(f"TrainConfig: options must be among {', '.join(OPTIONS)}, got {min(unknown)!r}")
-        object.__setattr__(self, "given", frozenset({*given, *options}))
         parts = {"data": data, "selecting": selecting, "lora": lora, "training": training, "run": run}
+        object.__setattr__(self, "given", frozenset({*(given or ()), *options}))
         for part, known in PARTS.items():
             own = {name: value for name, value in options.items() if OPTIONS[name] == part}
             object.__setattr__(self, part, replace(parts[part] or known(), **own))
+        if given is not None:
+            self._set_back({name for name, _ in idle(self.options())} - options.keys())
+
+    def _set_back(self, names: set[str]) -> None:
+        object.__setattr__(self, "given", self.given - names)
+        for part in PARTS:
+            own = {name: DEFAULTS[name] for name in names if OPTIONS[name] == part}
+            object.__setattr__(self, part, replace(getattr(self, part), **own))
 
     def check(self, required: tuple[str, ...] = REQUIRED) -> None:
         """Raises ValueError, one line, for the first field that cannot be right, whatever the method."""
@@ -242,6 +252,8 @@ class TrainConfig:
             require(bool(options[name]), "train", name, "given", "nothing")
         for part in PARTS:
             getattr(self, part).check()
+        for name, reason in idle(options):
+            require(options[name] == DEFAULTS[name], "train", name, f"left out {reason}", repr(options[name]))
 
     def replace(self, **options: Any) -> TrainConfig:
         """The same with other options, or other parts."""

@@ -90,6 +90,8 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
         Interrupted: a KeyboardInterrupt, after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint to resume from.
     """
     check(config, ("output",) if config.run.resume else REQUIRED)
+    half = config.training.precision == "fp16" and not torch.accelerator.is_available()
+    require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
     say = say if is_main() else say_nothing

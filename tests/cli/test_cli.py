@@ -276,7 +276,7 @@ def test_a_base_that_has_moved(model, tmp_path):
     import shutil
 
     moved = shutil.copytree(model, tmp_path / "moved")
-    options = [*data_options(tmp_path), "--output", tmp_path / "out", *FAST, "--method", "head"]
+    options = [*data_options(tmp_path), "--output", tmp_path / "out", *FAST[:4], "--method", "head"]
     assert run("train", "--model", moved, *options).exit_code == 0
     shutil.rmtree(moved)
     assert_refused(run("predict", "--model", tmp_path / "out", input="x"), "the base model must be where it was", "moved")
