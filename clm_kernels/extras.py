@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parent.parent  # holds setup.py in a source tree
 EXTRAS = {  # package, as it is imported -> the extra that brings it
     "accelerate": "train",
     "datasets": "train",
@@ -31,6 +33,12 @@ class NotInstalled(ImportError, RuntimeError):
 def install(package: str) -> str:
     """The command that installs an optional package."""
     return f'pip install "clm-kernels[{EXTRAS[package]}]"'
+
+
+def install_here(package: str) -> str:
+    """The same for this very installation, which may be a source tree that no index has."""
+    source = (ROOT / "setup.py").is_file()
+    return f'pip install -e "{ROOT}[{EXTRAS[package]}]"' if source else install(package)
 
 
 def needs(module: str, function: str) -> Any:

@@ -22,7 +22,7 @@ class Recipe:
 
     Attributes:
         task: ``"sequence"``, ``"token"`` or what else was learnt, or nothing.
-        model: directory or name of the base model.
+        model: name of the base model's directory, or on the hub.
         max_length: tokens after which a text is cut off; None for as many as the model takes.
         pooling: what a text classifier's head reads, as `set_pooling` takes it.
         bidirectional: the layers that attend to both sides: the first, and one past the last; None for none.

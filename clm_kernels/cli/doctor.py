@@ -14,7 +14,7 @@ import typer
 from rich.table import Table
 
 from .._version import __version__
-from ..extras import install
+from ..extras import install_here
 from .console import Console
 from .errors import OTHER
 from .holes import holes
@@ -75,7 +75,7 @@ def doctor() -> None:
     useful = [name for name in MODULES if DEVICES[name] in (None, *active)]
     missing = [(name, COSTS.get(name, ""), reason) for name in useful if (reason := why_not(name))]
     absent = [package for package in OPTIONAL if importlib.util.find_spec(package) is None]
-    missing += [(package, OPTIONAL[package], install(package)) for package in absent]
+    missing += [(package, OPTIONAL[package], install_here(package)) for package in absent]
     for name, cost, remedy in missing:
         console.print(f"[bold yellow]missing[/] {name}: {cost}", highlight=False)
         console.print(f"  to mend it: {remedy}", markup=False, highlight=False)

@@ -15,6 +15,7 @@ from ..errors import require
 from ..extras import needs
 from ..finetune.config import TrainConfig
 from .console import Console, escaped
+from .errors import stderr
 from .estimate import PREPARING
 from .options import config_options
 from .quiet import quiet
@@ -36,7 +37,7 @@ def profile(
     import torch
 
     from ..finetune.models import check_directory
-    from ..measure.bench.machine import provenance
+    from ..measure.bench.machine import busy, provenance
     from ..measure.profiling import picture
     from ..measure.profiling.steps import measure
     from ..measure.subject import beside, resolved
@@ -56,6 +57,8 @@ def profile(
     if output is not None:
         needs("matplotlib.figure", "profile")
         output.mkdir(parents=True, exist_ok=True)
+    if others := busy(device):
+        stderr.print(f"[bold yellow]warning:[/] {others}: times may be too long", highlight=False)
     reports = {}
     for name, each in track(compared.items(), "profiling", transient=True):
         trace = output and output / f"trace-{name}.json.gz"

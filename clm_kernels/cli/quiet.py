@@ -8,6 +8,8 @@ import warnings
 
 
 def quiet() -> None:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read once, when torch is imported
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -16,6 +18,5 @@ def quiet() -> None:
         import datasets
 
         datasets.disable_progress_bars()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     warnings.filterwarnings("ignore", message="Glyph .* missing")  # a picture has boxes there
     warnings.filterwarnings("ignore", module="transformers|torch.utils.data|accelerate")

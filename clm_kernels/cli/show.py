@@ -12,12 +12,17 @@ from ..models.roles import by_number
 from ..selecting.overview import Line, Overview
 
 
-def selection(lines: Iterable[dict[str, Any]]) -> Table:
-    """What is selected by layer and weight, and how much of the sensitivity that holds; `lines` as in the report."""
+def selection(lines: Iterable[dict[str, Any]], by_chance: bool = False) -> Table | str:
+    """What is selected by layer and weight, and how much of the sensitivity that holds; `lines` as in the report.
+
+    Of what was drawn by chance a table would say nothing: a line is given in its place.
+    """
     chosen = Overview(Line(**line) for line in lines)
-    count, weights = sum(line.selected_entries for line in chosen), sum(line.selected_entries > 0 for line in chosen)
-    kinds = " and ".join(dict.fromkeys(line.kind for line in chosen if line.kind))
-    title = f"selected: {count:,} entries of {weights} weights" + (f", by {kinds}" if kinds else "")
+    taken = [line for line in chosen if line.selected_entries]
+    count, kinds = sum(line.selected_entries for line in taken), " and ".join(dict.fromkeys(line.kind for line in taken))
+    title = f"selected: {count:,} entries of {len(taken)} weights" + (f", by {kinds}" if kinds else "")
+    if by_chance:
+        return f"{title}, drawn by chance ({count / max(1, sum(line.entries for line in taken)):.1%})"
     table = Table(title=title, caption=chosen.hold or None, box=box.SIMPLE_HEAD, padding=0)  # for 80 columns
     header, *rows = chosen.table(brackets=False)
     for heading in header:

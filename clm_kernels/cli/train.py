@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> None:
         return
     console = Console()
     if report.selection:
-        console.print(show.selection(report.selection))
+        console.print(show.selection(report.selection, config.selecting.by_chance))
     console.print(show.scores(report))
     if report.active:
         console.print(show.active(report.active))
@@ -77,7 +77,7 @@ def select(
     from . import show
 
     selection, lines = choose_selection(config)
-    Console().print(show.selection(line._asdict() for line in lines))
+    Console().print(show.selection((line._asdict() for line in lines), config.selecting.by_chance))
     if wanted:
         selection.save(output)
         print(f"saved: {visible(str(output))}")

@@ -29,7 +29,7 @@ from .judging.ranking import Predicted, Ranking
 from .lora import Adapter, fold
 from .methods import METHODS
 from .models import Loaded, check_directory, load, longest
-from .outputs import write_folder
+from .outputs import base_of, columns_of, recorded_columns, write_folder
 from .split import Split
 from .tasks import TASKS, Task
 from .templates import template_of
@@ -46,6 +46,7 @@ class Classifier:
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
         cut: how many texts (sequence) or words (token) have been cut off so far.
+        columns: of the training data, by `TrainConfig`'s names (``text_column`` …), where a run has recorded them.
         calibration: the temperature of its probabilities, and what validation tells of rejecting labels.
     """
 
@@ -54,7 +55,7 @@ class Classifier:
         self.model: Any = model.eval()
         self.model.to(device)
         self.tokenizer, self.task, self._task, self.max_length = tokenizer, task.name, task, max_length
-        self.template, self.cut = template_of(model.config), 0
+        self.template, self.cut, self.columns = template_of(model.config), 0, dict[str, str]()
         self.label_names, self.calibration = label_names(model), calibration_of(model.config)
 
     @classmethod
@@ -75,7 +76,7 @@ class Classifier:
         left = (Path(model) / method.leaves for method in METHODS.values() if not method.whole_checkpoint)
         if own := next((path for path in left if path.is_file()), None):
             read = _read(own)
-            base = read.recipe.model
+            base = base_of(Path(model)) or read.recipe.model
             expected = f"where it was, {base!r} (else give model and delta)"
             require(Path(base).is_dir(), "Classifier.load", "the base model", expected, "gone")
             return cls._from_delta(read, base, tokenizer=model)
@@ -100,7 +101,9 @@ class Classifier:
             delta.merge(loaded.model)
         setattr(loaded.model.config, CONFIG_KEY, recipe.details.get(DETAIL))  # in place of the base's own
         limit = recipe.max_length or longest(loaded, loaded.tokenizer.model_max_length)
-        return cls(loaded.model, loaded.tokenizer, task, limit)
+        classifier = cls(loaded.model, loaded.tokenizer, task, limit)
+        classifier.columns = recorded_columns(recipe.details.get("config"))
+        return classifier
 
     @classmethod
     def _from_checkpoint(cls, folder: str | Path) -> Classifier:
@@ -122,7 +125,9 @@ class Classifier:
         loaded = load(folder, task, labels, pooling, template=template_of(config))
         missing = listed(loaded.missing, 3)
         require(not missing, "Classifier.load", "model", "a whole checkpoint", f"{str(folder)!r} without {missing}")
-        return cls(loaded.model, loaded.tokenizer, task, longest(loaded, loaded.tokenizer.model_max_length))
+        classifier = cls(loaded.model, loaded.tokenizer, task, longest(loaded, loaded.tokenizer.model_max_length))
+        classifier.columns = columns_of(Path(folder))
+        return classifier
 
     @overload
     def predict(self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None) -> Predicted: ...

@@ -17,6 +17,7 @@ from ..energy import energies
 from ..errors import require
 from ..options import check_choices, check_counts, option
 from ..selecting.config import Select
+from .effects import idle
 from .names import METHODS, TASKS
 from .templates import TEXT, check_template
 
@@ -186,6 +187,7 @@ class Run:
 
 
 PARTS: dict[str, type] = {"data": Data, "selecting": Select, "lora": LoRA, "training": Training, "run": Run}
+DEFAULTS = {spec.name: spec.default for known in PARTS.values() for spec in fields(known)}
 OPTIONS = {spec.name: part for part, known in PARTS.items() for spec in fields(known)}  # option -> the part that it stands in
 
 
@@ -200,7 +202,8 @@ class TrainConfig:
     Args:
         data, selecting, lora, training, run: the parts.
         options: fields of any part by their own names; they stand before those of a part that is given too.
-        given: names of options that were given before, for `replace`; without it, all of the parts that are given.
+        given: names of options that were given before, by `replace`, whose options set those back that they leave without effect;
+            without it, all of the parts that are given.
 
     Attributes:
         given: names of all options that were given, by name or in a part, those equal to a default too.
@@ -230,12 +233,21 @@ class TrainConfig:
         if unknown := options.keys() - OPTIONS.keys():
             raise TypeError(f"TrainConfig: options must be among {', '.join(OPTIONS)}, got {min(unknown)!r}")
         parts = {"data": data, "selecting": selecting, "lora": lora, "training": training, "run": run}
+        known_before = given is not None
         if given is None:
             given = (name for name, part in OPTIONS.items() if parts[part] is not None)
         object.__setattr__(self, "given", frozenset({*given, *options}))
         for part, known in PARTS.items():
             own = {name: value for name, value in options.items() if OPTIONS[name] == part}
             object.__setattr__(self, part, replace(parts[part] or known(), **own))
+        if known_before:
+            self._set_back({name for name, _ in idle(self.options())} - options.keys())
+
+    def _set_back(self, names: set[str]) -> None:
+        object.__setattr__(self, "given", self.given - names)
+        for part in PARTS:
+            own = {name: DEFAULTS[name] for name in names if OPTIONS[name] == part}
+            object.__setattr__(self, part, replace(getattr(self, part), **own))
 
     def check(self, required: tuple[str, ...] = REQUIRED) -> None:
         """Raises ValueError, one line, for the first field that cannot be right, whatever the method."""
@@ -244,6 +256,8 @@ class TrainConfig:
             require(bool(options[name]), "train", name, "given", "nothing")
         for part in PARTS:
             getattr(self, part).check()
+        for name, reason in idle(options):
+            require(options[name] == DEFAULTS[name], "train", name, f"left out {reason}", repr(options[name]))
 
     def replace(self, **options: Any) -> TrainConfig:
         """The same with other options, or other parts."""
@@ -252,6 +266,10 @@ class TrainConfig:
     def options(self) -> dict[str, Any]:
         """All fields of all parts by name, as they are recorded."""
         return {name: value for part in PARTS for name, value in asdict(getattr(self, part)).items()}
+
+    def portable(self) -> dict[str, Any]:
+        """As `options`, of files and folders the names alone: for what leaves the machine."""
+        return {name: os.path.basename(value) if name in PATHS else value for name, value in self.options().items()}
 
     def absolute(self) -> TrainConfig:
         """The same with absolute paths, as it is recorded."""

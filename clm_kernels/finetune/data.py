@@ -83,7 +83,8 @@ def find_task(data: Data) -> Task:
     several = f"{' or '.join(TASKS)}, for the data has columns for {'both' if len(TASKS) == 2 else 'several'}"
     require(len(found) <= 1, "load_data", "task", several, "auto")
     wanted = " or ".join(f"{a!r} and {b!r}" for a, b in columns.values())
-    require(bool(found), "load_data", data.train, f"a table with columns {wanted}", listed(row))
+    named = "(--text-column, --label-column, --tokens-column and --tags-column name others)"
+    require(bool(found), "load_data", data.train, f"a table with columns {wanted} {named}", listed(row))
     return TASKS[found[0]]
 
 

@@ -45,7 +45,7 @@ def read_examples(
     for where, row in read_rows(path, unreadable):
         try:
             for name in wanted:
-                require(name in row, "read_split", f"{path}, {where}", f"a row with a column {name!r}", listed(row))
+                require(name in row, "read_split", f"{path}, {where}", f"a row with a column {name!r}{_named(name, data)}", listed(row))
             text, label = task.read(row, columns, f"{path}, {where}: ", labelled)
         except ValueError as error:
             if bad is None:
@@ -53,6 +53,12 @@ def read_examples(
             bad(BadRow(where, _kind(row, task, columns, wanted), str(error)))
         else:
             yield where, text, label
+
+
+def _named(column: str, data: Data) -> str:
+    """Which option names another column."""
+    option = next((name for name, value in vars(data).items() if name.endswith("_column") and value == column), "")
+    return f" (--{option.replace('_', '-')} names another)" if option else ""
 
 
 def _kind(row: dict[str, Any], task: Task, columns: tuple[str, str], wanted: tuple[str, ...]) -> str:

@@ -163,4 +163,15 @@ def check_directory(function: str, path: str | Path) -> None:
 
 def longest(loaded: Loaded, max_length: int) -> int:
     """`max_length`, or what the model and its tokenizer can take at most if that is less."""
-    return min(max_length, loaded.tokenizer.model_max_length, *position_limits(loaded.model))
+    return min(_limits(loaded, max_length).values())
+
+
+def limited_by(loaded: Loaded, max_length: int) -> str:
+    """What makes `longest` no longer; of equal limits the one that is the hardest to change."""
+    limits = _limits(loaded, max_length)
+    return min(limits, key=lambda name: limits[name])
+
+
+def _limits(loaded: Loaded, max_length: int) -> dict[str, int]:
+    positions = {"the number of the model's positions": min(found)} if (found := position_limits(loaded.model)) else {}
+    return positions | {"the tokenizer's model_max_length": loaded.tokenizer.model_max_length, "max_length": max_length}

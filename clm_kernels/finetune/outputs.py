@@ -49,6 +49,7 @@ WRITING = ".writing-"  # how a folder begins that is moved over when all is in i
 DRAWN = "?" * 8  # what tempfile adds to a name
 HALF = tuple(f".{name[:32]}.{DRAWN}" for name in (*OURS, OWNER))  # what stays of a write that was killed
 BESIDE = (RUN, SELECTION, SCORES)  # what a run writes once, and reads again to go on
+COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 FREE = ("resume", "overwrite", "output", "keep_checkpoints")  # options that may be others when a run goes on
 
@@ -185,6 +186,24 @@ def recorded_config(output: Path) -> TrainConfig:
     expected = f"the record of a run, with options as they are named and typed in version {__version__}"
     require(unknown is None, "recorded_config", repr(str(output / RUN)), expected, f"another {strangers.brief(unknown)}")
     return TrainConfig(**options)
+
+
+def base_of(folder: Path) -> str:
+    """Where the base model of the run in a folder was; empty where there was no run."""
+    options = read_json(folder / RUN).get("config") if (folder / RUN).is_file() else None
+    base = options.get("model") if isinstance(options, dict) else None
+    return base if isinstance(base, str) else ""
+
+
+def recorded_columns(options: Any) -> dict[str, str]:
+    """The columns of the training data in a run's recorded options, by `TrainConfig`'s names."""
+    named = options if isinstance(options, dict) else {}
+    return {name: named[name] for name in COLUMNS if isinstance(named.get(name), str)}
+
+
+def columns_of(folder: Path) -> dict[str, str]:
+    """`recorded_columns` of the run in a folder; none where there was no run."""
+    return recorded_columns(read_json(folder / RUN).get("config")) if (folder / RUN).is_file() else {}
 
 
 def _is_option(name: str, value: Any) -> bool:

@@ -42,7 +42,7 @@ from .locks import locked
 from .manifest import read_manifest
 from .merging import merge_tokens
 from .methods import Method, Prepared, check, method_of, resolved
-from .models import Loaded, load_base, longest, pooling_for
+from .models import Loaded, limited_by, load_base, longest, pooling_for
 from .outputs import advice_when_a_disk_is_full, beside, check_output, is_main, run_folder, write_folder
 from .pacing import Pace
 from .packed import Packed
@@ -90,6 +90,8 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
         Interrupted: a KeyboardInterrupt, after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint to resume from.
     """
     check(config, ("output",) if config.run.resume else REQUIRED)
+    half = config.training.precision == "fp16" and not torch.accelerator.is_available()
+    require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
     say = say if is_main() else say_nothing
@@ -189,7 +191,7 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     require(not halved, "train", "dtype", named, repr(config.data.dtype))
     splits = _encoded(config, corpus, loaded, tuple(corpus.splits))
     limit = longest(loaded, config.data.max_length)
-    _say_cuts(splits, corpus.task, limit, say)
+    _say_cuts(splits, corpus.task, limit, limited_by(loaded, config.data.max_length), say)
     best = corpus.task.best_by(corpus.label_names, config.training.best_by)
     args = arguments(config.training, config.run, best)
     found = circumstances(loaded, Path(config.data.model), splits, args.device)
@@ -357,10 +359,10 @@ def _save(run: Begun, prepared: Prepared, report: Report) -> None:
     """The result, whole or not at all, and the report last."""
     data, method, model, output = run.config.data, run.method, run.loaded.model, run.output
     run.loaded.tokenizer.model_max_length = run.limit
-    details = {"config": report.config, "best": report.best, "test": report.test, "made_on": report.made_on}
+    details = {"config": run.config.portable(), "best": report.best, "test": report.test, "made_on": report.made_on}
     details[DETAIL] = getattr(model.config, CONFIG_KEY)
     pooling = pooling_for(data, run.task)
-    told = Recipe(run.task.name, data.model, run.limit, pooling, template=data.template, details=details)
+    told = Recipe(run.task.name, Path(data.model).name, run.limit, pooling, template=data.template, details=details)
     recipe = recipe_of(model, told)
     write_folder(output, lambda folder: method.save(folder, prepared, run.loaded, report.labels, recipe))
     if (left := output / method.leaves).is_file():
@@ -376,8 +378,8 @@ def _say_data(corpus: Corpus, say: Say) -> None:
             say(line)
 
 
-def _say_cuts(splits: dict[str, Encoded], task: Task, limit: int, say: Say) -> None:
+def _say_cuts(splits: dict[str, Encoded], task: Task, limit: int, by: str, say: Say) -> None:
     for name, split in splits.items():
         if split.cut:
             counted = "; cut-off words count as missed" if task.per_token and name != "train" else ""
-            say(f"{name}: {split.cut:,} {task.unit} cut off at {limit} tokens{counted} (max_length sets the limit)")
+            say(f"{name}: {split.cut:,} {task.unit} cut off at {limit} tokens{counted} ({by} sets the limit)")

@@ -115,7 +115,17 @@ class EpochSampler(LengthGroupedSampler):
 
 
 class Bar(ProgressCallback):
-    """The Trainer's progress bar without its dump of every log."""
+    """The Trainer's progress bars without its dump of every log; none of them stays when it is done."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.leave = False
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        super().on_prediction_step(args, state, control, eval_dataloader, **kwargs)
+        if self.prediction_bar is not None:
+            self.prediction_bar.leave = False
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         pass

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 
 from ..errors import require
-from ..finetune.config import TrainConfig, Training
+from ..finetune.config import DEFAULTS, TrainConfig
+from ..finetune.effects import idle
 from ..finetune.methods import Prepared, check, method_of
 from ..finetune.tasks import TASKS, Task
 from ..models.folders import build_model
@@ -57,9 +58,9 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
 
 
 def beside(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """Another way to train, to compare with: the same options, and no energy or cost for a method that leaves no token out."""
+    """Another way to train, to compare with: the same options, without those that have no effect there."""
     other = config.replace(**changes)
-    return other if method_of(other).active_tokens else other.replace(energy=Training.energy, cost=None)
+    return other.replace(**{name: DEFAULTS[name] for name, _ in idle(other.options())})
 
 
 def build(model: PretrainedConfig, config: TrainConfig, device: torch.device | str) -> nn.Module:

@@ -89,4 +89,4 @@ def recipe_of(model: nn.Module, known: Recipe | None = None) -> Recipe:
 
 def _base_of(model: nn.Module) -> str:
     name = getattr(model, "name_or_path", "")
-    return str(Path(name).absolute()) if name and Path(name).is_dir() else str(name)
+    return Path(name).absolute().name if name and Path(name).is_dir() else str(name)

@@ -64,6 +64,11 @@ class Select:
         return bool(self.selection) or self.backward is not None or (self.select, self.per) != ("auto", "auto")
 
     @property
+    def by_chance(self) -> bool:
+        """Whether units are drawn, and nothing is scored."""
+        return not self.selection and self.resolved().select == "random"
+
+    @property
     def bounded(self) -> bool:
         """Whether it may leave lower layers frozen."""
         return self.layers != "all" or self.backward is not None or bool(self.selection)

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -172,28 +172,41 @@ def draw(lines: Overview, path: str | Path, title: str = "") -> None:
     Raises:
         NotInstalled: without matplotlib.
     """
+    figure(lines, title).savefig(path, dpi=120)
+
+
+def figure(lines: Overview, title: str = "") -> Any:
+    """The picture that `draw` writes; layers from the lowest up, as they stand on each other."""
     figure_class = needs("matplotlib.figure", "overview.draw").Figure
     layers, parts, cells = lines.grid()
-    figure = figure_class(figsize=(3.2 + 1.5 * len(parts), 2.0 + 0.36 * len(layers)), layout="constrained")
+    names = [part.removesuffix(".weight") for part in parts]
+    headings = [_short(name, names).replace(".", "\n") for name in names]
+    made = figure_class(figsize=(3.2 + 1.5 * max(4, len(parts)), 2.0 + 0.36 * len(layers)), layout="constrained")
     panels = {
         "entries selected, share of the weight": ("density", "{:.1%}"),
         "sensitivity, share of all (in brackets: selected of it)": ("sensitivity", "{:.1%} ({:.0%})"),
     }
-    for axes, (label, (what, form)) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+    for axes, (label, (what, form)) in zip(made.subplots(1, 2), panels.items(), strict=True):
         shown = {place: share for place, line in cells.items() if (share := getattr(line, what)) is not None}
         most = max(shown.values(), default=0) or 1
         shares = [[shown.get((layer, part), math.nan) for part in parts] for layer in layers]
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=most, aspect="auto", origin="lower")
+        image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=most, aspect="auto", origin="lower")
         for (layer, part), share in shown.items():
             axes.text(
                 parts.index(part), layers.index(layer), form.format(share, cells[layer, part].within),
-                color="white" if share > 0.6 * most else "#333333", ha="center", va="center", fontsize=7,
+                color=_ink(image.to_rgba(share)), ha="center", va="center", fontsize=7,
             )  # fmt: skip
-        axes.set_xticks(range(len(parts)), [part.replace(".", "\n") for part in parts], fontsize=7)
+        axes.set_xticks(range(len(parts)), headings, fontsize=8)
         axes.set_yticks(range(len(layers)), layers)
         axes.set_title(label, fontsize=9, loc="left")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-    figure.axes[0].set_ylabel("layer")
-    figure.suptitle(visible(title), x=0.01, ha="left", **DRAWN)
-    figure.savefig(path, dpi=120)
+        axes.set_ylabel("layer")
+    made.suptitle(visible(title), x=0.01, ha="left", **DRAWN)
+    return made
+
+
+def _ink(color: Any) -> str:
+    """Black or white, whatever is read better on a colour: by its relative luminance, as WCAG 2 has it."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3]]
+    return "black" if linear[0] * 0.2126 + linear[1] * 0.7152 + linear[2] * 0.0722 > 0.179 else "white"

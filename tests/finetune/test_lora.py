@@ -176,7 +176,7 @@ def test_peft_reads_it_with_the_same_outputs_and_export_needs_neither(family, tm
     config = TrainConfig(
         model=save_model(tmp_path / "model", family, pad_token_id=0), output=str(tmp_path / "o"), **write_data(tmp_path, count=16)
     )
-    train(replace(config, **FAST | {"epochs": 1, "pooling": "native"}, method="lora"), silent)
+    train(replace(config, **FAST | {"epochs": 1, "pooling": "native"}).replace(method="lora"), silent)
     classifier = Classifier.load(config.run.output)
     ours = logits(classifier.model, classifier)
     plain = AutoModelForSequenceClassification.from_pretrained(config.data.model, num_labels=3)
@@ -214,7 +214,7 @@ def test_an_adapter_of_the_former_format_is_read_as_before(adapted, tmp_path):
 
 def test_words_and_tags(tmp_path):
     config = TrainConfig(model=save_model(tmp_path / "model"), output=str(tmp_path / "o"), **write_data(tmp_path, sentences))
-    report = train(replace(config, **FAST, method="lora"), silent)
+    report = train(replace(config, **FAST).replace(method="lora"), silent)
     assert report.test["f1"] > 0.9
     classifier = Classifier.load(config.run.output)
     (prediction,) = classifier.predict([["Anna", "Smith", "lives", "in", "Rome"]])

@@ -13,7 +13,7 @@ FAMILIES = {
     "bert": tf.BertConfig(**SIZE, num_labels=5),
     "llama": tf.LlamaConfig(**SIZE, num_key_value_heads=2, num_labels=5, pad_token_id=0),
 }
-CONFIG = TrainConfig(batch_size=4, kind="groups", density=0.125, block=2, epochs=4)
+CONFIG = TrainConfig(batch_size=4, kind="groups", density=0.125, epochs=4)
 LENGTH = 24
 
 

@@ -18,6 +18,7 @@ import clm_kernels as clm
 from clm_kernels.cli import app
 from clm_kernels.finetune import TrainConfig
 from clm_kernels.finetune.methods import METHODS
+from clm_kernels.measure.bench.machine import busy
 from clm_kernels.measure.profiling import PHASES, Report, phases, picture, steps
 from clm_kernels.selecting.scores.sensitivity import eligible_weights
 from clm_kernels.selecting.units.control import random_selection
@@ -332,3 +333,18 @@ def test_without_matplotlib_the_command_says_so_before_it_measures(tiny, tmp_pat
         result.exit_code == 1
         and 'profile: the package matplotlib is needed: pip install "clm-kernels[pictures]"' in result.stderr
     )
+
+
+@pytest.mark.parametrize(("load", "warned"), [(0.2, False), (7.3, True)])
+def test_a_busy_machine_is_warned_of(monkeypatch, load, warned):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: torch.get_num_threads())
+    assert ("7.3 of" in busy()) is warned
+    assert busy("cuda") == ""
+
+
+def test_the_command_warns_before_it_measures(tiny, monkeypatch):
+    monkeypatch.setattr("clm_kernels.measure.bench.machine.busy", lambda device: "7.3 of 2 cores were taken")
+    monkeypatch.setattr("clm_kernels.measure.profiling.steps.measure", lambda *_, **__: 1 / 0)
+    result = _command("--model", tiny, "--device", "cpu")
+    assert "warning: 7.3 of 2 cores were taken: times may be too long" in result.stderr

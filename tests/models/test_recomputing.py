@@ -136,8 +136,8 @@ def test_a_run_ends_with_the_same_bits(base, tmp_path, method, monkeypatch):
     runs = []
     for checkpointing in (False, True):
         output = str(tmp_path / f"{checkpointing}")
-        config = replace(base, output=output, method=method, gradient_checkpointing=checkpointing, epochs=1, layers="upper half")
-        report = train(config, silent)
+        config = replace(base, layers="upper half").replace(method=method, gradient_checkpointing=checkpointing, epochs=1)
+        report = train(config.replace(output=output), silent)
         runs.append((report.best, report.test, output))
         assert len(asked) == checkpointing
     assert runs[0][:2] == runs[1][:2]

@@ -264,7 +264,7 @@ def test_a_resumed_run_replays_the_same_numbers(base, tmp_path, monkeypatch):
 
 
 def test_train_says_early_that_nothing_can_be_replayed(base, tmp_path):
-    for more in ({}, {"method": "full", "layers": "upper half"}):
+    for more in ({}, {"method": "full"}):
         with pytest.raises(ValueError, match=r"^train: replay must be left out unless layers, backward or a selection leave"):
             train(changed(base, replay=True, output=str(tmp_path / "o"), **more), silent)
     assert not (tmp_path / "o").exists()

@@ -53,3 +53,8 @@ def test_the_record_tells_the_options(release, name):
 def test_words_and_groups(release):
     assert ActiveWords.load(release / "tokens" / ACTIVE).by_label
     assert TokenGroups.load(release / "tokens" / GROUPS)
+
+
+@every_release
+def test_a_whole_checkpoint_knows_the_columns(release):
+    assert Classifier.load(release / "full").columns["text_column"] == "text"

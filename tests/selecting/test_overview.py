@@ -7,7 +7,7 @@ import torch
 from models import build
 
 import clm_kernels as clm
-from clm_kernels.selecting.overview import draw, overview
+from clm_kernels.selecting.overview import draw, figure, overview
 from clm_kernels.selecting.scores.sensitivity import eligible_weights
 from clm_kernels.selecting.units.finding import find_units
 from clm_kernels.selection import Entries, Selection
@@ -95,6 +95,15 @@ def test_what_has_no_scores_is_shown_without():
     assert plain.hold == "" and plain.table()[0][-1] == "entries" and "(" not in str(plain)
 
 
+def to_rgb(color):
+    return pytest.importorskip("matplotlib.colors").to_rgb(color)
+
+
+def luminance(color):
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in color[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 class TestPicture:
     @staticmethod
     def lines():
@@ -110,6 +119,17 @@ class TestPicture:
         draw(self.lines(), path, "half of the backward")
         begin = path.read_bytes()[:200]
         assert begin.startswith(b"\x89PNG") if suffix == "png" else b"<?xml" in begin
+
+    def test_every_number_is_read_on_its_colour(self):
+        pytest.importorskip("matplotlib")
+        made = figure(self.lines())
+        for axes in made.axes:
+            assert axes.get_ylabel() == "layer" and len(axes.get_yticklabels()) == 3
+            (image,) = axes.get_images()
+            for text in axes.texts:
+                column, row = map(int, text.get_position())
+                cell, ink = (luminance(rgb) for rgb in (image.to_rgba(image.get_array()[row, column]), to_rgb(text.get_color())))
+                assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) > 4.5  # what WCAG 2 asks for
 
     def test_needs_matplotlib(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

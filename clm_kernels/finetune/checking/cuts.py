@@ -15,9 +15,9 @@ def cut_off(seen: Seen) -> Iterator[Finding]:
             of, limit = len(part.lengths.rows), part.lengths.limit.tokens
             what = f"texts of {part.name} are cut off at {limit} tokens{_drawn(of, len(part))}"
             places = tuple(part.places(part.lengths.cut))
-            yield Finding(
-                f"cut-{part.name}", by_share(count, of), what, count, of, places, "raise `--max-length`, or shorten them"
-            )
+            by = part.lengths.limit.by
+            advice = f"{'raise `--max-length`, or ' if by == 'max_length' else ''}shorten them: {by} sets the limit"
+            yield Finding(f"cut-{part.name}", by_share(count, of), what, count, of, places, advice)
 
 
 def unknown_tokens(seen: Seen) -> Iterator[Finding]:

@@ -31,7 +31,7 @@ class Limit:
         import torch
 
         from ...models.folders import build_model, read_config
-        from ..models import Loaded, check_directory, load_tokenizer, longest
+        from ..models import Loaded, check_directory, limited_by, load_tokenizer, longest
 
         check_directory("check", data.model)
         try:
@@ -43,7 +43,8 @@ class Limit:
             message = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"check: model must be one with a tokenizer, {data.model!r} gave: {message}") from error
         self.task, self.template, self.tokenizer = task, data.template, tokenizer
-        self.tokens = longest(Loaded(model, tokenizer, [], []), data.max_length)
+        loaded = Loaded(model, tokenizer, [], [])
+        self.tokens, self.by = longest(loaded, data.max_length), limited_by(loaded, data.max_length)
 
 
 class Lengths:

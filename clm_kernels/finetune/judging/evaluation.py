@@ -17,7 +17,7 @@ from ..classifier import Classifier
 from ..config import Data
 from ..data import check_known, read_split
 from ..metrics import are_spans
-from ..outputs import read_json, recorded_config
+from ..outputs import read_json
 from ..split import Split
 from ..tasks import TASKS
 from .calibration import Bin, calibration_error, reliability, softmax
@@ -27,7 +27,6 @@ from .keeping import error_at
 from .logits import Judged, judged
 from .mislabels import Mislabel, likely_mislabels
 
-COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column")
 CONFUSED = 50  # pairs of labels that are kept
 
 
@@ -108,7 +107,7 @@ def judge(
     """What `evaluate` says and writes; nothing is written."""
     classifier = Classifier.load(model, delta)
     folder = Path(delta).parent if delta else Path(model)
-    split = _read(data, classifier, folder, columns or {})
+    split = _read(data, classifier, columns or {})
     found = _judged(classifier, split, batch_size)
     scores = scorers(found, TASKS[classifier.task].scores(classifier.label_names))
     probabilities = softmax(found.logits, classifier.calibration.temperature)
@@ -134,11 +133,10 @@ def _judged(classifier: Classifier, split: Split, batch_size: int) -> Judged:
     return judged(classifier.model, encoded, task, tokenizer, names, batch_size)
 
 
-def _read(data: str, classifier: Classifier, folder: Path, columns: dict[str, str]) -> Split:
+def _read(data: str, classifier: Classifier, columns: dict[str, str]) -> Split:
     """The labelled texts; columns that are not given are those that the run was trained on."""
-    trained = recorded_config(folder).data if (folder / RUN).is_file() else Data()
-    named: dict[str, Any] = {name: columns.get(name) or getattr(trained, name) for name in COLUMNS}
-    return read_split(data, TASKS[classifier.task], Data(**named))
+    given: dict[str, Any] = {name: column for name, column in columns.items() if column}
+    return read_split(data, TASKS[classifier.task], Data(**classifier.columns | given))
 
 
 def _classes(found: Judged) -> list[ClassScore]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -12,6 +13,7 @@ import torch
 from ..._version import __version__
 
 PACKAGES = ("torch", "triton", "transformers", "peft", "numpy")
+SPARE = 0.5  # cores' worth of load that a command's own start explains
 ROOT = Path(__file__).parent.parent.parent
 
 
@@ -29,6 +31,15 @@ def provenance(device: torch.device | str = "cpu") -> dict[str, object]:
         | ({"cuda": torch.version.cuda} if gpu else {}),
         "commit": (_git("describe", "--always") or f"version {__version__}") + ("-dirty" if changed else ""),
     }
+
+
+def busy(device: torch.device | str = "cpu") -> str:
+    """What else takes the processors now, in words; empty if the threads that torch uses here are free, or nobody can tell."""
+    if not hasattr(os, "getloadavg") or torch.device(device).type != "cpu":
+        return ""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    free = load + torch.get_num_threads() <= cores + SPARE
+    return "" if free else f"{load:.1f} of {cores} cores were taken in the last minute, and {torch.get_num_threads()} are needed"
 
 
 def _version(package: str) -> str | None:
