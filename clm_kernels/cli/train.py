@@ -24,15 +24,27 @@ SELECTING = (
 
 
 @config_options()
-def train(config: TrainConfig) -> None:
+def train(
+    config: TrainConfig,
+    run_file: Annotated[
+        str, typer.Option("--config", help="A run.yaml to do again; options beside it stand before it.", show_default=False)
+    ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option by its key in run.yaml, as training.epochs=3; may be repeated."
+        ),
+    ] = None,
+) -> None:
     """Fine-tune a model on a labelled file: columns text and label, or tokens and tags.
 
     The best checkpoint is chosen by validation; the test data is scored once, at the end.
 
-    Leaves a small delta (PEFT's adapter with --method lora, a whole checkpoint with --method full), the tokenizer and
-    report.json in the output folder.
+    Leaves a small delta (PEFT's adapter with --method lora, a whole checkpoint with --method full), the tokenizer,
+    report.json and run.yaml in the output folder.
     """
     quiet()
+    config = _as_asked(config, run_file, settings or [])
     from .. import finetune
     from ..finetune.outputs import is_main
     from . import show
@@ -51,6 +63,20 @@ def train(config: TrainConfig) -> None:
         console.print(show.active(report.active))
     console.print(show.summary(report))
     console.print(f"try it: clm-kernels predict --model {shlex.quote(config.run.output)} FILE", markup=False, soft_wrap=True)
+
+
+def _as_asked(config: TrainConfig, run_file: str, settings: list[str]) -> TrainConfig:
+    """The options of the file, before these the settings, before these the options of the command line."""
+    if not run_file and not settings:
+        return config
+    from ..finetune.keys import parse_settings
+    from ..finetune.outputs import is_main
+    from ..finetune.recipe import say_nothing, to_stderr
+    from ..finetune.run_file import read_run
+
+    said = {name: value for name, value in config.options().items() if name in config.given}
+    options = parse_settings(settings) | said
+    return read_run(run_file, to_stderr if is_main() else say_nothing, **options) if run_file else TrainConfig(**options)
 
 
 def _after_interruption(config: TrainConfig) -> str:
