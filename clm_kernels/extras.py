@@ -23,6 +23,7 @@ EXTRAS = {  # package, as it is imported -> the extra that brings it
     "transformers": "train",
     "triton": "triton",
     "typer": "cli",
+    "yaml": "train",  # with transformers
 }
 
 

@@ -17,7 +17,7 @@ ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS, *(ROOT / "benchmarks").glob("**/[A-Z]*.md")]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
-OF_CLI = [ROOT / "README.md", *(page for page in DOCS if page.stem in ("data", "methods", "decoders"))]
+OF_CLI = [ROOT / "README.md", *(page for page in DOCS if page.stem in ("data", "methods", "decoders", "training"))]
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -63,7 +63,8 @@ def test_the_readme_leads_to_every_page():
 def helped(*words: str) -> str:
     from clm_kernels.cli import app
 
-    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    all_of_them = "--help-all" if words == ("train",) else "--help"
+    shown = CliRunner().invoke(app, [*words, all_of_them], env={"COLUMNS": "200", "TERM": "dumb"})
     assert shown.exit_code == 0, shown.output
     return shown.output
 
@@ -106,7 +107,7 @@ def test_options_in_the_text_exist():
 
 def test_every_option_of_train_is_explained():
     text = "".join(prose(page) for page in OF_CLI) + "".join(shown_commands())
-    trained = {option for option in options("train") if not option.startswith("--no-")} - {"--help"}
+    trained = {option for option in options("train") if not option.startswith("--no-")} - {"--help", "--help-all", "--json", "--quiet"}
     assert sorted(o for o in trained if not re.search(rf"{o}(?![a-z-])|{o.replace('--', '--no-', 1)}(?![a-z-])", text)) == []
 
 

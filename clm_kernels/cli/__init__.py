@@ -10,6 +10,7 @@ import typer
 from .._version import __version__
 from . import bench, check, demo, doctor, estimate, evaluate, predict, profile, tokens, train
 from .errors import guarded, wanted
+from .telling import telling
 
 __all__ = ["app", "main"]
 
@@ -23,7 +24,7 @@ for command in (
     check.check, train.train, predict.predict, evaluate.evaluate, predict.export, train.select, tokens.tokens, doctor.doctor,
     demo.demo, bench.bench, profile.profile, estimate.estimate,
 ):  # fmt: skip
-    app.command()(guarded(command))
+    app.command()(guarded(telling(command)))
 
 
 def _version(asked: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.table import Table
@@ -9,11 +10,12 @@ from rich.table import Table
 from ..errors import require
 from ..extras import needs
 from .console import Console, escaped
+from .telling import Told
 
 SENTENCES = 14  # in the picture
 
 
-def show_active(run: Path, top: int, minimum: int, longest: int, picture: Path | None) -> None:
+def show_active(run: Path, top: int, minimum: int, longest: int, picture: Path | None) -> Told:
     """Prints the words that a run's active tokens were, and draws them and some sentences.
 
     Raises:
@@ -41,6 +43,7 @@ def show_active(run: Path, top: int, minimum: int, longest: int, picture: Path |
 
         draw(words, sentences(run, SENTENCES), picture, odds)
         console.print(f"drawn: {picture}", markup=False)
+    return Told(asdict(words) | {"z": odds}, "\n".join(f"{label}: {', '.join(best)}" for label, best in words.best().items()))
 
 
 def _table(words, odds: dict[str, dict[str, float]], top: int) -> Table:

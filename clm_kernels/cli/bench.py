@@ -11,6 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from .console import Console
+from .telling import Told
 
 
 def bench(
@@ -23,7 +24,7 @@ def bench(
         bool, typer.Option("--compile", help="hold it against torch.compile too, which takes some ten seconds a case")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="JSON file for the numbers")] = None,
-) -> None:
+) -> Told:
     """Time every op beside what torch has for it: checked first, caches flushed, in rotation, medians."""
     import torch
 
@@ -45,9 +46,13 @@ def bench(
     if not console.is_terminal:
         console.width = 140
     console.print(_table(rows, f"{shape}, {dtype}, {tokens} tokens, {place}: {machine.copy / 1e9:.0f} GB/s copied"))
+    content = {"machine": machine.described(place), "rows": rows}
     if output is not None:
-        output.write_text(json.dumps({"machine": machine.described(place), "rows": rows}, indent=1) + "\n")
+        output.write_text(json.dumps(content, indent=1) + "\n")
         console.print(f"saved: {output}", markup=False)
+    return Told(
+        content, "\n".join(f"{row['op']} {row['kind']} {row['implementation']} {row['microseconds']:.0f} µs" for row in rows)
+    )
 
 
 def _table(rows: list[dict], title: str) -> Table:

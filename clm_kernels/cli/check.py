@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from ..escaping import visible
 from ..finetune.config import TrainConfig
 from .console import Console
 from .options import config_options
+from .telling import Told
 
 READING = (
     "validation", "test", "model", "task", "text_column", "label_column", "tokens_column", "tags_column", "template", "max_length",
@@ -29,8 +29,7 @@ def check(
     train: Annotated[str, typer.Argument(help="Training data: .jsonl, .csv, .tsv or .parquet.", show_default=False)],
     rare: Annotated[int, typer.Option(min=1, help="Texts (or words) of a label in train below which it is called rare.")] = 5,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for a warning.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object, every label counted.")] = False,
-) -> None:
+) -> Told:
     """Say what is wrong with data, before anything is trained on it: rows that cannot be read, leaks, doubtful labels.
 
     Reads on where train stops, so that every bad row is counted. With --model, its tokenizer says how many texts are cut
@@ -48,26 +47,28 @@ def check(
     from ..finetune.checking.finding import worst
 
     checked = check_files(config.replace(train=train).data, rare)
-    if as_json:
-        print(json.dumps(checked.as_json(), indent=1))
-    else:
-        _print(checked)
+    _print(checked)
     severity = worst(checked.findings)
-    if severity == "error" or (strict and severity == "warning"):
-        raise typer.Exit(ERRORS if severity == "error" else WARNINGS)
+    bad = severity == "error" or (strict and severity == "warning")
+    code = (ERRORS if severity == "error" else WARNINGS) if bad else 0
+    return Told(checked.as_json(), _counted(checked), code)
 
 
 def _print(checked: Any) -> None:
-    from ..finetune.checking.finding import SEVERITIES
-
     console = Console(highlight=False)
     console.print(_parts(checked))
     console.print(_labels(checked))
     if checked.findings:
         console.print(_findings(checked))
+    console.print(_counted(checked))
+
+
+def _counted(checked: Any) -> str:
+    from ..finetune.checking.finding import SEVERITIES
+
     counts = {severity: sum(finding.severity == severity for finding in checked.findings) for severity in SEVERITIES}
     found = [f"{count} {severity}{'s' * (count > 1)}" for severity, count in counts.items() if count]
-    console.print(", ".join(found) or "nothing found")
+    return ", ".join(found) or "nothing found"
 
 
 def _parts(checked: Any) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -10,9 +11,10 @@ from rich.table import Table
 
 from .console import Console
 from .quiet import quiet
+from .telling import Told
 
 
-def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "clm-demo") -> None:
+def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "clm-demo") -> Told:
     """Fine-tune a real mini-encoder on text that ships with the package, and show what happened. Needs no network."""
     from ..demo import model_directory, run
 
@@ -28,6 +30,16 @@ def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "
         console.print(table)
     command = f'echo "my parcel never came" | clm-kernels predict --model {shlex.quote(output)}'
     console.print(f"try it: {command}", markup=False, soft_wrap=True)
+    document = {
+        "selection": asdict(outcome.sparse),
+        "full": asdict(outcome.full),
+        "seconds_of_an_epoch": {"selection": outcome.sparse_epoch, "full": outcome.full_epoch},
+        "predictions": [{"text": found.text, "label": found.label, "gold": gold} for found, gold in outcome.predictions],
+    }
+    accuracies = (
+        f"{name} {report.test['accuracy']:.4f}" for name, report in (("a selection", outcome.sparse), ("full", outcome.full))
+    )
+    return Told(document, f"test accuracy: {', '.join(accuracies)}")
 
 
 def _comparison(outcome, size) -> Table:

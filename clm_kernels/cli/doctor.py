@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from itertools import groupby
 from math import inf
 
-import typer
 from rich.table import Table
 
 from .._version import __version__
@@ -18,6 +17,7 @@ from ..extras import install_here
 from .console import Console
 from .errors import OTHER
 from .holes import holes
+from .telling import Told
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
 COSTS = {
@@ -35,7 +35,7 @@ OPTIONAL = {  # package -> what cannot be done without it
 }
 
 
-def doctor() -> None:
+def doctor() -> Told:
     """Show versions, which kernels are built and active and why, what is missing, and known holes; these make it fail."""
     import torch
 
@@ -86,8 +86,20 @@ def doctor() -> None:
         console.print(f"[bold red]FAIL[/] {hole.package} {_version(hole.package)}, {hole.number}: {hole.what}", highlight=False)
         remedy = f'pip install "{hole.package}>={hole.mended}"'
         console.print(f"  to mend it: {remedy}", markup=False, highlight=False)
-    if open_holes:
-        raise typer.Exit(OTHER)
+    document = {
+        "versions": {
+            "clm_kernels": __version__,
+            "python": platform.python_version(),
+            **{name: _version(name) for name in PACKAGES},
+        },
+        "platform": platform.platform(),
+        "kernels": {name: {"built": not why_not(name), "active": list(_active(name, active))} for name in MODULES},
+        "refused": [str(error) for error in refused],
+        "missing": [{"what": name, "costs": cost, "mend": remedy} for name, cost, remedy in missing],
+        "holes": [hole._asdict() for hole in open_holes],
+    }
+    lacking = [f"missing {name}" for name, *_ in missing] + [f"FAIL {hole.package}, {hole.number}" for hole in open_holes]
+    return Told(document, "\n".join(lacking) or "nothing is missing", OTHER if open_holes else 0)
 
 
 def _active(name: str, active: dict[str, dict[str, str]]) -> Iterator[str]:

@@ -18,6 +18,14 @@ USER_INPUT, OTHER, SIGNALLED = 2, 1, 128
 wanted = {"traceback": False}  # set by `clm-kernels --traceback`
 
 
+class Stopped(Exception):
+    """Ends a command with a message and an exit code."""
+
+    def __init__(self, message: str, code: int):
+        super().__init__(message)
+        self.code = code
+
+
 def guarded(command: Callable) -> Callable:
     """Turns exceptions into one line: exit code 2 for what the user gave, 1 for the rest, 128 + n for signal n (Ctrl-C: 130).
 
@@ -31,6 +39,8 @@ def guarded(command: Callable) -> Callable:
                 return command(*args, **kwargs)
         except KeyboardInterrupt as stop:
             raise fail("stopped", code_of(stop)) from None
+        except Stopped as stop:
+            raise fail(str(stop), stop.code) from None
         except BrokenPipeError:  # whoever reads our output has seen enough; let the last flush go nowhere
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(OTHER) from None

@@ -15,6 +15,7 @@ from ..finetune.config import TrainConfig
 from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
+from .telling import Told
 
 SIZES = (8, 16, 24, 48, 80, 141)  # gigabytes of common GPUs
 ROOM = 1.1  # an estimate may be 10 % off
@@ -38,7 +39,7 @@ def estimate(
             help="Part of the tokens assumed in the backward, where --energy leaves some out; with --cost it is found.",
         ),
     ] = ACTIVE_SHARE,
-) -> None:
+) -> Told:
     """Predict memory and FLOPs of a training step from the config alone, and say on which GPUs full, LoRA and sparse fit.
 
     Of --model, config.json alone is read. --dtype is that of weights and arithmetic. Bytes are those of tensors; a CUDA
@@ -75,7 +76,16 @@ def estimate(
     size = f"{training.batch_size} x {length} tokens, {asked.data.dtype}, {device}{checkpointing}"
     title = f"{escaped(Path(config.data.model).name)}, {size}"
     console.print(_parts(found[asked], f"{training.method}: {title}"))
-    console.print(_fits({name: found[other] for name, other in others.items()}, title))
+    beside = {name: found[other] for name, other in others.items()}
+    console.print(_fits(beside, title))
+    one = found[asked].as_dict()
+    document = {
+        "model": config.data.model, "method": training.method, "batch_size": training.batch_size, "length": length,
+        "dtype": asked.data.dtype, "device": device, "bytes_and_flops": one, "beside": {name: other.as_dict() for name, other in beside.items()},
+    }  # fmt: skip
+    return Told(
+        document, f"{training.method}: {one['peak'] / 1e9:.3f} GB at the peak of a step, {one['flops'] / 1e12:.3f} TFLOPs"
+    )
 
 
 def _others(config: TrainConfig) -> dict[str, TrainConfig]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from .errors import stderr
 from .predict import DeltaFile
 from .quiet import quiet
+from .telling import Told
 
 
 def evaluate(
@@ -19,7 +21,6 @@ def evaluate(
     ] = "",
     delta: DeltaFile = "",
     compare: Annotated[str, typer.Option(help="Another classifier, to be compared on the same data.", show_default=False)] = "",
-    json: Annotated[bool, typer.Option("--json", help="Print evaluation.json in place of tables.")] = False,
     text_column: Annotated[str, typer.Option(help="Column of the text, if another than in training.", show_default=False)] = "",
     label_column: Annotated[str, typer.Option(help="Column of the label, likewise.", show_default=False)] = "",
     tokens_column: Annotated[str, typer.Option(help="Column of the words, likewise.", show_default=False)] = "",
@@ -27,7 +28,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
     draws: Annotated[int, typer.Option(help="Draws of texts for the intervals.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Of these draws.")] = 1,
-) -> None:
+) -> Told:
     """Say how good a classifier is on a labelled file, where it errs, and what its probabilities are worth.
 
     Leaves tables and pictures in a folder: classes, confusion, the surest errors, labels that are likely wrong.
@@ -47,11 +48,10 @@ def evaluate(
         model, data, output, delta=delta, compare=compare, columns=columns, batch_size=batch_size, draws=draws, seed=seed,
         say=lambda line: stderr.print(line, markup=False),
     )  # fmt: skip
-    if json:
-        print(found.to_json())
-        return
     console = Console()
     for table in show.tables(found):
         console.print(table)
     for line in show.lines(found):
         console.print(line, markup=False, highlight=False)
+    scores = (f"{name} {values.score:.4f} ({values.low:.4f} to {values.high:.4f})" for name, values in found.scores.items())
+    return Told(json.loads(found.to_json()), ", ".join(scores))

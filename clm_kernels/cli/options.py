@@ -11,12 +11,14 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ..finetune.config import PARTS, TrainConfig
+from .brief import COMMON
 
 
 def config_options(names: Iterable[str] | None = None) -> Callable:
     """Gives a command the fields of the parts of `TrainConfig` (or some of them) as options, beside its own parameters.
 
-    The command takes the config that they make as its first argument.
+    The command takes the config that they make as its first argument. Where it has them all, ``--help`` shows the common
+    ones, and ``--help-all`` the rest too.
     """
     hints = {name: hint for part in PARTS.values() for name, hint in get_type_hints(part).items()}
     known = {spec.name: spec for part in PARTS.values() for spec in fields(part)}
@@ -27,11 +29,13 @@ def config_options(names: Iterable[str] | None = None) -> Callable:
         def run(context: typer.Context, **given: Any) -> Any:
             options = {spec.name: given.pop(spec.name) for spec in specs}
             said = {name for name in options if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
+            given.pop("help_all", None)
             return command(TrainConfig(**{name: options[name] for name in said}), **given)
 
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        parameters = [context, *(_parameter(spec, hints[spec.name]) for spec in specs), *own]
+        options = [_parameter(spec, hints[spec.name], brief=names is None) for spec in specs]
+        parameters = [context, *options, *own, *([_HELP_ALL] if names is None else [])]
         run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         del run.__wrapped__
@@ -40,13 +44,32 @@ def config_options(names: Iterable[str] | None = None) -> Callable:
     return decorate
 
 
-def _parameter(spec, hint: type) -> inspect.Parameter:
+def _help_all(context: typer.Context, asked: bool) -> None:
+    if asked:
+        full = {spec.name: _help(spec) for part in PARTS.values() for spec in fields(part)}
+        for parameter in context.command.params:
+            parameter.hidden, parameter.help = False, full.get(parameter.name, parameter.help)
+        typer.echo(context.get_help())
+        raise typer.Exit
+
+
+_HELP_ALL = inspect.Parameter(
+    "help_all", inspect.Parameter.KEYWORD_ONLY, default=False,
+    annotation=Annotated[bool, typer.Option("--help-all", callback=_help_all, is_eager=True, help="Show all options and exit.")],
+)  # fmt: skip
+
+
+def _parameter(spec: Field, hint: type, brief: bool) -> inspect.Parameter:
     flag = f"--{spec.name.replace('_', '-')}"
     both = hint == bool | None or (hint is bool and spec.default)
     names = [f"{flag}/--no-{flag[2:]}"] if both else [flag]
-    choices = ", ".join(spec.metadata["choices"])
     option = typer.Option(
-        *names, help=spec.metadata["help"] + (f" ({choices})" if choices else ""), rich_help_panel=spec.metadata["group"],
-        show_default=spec.default not in ("", None, False),
+        *names, help=COMMON.get(spec.name) if brief else _help(spec), rich_help_panel=spec.metadata["group"],
+        show_default=spec.default not in ("", None, False), hidden=brief and spec.name not in COMMON,
     )  # fmt: skip
     return inspect.Parameter(spec.name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=Annotated[hint, option])
+
+
+def _help(spec: Field) -> str:
+    choices = ", ".join(spec.metadata["choices"])
+    return spec.metadata["help"] + (f" ({choices})" if choices else "")

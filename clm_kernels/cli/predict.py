@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import require
-from ..escaping import as_json, visible
+from ..escaping import as_json as line_of_json
+from ..escaping import visible
 from ..finetune.config import Data
 from ..finetune.tasks import TASKS, Task
 from .errors import stderr
 from .quiet import quiet
+from .telling import Told, prints_its_essence
 
 if TYPE_CHECKING:
     from ..finetune.judging.calibration import Calibration
@@ -26,6 +28,7 @@ Model = Annotated[str, typer.Option(help="Output of train or export; with --delt
 DeltaFile = Annotated[str, typer.Option(help="Delta or adapter file for the base model.", show_default=False)]
 
 
+@prints_its_essence
 def predict(
     model: Model,
     file: Annotated[
@@ -40,12 +43,14 @@ def predict(
     reject: Annotated[
         float | None, typer.Option(help="Precision wanted on validation; no label (-) where it would be less.")
     ] = None,
-) -> None:
+    as_json: bool = False,
+) -> Told:
     """Print the label and its probability for every text, or the tag of every word.
 
     Plain output: label, probability and text, separated by tabs; with --top the next best labels before the text. Token
     classification: word, tag and probability a line, an empty line after each text. It is for people and spreadsheets: control
-    characters are escaped, and a value that would be a formula has ' before it. --jsonl is exact.
+    characters are escaped, and a value that would be a formula has ' before it. --jsonl is exact; --json
+    too, but it keeps all predictions in memory.
     """
     quiet()
     from ..finetune import Classifier
@@ -56,12 +61,17 @@ def predict(
         stderr.print(_expected(classifier.calibration, reject), markup=False)
     given = {name: column for name, column in (("text_column", text_column), ("tokens_column", tokens_column)) if column}
     texts = _texts(file, task, Data(**classifier.columns | given))
+    predictions: list[dict[str, Any]] = []
     while chunk := list(islice(texts, CHUNK)):
         for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject):
-            print(_as_json(prediction, task) if jsonl else task.write(prediction))
+            if as_json:
+                predictions.append(_named(prediction, task))
+            else:
+                print(line_of_json(_named(prediction, task)) if jsonl else task.write(prediction))
     if cut := classifier.cut:
         what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
         stderr.print(f"{cut} {what}: more than {classifier.max_length} tokens", markup=False)
+    return Told({"predictions": predictions, "cut_off": cut, "max_length": classifier.max_length}, None)
 
 
 def export(
@@ -71,7 +81,7 @@ def export(
     no_code: Annotated[
         bool, typer.Option("--no-code", help="Write no Python file; refused where transformers' own class predicts otherwise.")
     ] = False,
-) -> None:
+) -> Told:
     """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same labels.
 
     Where no class of transformers pools as the head does, a Python file goes along, for `trust_remote_code=True`.
@@ -82,10 +92,12 @@ def export(
 
     Classifier.load(model, delta).export(output, code=not no_code)
     print(f"saved: {visible(output)}")
-    if (Path(output) / f"{MODULE}.py").is_file():
+    code = (Path(output) / f"{MODULE}.py").is_file()
+    if code:
         print(
             f"{MODULE}.py in it is code: plain transformers needs trust_remote_code=True for it (--no-code writes none, or refuses)"
         )
+    return Told({"saved": output, "code": f"{MODULE}.py" if code else None}, f"saved: {output}")
 
 
 def _texts(file: str, task: Task, data: Data) -> Iterator[Any]:
@@ -104,11 +116,11 @@ def _texts(file: str, task: Task, data: Data) -> Iterator[Any]:
         yield from (text for _, text, _ in read_examples(file, task, data, labelled=False))
 
 
-def _as_json(prediction: Predicted, task: Task) -> str:
+def _named(prediction: Predicted, task: Task) -> dict[str, Any]:
     named = dict(zip(task.fields, prediction[:3], strict=True))
     if best := getattr(prediction, "best", None):
         named["best"] = [{"label": label, "probability": probability} for label, probability in best]
-    return as_json(named)
+    return named
 
 
 def _expected(calibration: Calibration, precision: float) -> str:

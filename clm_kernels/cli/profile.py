@@ -19,6 +19,7 @@ from .errors import stderr
 from .estimate import PREPARING
 from .options import config_options
 from .quiet import quiet
+from .telling import Told
 
 
 @config_options(PREPARING)
@@ -28,7 +29,7 @@ def profile(
     device: Annotated[str, typer.Option(help="cpu or cuda; by default the GPU if there is one.")] = "",
     steps: Annotated[int, typer.Option(min=1, help="Steps to profile.")] = 5,
     output: Annotated[Path | None, typer.Option(help="Folder for profile.json, profile.png and Chrome traces.")] = None,
-) -> None:
+) -> Told:
     """Measure where the time and the memory of a training step go, on random tokens, beside full fine-tuning.
 
     Of --model, config.json alone is read; weights are drawn at random. With --energy, so are the shares of active tokens.
@@ -70,20 +71,21 @@ def profile(
     title = f"{model}, {size} x {length} tokens, {dtype}, {device}"
     console = Console(soft_wrap=True)
     console.print(_table(reports, escaped(title)))
+    work = {name: value for name, value in config.options().items() if name in PREPARING}
+    content = {
+        "title": title,
+        "machine": provenance(device),
+        "work": work | {"model": model, "length": length, "device": device},
+        "reports": {name: report.as_dict() for name, report in reports.items()},
+    }
     if output is not None:
-        work = {name: value for name, value in config.options().items() if name in PREPARING}
-        content = {
-            "title": title,
-            "machine": provenance(device),
-            "work": work | {"model": model, "length": length, "device": device},
-            "reports": {name: report.as_dict() for name, report in reports.items()},
-        }
         (output / "profile.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         picture.draw(reports, output / "profile.png", title)
         console.print(
             f"saved in {output}: profile.json, profile.png, {', '.join(f'trace-{name}.json.gz' for name in reports)}",
             markup=False,
         )
+    return Told(content, "\n".join(f"{name}: {report.step:.1f} ms a step" for name, report in reports.items()))
 
 
 def _table(reports: dict, title: str) -> Table:

@@ -108,5 +108,12 @@ def _over_epochs(active: list[dict[str, Any]]) -> str:
     return f"{sum(tokens) / len(tokens):.1%} of the tokens{cost} (mean of {len(active)} epochs)"
 
 
+def essence(report: Any, output: str) -> str:
+    """The score that counts, and where the result is."""
+    scores = {"validation": report.best} | ({"test": report.test} if report.test else {})
+    told = (f"{part} {report.best_by} {line[report.best_by]:.4f}" for part, line in scores.items() if report.best_by in line)
+    return f"{', '.join(told)}: {output}"
+
+
 def size(count: int) -> str:
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"

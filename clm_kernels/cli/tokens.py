@@ -15,8 +15,10 @@ from .active import show_active
 from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
+from .telling import Told
 
 READING = ("model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "skip_bad_rows")
+ESSENCE = 3  # groups of a label
 
 
 @config_options(READING)
@@ -31,7 +33,7 @@ def tokens(
     active: Annotated[
         Path | None, typer.Option(help="Output of train with an energy below 1: the words that carry its gradient instead.")
     ] = None,
-) -> None:
+) -> Told:
     """Print the runs of words that say most about each label; --model is needed for its tokenizer alone.
 
     With --active, the words that held most of each label's gradient in a run, early and late, beside their log-odds; the
@@ -43,8 +45,7 @@ def tokens(
             require(given == default, "tokens", name, "left out with active, whose run knows it", repr(given))
         require(measure == "log-odds", "tokens", "measure", "log-odds with active", repr(measure))
         quiet()
-        show_active(active, top, minimum, longest, picture)
-        return
+        return show_active(active, top, minimum, longest, picture)
     config.check(("model", "train"))
     quiet()
     from ..finetune.data import find_task, read_split
@@ -75,3 +76,5 @@ def tokens(
     if picture is not None:
         drawing.draw(found, picture)
         console.print(f"drawn: {picture}", markup=False)
+    best = (f"{label}: {', '.join(group.text for group in groups[:ESSENCE]) or '-'}" for label, groups in found.by_class.items())
+    return Told(found.as_dict(), "\n".join(best))

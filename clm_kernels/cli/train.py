@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,10 @@ from ..errors import require
 from ..escaping import visible
 from ..finetune.config import TrainConfig
 from .console import Console
-from .errors import code_of, fail
+from .errors import Stopped, code_of
 from .options import config_options
 from .quiet import quiet
+from .telling import Told
 
 SELECTING = (
     "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "validation", "validation_fraction",
@@ -24,15 +26,24 @@ SELECTING = (
 
 
 @config_options()
-def train(config: TrainConfig) -> None:
-    """Fine-tune a model on a labelled file: columns text and label, or tokens and tags.
+def train(
+    config: TrainConfig,
+    run_file: Annotated[
+        str, typer.Option("--config", help="A run.yaml to do again, with these options.", show_default=False)
+    ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A key of run.yaml, as training.epochs=3."),
+    ] = None,
+) -> Told | None:
+    """Fine-tune on a labelled file: columns text and label, or tokens and tags.
 
-    The best checkpoint is chosen by validation; the test data is scored once, at the end.
-
-    Leaves a small delta (PEFT's adapter with --method lora, a whole checkpoint with --method full), the tokenizer and
-    report.json in the output folder.
+    Validation chooses what is kept; the test data is scored once, at the end.
+    Leaves a small delta (with lora PEFT's adapter, with full a checkpoint), the
+    tokenizer, report.json and run.yaml.
     """
     quiet()
+    config = _as_asked(config, run_file, settings or [])
     from .. import finetune
     from ..finetune.outputs import is_main
     from . import show
@@ -40,9 +51,9 @@ def train(config: TrainConfig) -> None:
     try:
         report = finetune.train(config)
     except KeyboardInterrupt as stop:
-        raise (fail(_after_interruption(config), code_of(stop)) if is_main() else typer.Exit(code_of(stop))) from None
+        raise (Stopped(_after_interruption(config), code_of(stop)) if is_main() else typer.Exit(code_of(stop))) from None
     if not is_main():
-        return
+        return None
     console = Console()
     if report.selection:
         console.print(show.selection(report.selection, config.selecting.by_chance))
@@ -51,6 +62,21 @@ def train(config: TrainConfig) -> None:
         console.print(show.active(report.active))
     console.print(show.summary(report))
     console.print(f"try it: clm-kernels predict --model {shlex.quote(config.run.output)} FILE", markup=False, soft_wrap=True)
+    return Told(asdict(report), show.essence(report, config.run.output))
+
+
+def _as_asked(config: TrainConfig, run_file: str, settings: list[str]) -> TrainConfig:
+    """The options of the file, before these the settings, before these the options of the command line."""
+    if not run_file and not settings:
+        return config
+    from ..finetune.keys import parse_settings
+    from ..finetune.outputs import is_main
+    from ..finetune.recipe import say_nothing, to_stderr
+    from ..finetune.run_file import read_run
+
+    said = {name: value for name, value in config.options().items() if name in config.given}
+    options = parse_settings(settings) | said
+    return read_run(run_file, to_stderr if is_main() else say_nothing, **options) if run_file else TrainConfig(**options)
 
 
 def _after_interruption(config: TrainConfig) -> str:
@@ -68,7 +94,7 @@ def select(
     config: TrainConfig,
     output: Annotated[Path, typer.Option(help="File to save it in, for `train --selection`.", show_default=False)] = Path(),
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
-) -> None:
+) -> Told:
     """Choose what `train` would train, print it and save it, and train nothing."""
     wanted = output != Path()
     require(not wanted or overwrite or not output.exists(), "select", "output", "a new file (or give --overwrite)", f"'{output}'")
@@ -77,7 +103,14 @@ def select(
     from . import show
 
     selection, lines = choose_selection(config)
-    Console().print(show.selection((line._asdict() for line in lines), config.selecting.by_chance))
+    table = show.selection((line._asdict() for line in lines), config.selecting.by_chance)
+    Console().print(table)
     if wanted:
         selection.save(output)
         print(f"saved: {visible(str(output))}")
+    document = {
+        "entries": selection.count,
+        "weights": [line._asdict() for line in lines],
+        "saved": str(output) if wanted else None,
+    }
+    return Told(document, str(table.title))

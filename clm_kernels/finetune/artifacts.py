@@ -1,6 +1,7 @@
 """Names of what stands in the folder of a run."""
 
 RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
+RUN_FILE = "run.yaml"
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
 ACTIVE, COST_PICTURE = "active_tokens.json", "cost.png"
 SCORES, PICTURE = "sensitivity.safetensors", "selection.png"

@@ -39,8 +39,20 @@ def circumstances(loaded: Loaded, model: Path, splits: Mapping[str, Encoded], de
         },
         "tokens": {name: rows_checksum(split.dataset) for name, split in splits.items()},
         "processes": processes(),
-        "versions": {**machine(device), "clm_kernels": __version__, "threads": str(torch.get_num_threads())},
+        "versions": versions(device),
     }
+
+
+def versions(device: torch.device | None = None) -> dict[str, str]:
+    """Of all that may change the last bits of a result, by name; on that device, or the one that is taken here."""
+    device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    return {**machine(device), "clm_kernels": __version__, "threads": str(torch.get_num_threads())}
+
+
+def other_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs, as "torch 2.13.0 for 2.12.0, threads 2 for 1"; which of several GPUs it is does not count."""
+    pairs = {name: [str(one.get(name)).removesuffix(":0") for one in (now, before)] for name in before}
+    return ", ".join(f"{name} {new} for {old}" for name, (new, old) in pairs.items() if new != old)
 
 
 def processes() -> int:
@@ -89,10 +101,5 @@ def check_circumstances(before: Mapping[str, Any], now: Mapping[str, Any], say: 
         f"{processes} as in the run to resume",
         now["processes"],
     )
-    others = [
-        f"{name} {now['versions'].get(name)} for {version}"
-        for name, version in before["versions"].items()
-        if now["versions"].get(name) != version
-    ]
-    if others:
-        say(f"resuming with {', '.join(others)}: results may differ in their last bits")
+    if others := other_versions(before["versions"], now["versions"]):
+        say(f"resuming with {others}: results may differ in their last bits")

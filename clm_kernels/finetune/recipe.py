@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,13 +26,14 @@ from ..models.structure import number_of_layers
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
-from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT
+from .advice import advice_when_out_of_memory
+from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT, RUN_FILE
 from .checking.checked import check_corpus
 from .checking.shown import left_out_line, one_line
 from .checkpoints import Sealing, drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
 from .circumstances import check_circumstances, circumstances
-from .config import REQUIRED, TrainConfig
+from .config import PATHS, REQUIRED, TrainConfig
 from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
@@ -48,6 +49,7 @@ from .pacing import Pace
 from .packed import Packed
 from .replaying import replaying
 from .report import Report, machine, validations, without_timing
+from .run_file import save_run_file
 from .shares import ActiveShares, spent
 from .tasks import Task
 from .teaching import Teaching, chances_within, lines
@@ -95,12 +97,12 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
     say = say if is_main() else say_nothing
-    output = Path(config.run.output)
+    output, paths = Path(config.run.output), {name: config.options()[name] for name in PATHS}
     with tidied_up_after(), locked(output) if is_main() else nullcontext():
         config, checkpoint = check_output(config, say)
         method_of(config).check_packages("train")
         with advice_when_out_of_memory(config), advice_when_a_disk_is_full(output):
-            return _train(begin(config, say, checkpoint), say)
+            return _train(begin(config, say, checkpoint), say, paths)
 
 
 def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
@@ -117,24 +119,6 @@ def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
         nn.Module.to(loaded.model, torch.accelerator.current_accelerator(check_available=True) or "cpu")
         choice = method.choose(config, loaded, _encoded(config, corpus, loaded, ("train",))["train"])
         return choice.selection, overview(*choice, loaded.model)
-
-
-@contextmanager
-def advice_when_out_of_memory(config: TrainConfig) -> Iterator[None]:
-    """Turns the many errors that mean "out of memory" into one line that helps.
-
-    Raises:
-        RuntimeError: in their place.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "can't allocate memory" not in str(error):
-            raise
-        raise RuntimeError(
-            f"train: out of memory; try a batch_size below {config.training.batch_size} with more gradient_accumulation, "
-            f"a max_length below {config.data.max_length}, layers 'upper half', or precision bf16"
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -175,6 +159,12 @@ class Begun:
     @property
     def task(self) -> Task:
         return self.corpus.task
+
+    @property
+    def resolved(self) -> TrainConfig:
+        """The config with what ``auto`` stands for in this data and model, too."""
+        pooled = {} if self.task.per_token else {"pooling": pooling_for(self.config.data, self.task)}
+        return self.config.replace(best_by=self.args.metric_for_best_model, **pooled)
 
 
 def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begun:
@@ -237,7 +227,7 @@ def begin_report(
     )  # fmt: skip
 
 
-def _train(run: Begun, say: Say) -> Report:
+def _train(run: Begun, say: Say, paths: Mapping[str, str]) -> Report:
     config, loaded, output, checkpoint = run.config, run.loaded, run.output, run.checkpoint
     started = time.perf_counter()
     groups = None if checkpoint else run.method.find_groups(config, loaded, run.corpus.train)
@@ -255,6 +245,7 @@ def _train(run: Begun, say: Say) -> Report:
         say(f"resuming after {checkpoint.name}, with the options that the run was begun with")
     with run_folder(config, run.corpus.record, run.asked, checkpoint):
         if is_main() and not checkpoint:
+            save_run_file(output / RUN_FILE, run.resolved.replace(**paths), run.circumstances["versions"])
             save_choice(output, choice)
             draw_choice(output, lines, say)
             if groups:

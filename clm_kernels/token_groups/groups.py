@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,8 +93,11 @@ class TokenGroups:
 
     def save(self, path: str | Path) -> None:
         """Writes them as JSON."""
-        content = {name: value for name, value in asdict(self).items() if name != "_runs"}
-        write_atomically(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+        write_atomically(path, (json.dumps(self.as_dict(), ensure_ascii=False, indent=1) + "\n").encode())
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `save` writes."""
+        return {name: value for name, value in asdict(self).items() if name != "_runs"}
 
     @classmethod
     def load(cls, path: str | Path) -> TokenGroups:

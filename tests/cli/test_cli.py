@@ -185,7 +185,7 @@ def test_doctor_names_what_is_there_and_what_is_missing(monkeypatch):
 
 
 def test_every_field_is_an_option():
-    help = run("train", "--help").stdout
+    help = run("train", "--help-all").stdout
     for spec in (spec for part in PARTS.values() for spec in fields(part)):
         assert f"--{spec.name.replace('_', '-')}"[:18] in help, spec.name
 

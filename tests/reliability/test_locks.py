@@ -98,7 +98,7 @@ def test_an_unsigned_lock_is_a_lock(tmp_path):
 def test_the_lock_goes_however_a_run_ends(quick, tmp_path, monkeypatch):
     config = replace(quick, output=str(tmp_path / "o"))
     stop(config, 8)
-    assert {path.name for path in (tmp_path / "o").iterdir()} == {"run.json", "selection.safetensors", "checkpoints"}
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {"run.json", "run.yaml", "selection.safetensors", "checkpoints"}
     with pytest.raises(ValueError, match="as in the run to resume"):
         train(replace(config, resume=True, seed=1), silent)
     assert not list((tmp_path / "o").glob(".*"))

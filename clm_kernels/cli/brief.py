@@ -1,0 +1,19 @@
+"""What ``train --help`` says, so that it fits a screen of 80 columns; ``--help-all`` has every option, in full."""
+
+COMMON = {
+    "model": "Directory of the model to start from.",
+    "train": "Training data: .jsonl, .csv, .tsv or .parquet.",
+    "validation": "Validation data; a part of train if not given.",
+    "test": "Test data, scored once, at the end.",
+    "max_length": "Tokens of a text, at most.",
+    "density": "Part of the weights that is trained.",
+    "method": "sparse, full, head, lora.",
+    "epochs": "Passes over the training data.",
+    "batch_size": "Examples in a batch.",
+    "learning_rate": "Peak learning rate. (default: by the method)",
+    "cost": "Part of full fine-tuning's FLOPs to take.",
+    "output": "Folder for the result; must be new or empty.",
+    "seed": "Seed of everything that is random.",
+    "resume": "Go on from the last checkpoint.",
+    "overwrite": "Replace the run that stands in the output.",
+}
