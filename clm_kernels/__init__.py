@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .delta import Delta as Delta
     from .finetune.classifier import Classifier as Classifier
     from .finetune.config import TrainConfig as TrainConfig
+    from .finetune.estimator import TextClassifier as TextClassifier
     from .finetune.judging.writing import evaluate as evaluate
     from .finetune.recipe import train as train
     from .measure.profiling.session import profiling as profiling
@@ -47,6 +48,7 @@ _HOMES = {  # public name -> the module that it is imported from when it is firs
     "Replay": "models.replay",
     "Selection": "selection",
     "SparseAdamW": "optim",
+    "TextClassifier": "finetune.estimator",
     "TrainConfig": "finetune.config",
     "Values": "values",
     "bidirectional": "models.attention",

@@ -18,6 +18,7 @@ EXTRAS = {  # package, as it is imported -> the extra that brings it
     "peft": "lora",
     "pyarrow": "train",  # with datasets
     "rich": "cli",
+    "sklearn": "sklearn",
     "tokenizers": "train",  # with transformers
     "tqdm": "train",  # with datasets
     "transformers": "train",

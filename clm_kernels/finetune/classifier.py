@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import tqdm
 
 from ..delta import Delta
 from ..errors import listed, refuse, require
@@ -28,6 +31,7 @@ from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
 from .judging.ranking import Predicted, Ranking
 from .lora import Adapter, fold
 from .methods import METHODS
+from .encode import Encoded
 from .models import Loaded, check_directory, load, longest
 from .outputs import base_of, columns_of, recorded_columns, write_folder
 from .split import Split
@@ -43,6 +47,7 @@ class Classifier:
     Attributes:
         task: ``"sequence"``, ``"token"`` or another task's name.
         label_names: in the order of the model's outputs.
+        classes_: the same as an array, by the name that scikit-learn gives it.
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
         cut: how many texts (sequence) or words (token) have been cut off so far.
@@ -129,16 +134,22 @@ class Classifier:
         classifier.columns = columns_of(Path(folder))
         return classifier
 
-    @overload
-    def predict(self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None) -> Predicted: ...
+    @property
+    def classes_(self) -> NDArray[np.str_]:
+        return np.array(self.label_names)
 
     @overload
     def predict(
-        self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None
+        self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
+    ) -> Predicted: ...
+
+    @overload
+    def predict(
+        self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
     ) -> Iterator[Predicted]: ...
 
     def predict(
-        self, texts: Any, batch_size: int = 64, *, top: int = 1, reject: float | None = None
+        self, texts: Any, batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
     ) -> Predicted | Iterator[Predicted]:
         """A prediction for each text (or list of words), in their order; for one text alone, that of its own.
 
@@ -148,31 +159,66 @@ class Classifier:
             top: how many of the best labels to give, each with its probability, as a `Ranked`; not for tags.
             reject: the precision that is wanted: where the validation says that it would be less, the label is None.
                 Not for tags.
+            progress: whether to show transformers' bar over the batches, which its ``disable_progress_bar`` switches off.
 
         Raises:
             ValueError: for a precision that no threshold reached on the validation data, and for tags with either.
         """
         ranking = Ranking.of(self.calibration, self._task, len(self.label_names), top, reject)
         if isinstance(texts, str):
-            return next(self._predict([self._task.read_line(texts)], batch_size, ranking))
-        return self._predict(texts, batch_size, ranking)
+            return next(self._predict([self._task.read_line(texts)], batch_size, ranking, progress))
+        return self._predict(texts, batch_size, ranking, progress)
 
-    @torch.no_grad()
-    def _predict(self, texts: Sequence[Any], batch_size: int, ranking: Ranking) -> Iterator[Predicted]:
-        if not texts:
+    def predict_proba(self, texts: Any, batch_size: int = 64, *, progress: bool = False) -> Any:
+        """The calibrated probabilities of all labels, in the order of `classes_`.
+
+        Args:
+            texts, batch_size, progress: as for `predict`.
+
+        Returns:
+            Probabilities ``(texts, labels)``, for one text alone ``(labels,)``. For tags a list with ``(words, labels)`` for each
+            text; words that were cut off have nan.
+        """
+        alone = isinstance(texts, str)
+        rows = list(self._probabilities([self._task.read_line(texts)] if alone else texts, batch_size, progress))
+        if alone:
+            return rows[0]
+        return rows if self._task.per_token else np.array(rows, np.float32).reshape(-1, len(self.label_names))
+
+    def _predict(self, texts: Sequence[Any], batch_size: int, ranking: Ranking, progress: bool) -> Iterator[Predicted]:
+        if not len(texts):
             return
+        encoded = self._encoded(texts)
+        found = [ranking.best(logits) for logits in self._logits(encoded, batch_size, progress)]
+        for i in _given_order(encoded):
+            probabilities, numbers = (values[i % batch_size] for values in found[i // batch_size])
+            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names)
+
+    def _probabilities(self, texts: Sequence[Any], batch_size: int, progress: bool) -> Iterator[NDArray[np.float32]]:
+        if not len(texts):
+            return
+        encoded, ranking = self._encoded(texts), Ranking(self.calibration.temperature)
+        found = [ranking.probabilities(logits).cpu().numpy() for logits in self._logits(encoded, batch_size, progress)]
+        for i in _given_order(encoded):
+            row = found[i // batch_size][i % batch_size]
+            yield row if encoded.first_tokens is None else _of_words(row, encoded.first_tokens[i], len(encoded.split.texts[i]))
+
+    def _encoded(self, texts: Sequence[Any]) -> Encoded:
+        """The texts, longest first, with their number in `texts` as their place."""
         split = Split("", list(texts), [None] * len(texts), range(len(texts)))
         encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
         self.cut += encoded.cut
+        return encoded
+
+    @torch.no_grad()
+    def _logits(self, encoded: Encoded, batch_size: int, progress: bool) -> Iterator[Tensor]:
+        """Of one batch after the other."""
         collate: Any = DataCollatorWithPadding(self.tokenizer)
-        found = []
-        for columns in encoded.dataset.remove_columns("length").iter(batch_size):
+        starts = range(0, len(encoded.split), batch_size)
+        for start in tqdm(starts, desc="predict", unit="batch", disable=not progress):
+            columns = encoded.dataset.remove_columns("length")[start : start + batch_size]
             batch = collate([dict(zip(columns, values)) for values in zip(*columns.values())])
-            best = ranking.best(self.model(**batch.to(self.model.device)).logits)
-            found.append([values.cpu() for values in best])
-        for i in np.argsort(np.fromiter(encoded.split.where, np.int64, len(split))).tolist():  # where each text is now
-            probabilities, numbers = (values[i % batch_size] for values in found[i // batch_size])
-            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names)
+            yield self.model(**batch.to(self.model.device)).logits
 
     def export(self, folder: str | Path, code: bool = True) -> None:
         """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens.
@@ -231,6 +277,18 @@ class Classifier:
         for batch in (words[: texts // 2], words[texts // 2 :]):
             encoded = self.tokenizer(batch, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
             yield encoded.to(self.model.device)
+
+
+def _given_order(encoded: Encoded) -> list[int]:
+    """Where each text is now, in the order that they were given in."""
+    return np.argsort(np.fromiter(encoded.split.where, np.int64, len(encoded.split))).tolist()
+
+
+def _of_words(rows: NDArray[np.float32], first: Mapping[int, int], words: int) -> NDArray[np.float32]:
+    """The rows of each word's first token; nan for words that were cut off."""
+    found = np.full((words, rows.shape[-1]), np.nan, np.float32)
+    found[list(first)] = rows[list(first.values())]
+    return found
 
 
 def _check_whole(loaded: Loaded, delta: Delta) -> None:

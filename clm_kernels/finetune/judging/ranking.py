@@ -57,10 +57,13 @@ class Ranking:
             require(not (task.per_token and asked), "predict", name, alone, asked)
         return cls(calibration.temperature, top, None if reject is None else calibration.threshold(reject))
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of all labels, in float32."""
+        return (logits.float() / self.temperature).softmax(-1)
+
     def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities and numbers of the best labels, the best first, on the CPU; of one alone without a last dimension."""
-        logits = logits.float()
-        probabilities = (logits / self.temperature).softmax(-1)
+        logits, probabilities = logits.float(), self.probabilities(logits)
         numbers = logits.topk(self.top, -1).indices if self.top > 1 else logits.argmax(-1, keepdim=True)
         found = probabilities.gather(-1, numbers)
         return (found.cpu(), numbers.cpu()) if self.top > 1 else (found[..., 0].cpu(), numbers[..., 0].cpu())

@@ -1,0 +1,89 @@
+"""`Classifier` in Python: labels and probabilities of one text, of many, and of words; batches and their progress."""
+
+import numpy as np
+import pytest
+import transformers
+from tiny_runs import FAST, base, finished, silent  # noqa: F401
+from tiny_task import save_model, sentences, write_data
+
+import clm_kernels as clm
+from clm_kernels.finetune import TrainConfig, train
+
+TEXTS = ["where is my parcel", "login", "please a refund with it now", "my password"]
+
+
+@pytest.fixture(scope="module")
+def classifier(finished):  # noqa: F811
+    return clm.Classifier.load(finished[0].run.output)
+
+
+@pytest.fixture(scope="module")
+def tagger(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tags")
+    config = TrainConfig(model=save_model(folder / "model"), **write_data(folder, sentences), **FAST | {"pooling": "auto"})
+    train(config.replace(output=str(folder / "out"), select="random", epochs=1, max_length=8), silent)
+    return clm.Classifier.load(folder / "out")
+
+
+def test_probabilities_are_those_of_the_predictions(classifier):
+    found = classifier.predict_proba(TEXTS)
+    assert found.shape == (4, 3) and found.dtype == np.float32
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-6)
+    predictions = list(classifier.predict(TEXTS))
+    assert list(classifier.classes_[found.argmax(1)]) == [prediction.label for prediction in predictions]
+    assert found.max(1).tolist() == [prediction.probability for prediction in predictions]
+
+
+def test_they_are_calibrated(classifier):
+    temperature = classifier.calibration.temperature
+    assert temperature != 1
+    batch = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    logits = classifier.model(**batch.to(classifier.model.device)).logits.detach().cpu().double()
+    np.testing.assert_allclose(classifier.predict_proba(TEXTS), (logits / temperature).softmax(-1), atol=1e-5)
+
+
+def test_classes_are_an_array_in_the_order_of_the_outputs(classifier):
+    assert isinstance(classifier.classes_, np.ndarray) and classifier.classes_.tolist() == ["access", "billing", "delivery"]
+
+
+def test_one_text_alone_and_none(classifier):
+    alone = classifier.predict_proba(TEXTS[0])
+    assert alone.shape == (3,)
+    np.testing.assert_allclose(alone, classifier.predict_proba(TEXTS)[0], atol=1e-6)
+    assert classifier.predict_proba([]).shape == (0, 3) and list(classifier.predict([])) == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batches_change_neither_order_nor_result(classifier, batch_size):
+    np.testing.assert_allclose(classifier.predict_proba(TEXTS, batch_size), classifier.predict_proba(TEXTS), atol=1e-5)
+
+
+def test_an_array_of_texts_will_do(classifier):
+    assert classifier.predict_proba(np.array(TEXTS)).tolist() == classifier.predict_proba(TEXTS).tolist()
+
+
+def test_words_have_a_row_each_and_cut_off_ones_none(tagger):
+    short, long = ["anna", "lives", "in", "rome"], ["bob", "lives", "in", "paris", "now", "with", "anna", "smith"]
+    four, eight = tagger.predict_proba([short, long])
+    assert four.shape == (4, len(tagger.classes_)) and eight.shape == (8, len(tagger.classes_))
+    np.testing.assert_allclose(four.sum(1), 1, atol=1e-6)
+    assert np.isnan(eight[6:]).all() and not np.isnan(eight[:6]).any()
+    tags = [prediction.label for prediction in tagger.predict([short, long])]
+    assert tagger.classes_[four.argmax(1)].tolist() == tags[0]
+    assert [*tagger.classes_[eight[:6].argmax(1)], None, None] == tags[1]
+
+
+def test_a_line_of_words_is_one_text(tagger):
+    assert tagger.predict_proba("anna lives in rome").shape == (4, len(tagger.classes_))
+
+
+def test_progress_counts_batches_as_transformers_does(classifier, capfd):
+    list(classifier.predict(TEXTS, 2, progress=True))
+    assert "predict: 100%" in (shown := capfd.readouterr().err) and "2/2" in shown
+    classifier.predict_proba(TEXTS, 2)
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        list(classifier.predict(TEXTS, 2, progress=True))
+    finally:
+        transformers.utils.logging.enable_progress_bar()
+    assert capfd.readouterr().err == ""
