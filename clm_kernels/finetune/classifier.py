@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -17,23 +15,22 @@ from transformers.utils.logging import tqdm
 
 from ..delta import Delta
 from ..errors import listed, refuse, require
-from ..models.attention import bidirectional_layers
 from ..models.bounds import check_files, said
 from ..models.folders import read_config
 from ..models.heads import label_names
-from ..models.mixing import mixes_layers
-from ..models.pooling import current_pooling, pooling_of
-from ..models.portable import pools_by_code, reads_natively, save_portable
+from ..models.pooling import pooling_of
 from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
 from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
 from .judging.ranking import Predicted, Ranking
-from .lora import Adapter, fold
+from .lora import Adapter
 from .methods import METHODS
 from .encode import Encoded
 from .models import Loaded, check_directory, load, longest
-from .outputs import base_of, columns_of, recorded_columns, write_folder
+from .outputs import base_of, columns_of, recorded_columns
+from .shipping.checkpoint import export_checkpoint
+from .shipping.served import Served
 from .split import Split
 from .tasks import TASKS, Task
 from .templates import template_of
@@ -220,63 +217,36 @@ class Classifier:
             batch = collate([dict(zip(columns, values)) for values in zip(*columns.values())])
             yield self.model(**batch.to(self.model.device)).logits
 
-    def export(self, folder: str | Path, code: bool = True) -> None:
-        """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens.
+    def export(self, folder: str | Path, code: bool = True, rows: Split | None = None) -> float:
+        """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens, and reads it again to see.
 
-        Those of an adapter are the same to rounding. The temperature stands in the config, as ``clm_calibration``: plain
-        transformers' probabilities are those before it. Where a layer with a sliding window attends to both sides, plain
-        transformers reaches one token further, and a warning says so. What was trained on a template is to be given texts
-        in it; the config records it as ``clm_template``.
+        The temperature stands in the config, as ``clm_calibration``: plain transformers' probabilities are those before it. Where
+        a layer with a sliding window attends to both sides, plain transformers reaches one token further, and a warning says so.
+        What was trained on a template is to be given texts in it; the config records it as ``clm_template``.
 
         Where no class of transformers pools as the head does, ``clm_pooled.py`` goes along: Python code, which plain transformers
-        runs, and needs, with ``trust_remote_code=True``.
+        runs, and needs, with ``trust_remote_code=True``. Where one does, the folder is that class's; the last token is then the
+        last one that is not the padding token, so a text must not end in that token's name.
 
         Args:
-            code: False: no code is written; refused where the model's own class would predict otherwise. The last token is
-                then the last one that is not the padding token, so a text must not end in that token's name.
+            code: False: no code is written; refused where the model's own class would predict otherwise.
+            rows: texts on which it is compared with the model in memory; without, texts of tokens drawn at random.
+
+        Returns:
+            The largest difference of the logits, in proportion to the largest logit where that is beyond 1.
 
         Raises:
-            ValueError: if the folder is not empty, only some layers attend to both sides, the head reads a mix of all layers, or
-                code is needed and not wanted.
+            ValueError: if the folder is not empty, only some layers attend to both sides, the head reads a mix of all layers, code
+                is needed and not wanted, or the logits differ by more than 1e-5 (with weights of two bytes, by their rounding).
         """
-        folder, both = Path(folder), bidirectional_layers(self.model)
-        plain = len(both) in (0, getattr(self.model.config.get_text_config(), "num_hidden_layers", 0))
-        every = "all layers or none, as plain transformers knows no others"
-        require(
-            plain, "export", "the model", f"one that attends to both sides in {every}", f"layers {both.start} to {both.stop - 1}"
-        )
-        mixed = mixes_layers(self.model)
-        require(not mixed, "export", "the model", "one whose head reads the last layer alone", "one that mixes all layers")
-        windows = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        if both and windows:
-            warnings.warn(
-                f"export: beyond {windows} tokens, plain transformers' windows reach one token further to both sides; "
-                "predictions on such texts may differ",
-                stacklevel=2,
-            )
-        require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
-        self.tokenizer.model_max_length = self.max_length
-        fold(self.model)
-        told = (
-            f"True for pooling {current_pooling(self.model)!r}, as {type(self.model).__name__} by itself would predict otherwise"
-        )
-        same = code or not pools_by_code(self.model) or reads_natively(self.model, self._drawn())
-        require(same, "export", "code", told, False)
+        return export_checkpoint(self.served(), Path(folder), code, rows)
 
-        def write(beside: Path) -> None:
-            save_portable(self.model, beside, code)
-            self.tokenizer.save_pretrained(beside)
-
-        write_folder(folder, write)
-
-    def _drawn(self, texts: int = 16) -> Iterator[Any]:
-        """Padded batches of texts of tokens drawn at random, none of them a special one, as `predict` makes them."""
-        draw, special = random.Random(0), set(self.tokenizer.all_special_ids)
-        plain = [number for number in range(len(self.tokenizer)) if number not in special]
-        words = [self.tokenizer.decode(draw.choices(plain, k=1 + 3 * i)) for i in range(texts)]
-        for batch in (words[: texts // 2], words[texts // 2 :]):
-            encoded = self.tokenizer(batch, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt")
-            yield encoded.to(self.model.device)
+    def served(self) -> Served:
+        """All that is needed to ship it."""
+        return Served(
+            self.model, self.tokenizer, self._task, self.label_names, self.max_length, self.template,
+            self.calibration.temperature,
+        )  # fmt: skip
 
 
 def _given_order(encoded: Encoded) -> list[int]:

@@ -23,6 +23,7 @@ from ..fingerprint import fingerprint
 from ..handles import Undo
 from ..models.conform import conform, recipe_of
 from ..models.folders import read_adapter_config, refusing
+from ..models.plain_head import pooler_names
 from ..models.roles import PROJECTIONS, is_fused, role_of
 from ..models.structure import head_names, weights
 from ..recipe import Recipe
@@ -187,13 +188,15 @@ class Adapter:
             require(same, "Adapter.apply", f"weight {name!r}", "the base's that this adapter was trained on", "another model's")
         config = copy.copy(self.config)
         config.modules_to_save, config.inference_mode = None, False  # the head stands in the model as it is
-        head = {name: named[name].detach().clone() for name in loaded.head}
+        straight = [name for name in pooler_names(model) if f"{PREFIX}{name}" in self.tensors]
+        names = list(dict.fromkeys([*loaded.head, *straight]))
+        head = {name: named[name].detach().clone() for name in names}
         with ExitStack() as done:
             handles = [
                 done.enter_context(conform(model, self.recipe, function="Adapter.apply")),
-                done.enter_context(adapt(model, loaded.head, config)),
+                done.enter_context(adapt(model, names, config)),
             ]
-            shapes = {name: tensor.shape for name, tensor in _tensors(model, loaded.head).items()}
+            shapes = {name: tensor.shape for name, tensor in _tensors(model, names).items()}
             stored = {name: tensor.shape for name, tensor in self.tensors.items()}
             differing = sorted(name for name in shapes.keys() | stored.keys() if shapes.get(name) != stored.get(name))
             expected = "the one that this adapter was trained on"

@@ -188,6 +188,9 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     if checkpoint:
         check_circumstances(read_manifest(checkpoint)["run"], found, say)
     nn.Module.to(loaded.model, args.device)
+    told = Recipe(corpus.task.name, config.data.model, limit, template=config.data.template)
+    if is_main() and (line := method_of(config).said_before(loaded, corpus.label_names, told)):
+        say(line)
     return Begun(config, corpus, loaded, splits, args, limit, merged, asked, found, checkpoint)
 
 

@@ -167,6 +167,14 @@ class Method(ABC):
         """
         return {}
 
+    def said_before(self, loaded: Loaded, labels: list[str], recipe: Recipe) -> str:
+        """What must be said of its result before anything is trained; empty where there is nothing to say.
+
+        Args:
+            recipe: of which task, `max_length` and template are known.
+        """
+        return ""
+
     @abstractmethod
     def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
         """Leaves the result in an existing folder: `leaves`, config and tokenizer. The model is then as it was, but trained."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import require
 from ...extras import needs
 from ...models.linear import is_conv1d
+from ...models.plain_head import pooler_names
 from ..artifacts import ADAPTER
 from ..lora import Adapter, adapt, fold, targets
+from ..shipping.adapter import for_plain_peft, served_in_training, warning, write_adapter_card
 from .base import Method, Prepared
 from .optimizer import sparse_adamw
 
@@ -63,12 +67,22 @@ class LowRank(Method):
         ))  # fmt: skip
         return Prepared(model, sparse_adamw(model, config.training.learning_rate, config.training.weight_decay), handle)
 
+    def said_before(self, loaded: Loaded, labels: list[str], recipe: Recipe) -> str:
+        return warning(served_in_training(loaded, labels, recipe))
+
     def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
-        adapter = Adapter.of(loaded, labels, recipe)
+        served = served_in_training(loaded, labels, recipe)
+        form = for_plain_peft(served)
+        with form or nullcontext():
+            if form is not None and form.calls:  # the pooler is part of what was made, and the pooling the class's own
+                loaded = replace(loaded, head=list(dict.fromkeys([*loaded.head, *pooler_names(loaded.model)])))
+                recipe = replace(recipe, pooling="native")
+            adapter = Adapter.of(loaded, labels, recipe)
+            loaded.model.config.save_pretrained(folder)
         fold(loaded.model)
         adapter.save(folder)
-        loaded.model.config.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
+        write_adapter_card(folder, served, recipe.model, form is not None)
 
     def load(self, path: Path) -> Any:
         return Adapter.load(path.parent)
