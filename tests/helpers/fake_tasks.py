@@ -12,7 +12,7 @@ class Ranked(NamedTuple):
 
 
 class FakeTasks:
-    """"intents" says whether a text has an even number of words, "topics" whether it says parcel; "tags" tags capital letters.
+    """ "intents" says whether a text has an even number of words, "topics" whether it says parcel; "tags" tags capital letters.
 
     Attributes:
         batches: the texts of each call.
