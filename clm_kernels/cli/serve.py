@@ -11,6 +11,7 @@ from ..errors import require
 from .errors import stderr
 from .quiet import quiet
 
+KEEP = 75  # seconds that an idle connection stays open: longer than a client keeps one, else it may be reused as it closes
 TOKEN = "CLM_KERNELS_TOKEN"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -49,7 +50,8 @@ def serve(
         trunk.add(name, folder)
         stderr.print(f"{name}: {folder}", markup=False)
     stderr.print(f"serving at http://{host}:{port}", markup=False)
-    uvicorn.run(make_app(Served(trunk), limits, token), host=host, port=port, log_level="warning", timeout_graceful_shutdown=30)
+    app = make_app(Served(trunk), limits, token)
+    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=KEEP, timeout_graceful_shutdown=30)
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -22,11 +22,11 @@ from ..models.pooling import pooling_of
 from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
+from .encode import Encoded
 from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
 from .judging.ranking import Predicted, Ranking
 from .lora import Adapter
 from .methods import METHODS
-from .encode import Encoded
 from .models import Loaded, check_directory, load, longest
 from .outputs import base_of, columns_of, recorded_columns
 from .shipping.checkpoint import export_checkpoint
