@@ -14,6 +14,8 @@ COMMON = {
     "cost": "Part of full fine-tuning's FLOPs to take.",
     "output": "Folder for the result; must be new or empty.",
     "seed": "Seed of everything that is random.",
+    "seeds": "Seeds to train with; the best is kept.",
+    "search": "Trials that look for options by validation.",
     "resume": "Go on from the last checkpoint.",
     "overwrite": "Replace the run that stands in the output.",
 }

@@ -108,8 +108,27 @@ def _over_epochs(active: list[dict[str, Any]]) -> str:
     return f"{sum(tokens) / len(tokens):.1%} of the tokens{cost} (mean of {len(active)} epochs)"
 
 
+def seeds(found: dict[str, Any], best_by: str) -> Table:
+    """The scores of every seed, the one that is kept marked, their mean and spread; `found` as `Report.seeds` has it."""
+    columns = [(part, name) for part, scores in found["mean"].items() for name in scores if name != "loss"]
+    table = Table(title="seeds", caption=f"kept is the best by {best_by} on the validation data: ●", box=box.SIMPLE_HEAD)
+    for heading in ("", "seed", *(f"{part} {name}".replace("_", " ") for part, name in columns)):
+        table.add_column(heading, justify="right")
+    for run in found["runs"]:
+        mark = "●" if run["seed"] == found["best"] else ""
+        table.add_row(mark, str(run["seed"]), *(f"{run[part][name]:.4f}" for part, name in columns))
+    table.add_section()
+    for what in ("mean", "sd"):
+        table.add_row("", what, *(f"{found[what][part][name]:.4f}" for part, name in columns), style="bold")
+    return table
+
+
 def essence(report: Any, output: str) -> str:
     """The score that counts, and where the result is."""
+    if found := report.seeds:
+        each = ((part, found["mean"][part][report.best_by], found["sd"][part][report.best_by]) for part in found["mean"])
+        told = (f"{part} {report.best_by} {mean:.4f} ± {sd:.4f}" for part, mean, sd in each)
+        return f"{', '.join(told)} ({len(found['runs'])} seeds), kept: seed {found['best']}: {output}"
     scores = {"validation": report.best} | ({"test": report.test} if report.test else {})
     told = (f"{part} {report.best_by} {line[report.best_by]:.4f}" for part, line in scores.items() if report.best_by in line)
     return f"{', '.join(told)}: {output}"

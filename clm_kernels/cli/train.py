@@ -61,6 +61,8 @@ def train(
     if report.active:
         console.print(show.active(report.active))
     console.print(show.summary(report))
+    if report.seeds:
+        console.print(show.seeds(report.seeds, report.best_by))
     console.print(f"try it: clm-kernels predict --model {shlex.quote(config.run.output)} FILE", markup=False, soft_wrap=True)
     return Told(asdict(report), show.essence(report, config.run.output))
 
@@ -81,12 +83,14 @@ def _as_asked(config: TrainConfig, run_file: str, settings: list[str]) -> TrainC
 
 def _after_interruption(config: TrainConfig) -> str:
     from ..finetune.checkpoints import last_checkpoint
-    from ..finetune.outputs import CHECKPOINTS
+    from ..finetune.outputs import CHECKPOINTS, inner_folders
 
-    checkpoint = last_checkpoint(Path(config.run.output) / CHECKPOINTS)
-    if checkpoint is None:
+    output = Path(config.run.output)
+    checkpoint, runs = last_checkpoint(output / CHECKPOINTS), len(inner_folders(output))
+    if checkpoint is None and not runs:
         return "stopped before the first checkpoint; nothing is kept"
-    return f"stopped; {checkpoint.name} is kept; to go on: clm-kernels train --resume --output {shlex.quote(config.run.output)}"
+    kept = f"{checkpoint.name} is kept" if checkpoint else f"{runs} run{'s are' if runs > 1 else ' is'} kept"
+    return f"stopped; {kept}; to go on: clm-kernels train --resume --output {shlex.quote(config.run.output)}"
 
 
 @config_options(SELECTING)

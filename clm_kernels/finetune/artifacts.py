@@ -2,6 +2,8 @@
 
 RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
 RUN_FILE = "run.yaml"
+INNER = ("seed-*", "trial-*")  # folders of several runs, each with all of this
+TRIALS = "trials.csv"
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
 ACTIVE, COST_PICTURE = "active_tokens.json", "cost.png"
 SCORES, PICTURE = "sensitivity.safetensors", "selection.png"

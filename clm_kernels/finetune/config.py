@@ -176,6 +176,10 @@ class Run:
 
     output: str = _run("", "Folder for the result; must be new or empty.")
     seed: int = _run(SEED, "Seed of everything that is random.")
+    seeds: int = _run(1, "Seeds to train with, from --seed on, each in a folder of its own; the best by validation is kept.")
+    search: int = _run(
+        0, "Trials that look for learning rate, density and epochs by validation, as far as these are not given; 0: none."
+    )
     report_to: str = _run("none", "Where the Trainer logs to: tensorboard, wandb, … ; none.")
     resume: bool = _run(False, "Go on from the last checkpoint in the output folder.")
     overwrite: bool = _run(False, "Replace the run that stands in the output folder.")
@@ -184,6 +188,9 @@ class Run:
     def check(self) -> None:
         """Raises ValueError, one line, for the first field that cannot be right."""
         require(not (self.resume and self.overwrite), "train", "resume and overwrite", "not both given", "both")
+        check_counts(self, "seeds")
+        require(self.search >= 0, "train", "search", "0 or more", self.search)
+        require(self.seeds == 1 or not self.search, "train", "seeds and search", "not both given", "both")
 
 
 PARTS: dict[str, type] = {"data": Data, "selecting": Select, "lora": LoRA, "training": Training, "run": Run}

@@ -28,6 +28,7 @@ from .artifacts import (
     DELTA,
     EVALUATIONS,
     GROUPS,
+    INNER,
     OF_EVALUATION,
     PICTURE,
     REPORT,
@@ -35,6 +36,7 @@ from .artifacts import (
     RUN_FILE,
     SCORES,
     SELECTION,
+    TRIALS,
 )
 from .checkpoints import drop_all_but, drop_checkpoints, drop_unfinished, last_checkpoint, usable_checkpoint
 from .config import OPTIONS, PARTS, TrainConfig
@@ -45,7 +47,9 @@ OF_TRANSFORMERS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
-RESULTS = (RUN_FILE, DELTA, ADAPTER, ADAPTER_CONFIG, CARD, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCORES, PICTURE)
+RESULTS = (
+    RUN_FILE, TRIALS, DELTA, ADAPTER, ADAPTER_CONFIG, CARD, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCORES, PICTURE,
+)  # fmt: skip
 OURS = (RUN, REPORT, *RESULTS, *OF_TRANSFORMERS)
 WRITING = ".writing-"  # how a folder begins that is moved over when all is in it
 DRAWN = "?" * 8  # what tempfile adds to a name
@@ -68,7 +72,7 @@ def check_output(config: TrainConfig, say: Callable[[str], None]) -> tuple[Train
     require(not output.exists() or output.is_dir(), "train", "output", "a folder", f"the file {str(output)!r}")
     if config.run.resume:
         checkpoint = _checkpoint(output, say)  # before what is recorded is read, which it vouches for
-        return _recorded(config, output), checkpoint
+        return as_recorded(config, output), checkpoint
     if output.is_dir() and not all(_left_by_a_kill(path.name) for path in output.iterdir()):
         a_run = (output / RUN).is_file()
         advice = "resume goes on with the run there, overwrite replaces it" if a_run else "it is no run's"
@@ -92,7 +96,8 @@ def _checkpoint(output: Path, say: Callable[[str], None]) -> Path:
     return found
 
 
-def _recorded(config: TrainConfig, output: Path) -> TrainConfig:
+def as_recorded(config: TrainConfig, output: Path) -> TrainConfig:
+    """The config of the run in a folder, to go on with it; the one that asks for that may not ask for anything else."""
     config = config.absolute()
     recorded, given, default = recorded_config(output), config.options(), TrainConfig().options()
     asked = read_json(output / RUN).get("asked", {})
@@ -159,6 +164,16 @@ def clear(output: Path) -> None:
     for folder in output.glob(EVALUATIONS):
         drop_evaluation(folder)
     drop_checkpoints(output / CHECKPOINTS)
+    for folder in inner_folders(output):
+        clear(folder)
+        with suppress(OSError):  # something else stands in it
+            folder.rmdir()
+
+
+def inner_folders(output: Path) -> list[Path]:
+    """Those of several runs in the folder of all."""
+    found = (folder for pattern in INNER for folder in sorted(output.glob(pattern)))
+    return [folder for folder in found if not folder.is_symlink() and (folder / RUN).is_file()]
 
 
 def drop_evaluation(folder: Path) -> None:

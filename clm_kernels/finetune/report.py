@@ -5,13 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..errors import require
 from ..files import write_atomically
+from ..strangers import MEGABYTE, read_json
 
 
 @dataclass
@@ -52,6 +54,10 @@ class Report:
             where every token takes part in the backward.
         calibration: the temperature that was fitted on the validation data, on how many `rows` (texts, or words), and the
             expected calibration error over `bins` there, `error_before` and `error_after`.
+        seeds: of several, the `best` by validation, which this report is of; of all `runs` the scores of their best
+            checkpoints; their `mean` and `sd` (of a sample), by part and score. Empty for one.
+        search: all `trials`, each with its options, its validation score and seconds; the number of the `best`; the `space`
+            that was searched. Empty without it.
     """
 
     config: dict[str, Any]
@@ -78,9 +84,24 @@ class Report:
     planned: list[float] = field(default_factory=list)
     packing: dict[str, float] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, Any] = field(default_factory=dict)
+    search: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, path: Path) -> Report:
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: if the file holds something else.
+        """
+        content = read_json(path, "load", "the report of a run", most=16 * MEGABYTE)
+        known = {spec.name for spec in fields(cls)}
+        needed = {spec.name for spec in fields(cls) if spec.default_factory is MISSING and spec.default is MISSING}
+        require(needed <= content.keys() <= known, "load", repr(str(path)), "the report of a run", "other names")
+        return cls(**content)
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -1,0 +1,119 @@
+"""The folder of several runs: each has one of its own in it, and what is kept of them stands at the top."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import require
+from ...files import write_atomically
+from ..artifacts import CHECKPOINTS, REPORT, RUN, RUN_FILE
+from ..checkpoints import last_checkpoint
+from ..circumstances import versions
+from ..config import PATHS, TrainConfig
+from ..interruption import tidied_up_after
+from ..locks import locked
+from ..outputs import OURS, as_recorded, check_output, clear, inner_folders, read_json, write_folder
+from ..report import Report
+from ..run_file import load_run_file, save_run_file
+
+if TYPE_CHECKING:
+    from . import Say, Train
+
+
+@contextmanager
+def several_in(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, frozenset[str]]]:
+    """Holds the folder of several runs: gives the config, the recorded one of those that go on, and which options were given.
+
+    Raises:
+        ValueError: as `check_output`; under torchrun.
+    """
+    processes = os.environ.get("WORLD_SIZE", "1")
+    require(
+        processes == "1",
+        "train",
+        "seeds and search",
+        "left out under torchrun; start each run by itself",
+        f"{processes} processes",
+    )
+    output = Path(config.run.output)
+    with tidied_up_after(), locked(output):
+        if config.run.resume:
+            finished = (output / REPORT).is_file()
+            require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
+            whole = _as_given(as_recorded(config, output), read_json(output / RUN))
+        else:
+            whole = config
+            absolute, _ = check_output(config, say)
+            clear(output)
+            record = {"config": absolute.options(), "asked": config.options(), "given": sorted(config.given)}
+            write_atomically(output / RUN, json.dumps(record, indent=2).encode())
+            save_run_file(output / RUN_FILE, config, versions())
+        try:
+            yield whole, frozenset(read_json(output / RUN).get("given", ()))
+        except BaseException:
+            if not any(begun(folder) for folder in inner_folders(output)):
+                with suppress(OSError):
+                    clear(output)
+            raise
+
+
+def finished(config: TrainConfig, say: Say, train: Train) -> Report:
+    """The report of one of the runs, which is trained, or trained to its end, where it has not been yet."""
+    folder = Path(config.run.output)
+    if (folder / REPORT).is_file():
+        return Report.load(folder / REPORT)
+    if last_checkpoint(folder / CHECKPOINTS):
+        return train(TrainConfig(output=str(folder), resume=True), say)
+    return train(config.replace(overwrite=(folder / RUN).is_file()), say)
+
+
+def inner(config: TrainConfig, name: str, **options: Any) -> TrainConfig:
+    """The config of one of the runs."""
+    return config.replace(output=str(Path(config.run.output) / name), seeds=1, search=0, resume=False, overwrite=False, **options)
+
+
+def keep(folder: Path, report: Report, **options: Any) -> None:
+    """Copies the result of a run to the folder above, and writes the report there, last.
+
+    Args:
+        options: what ``run.yaml`` has there in place of what it has in the run's own folder.
+    """
+    top = folder.parent
+    names = [path.name for pattern in OURS for path in folder.glob(pattern) if path.is_file()]
+
+    def copy(beside: Path) -> None:
+        for name in set(names) - {REPORT, RUN, RUN_FILE}:
+            shutil.copyfile(folder / name, beside / name)
+
+    write_folder(top, copy)
+    record = read_json(folder / RUN)
+    report.config["output"] = record["config"]["output"] = os.path.abspath(top)
+    write_atomically(top / RUN, json.dumps(record, indent=2).encode())
+    save_run_file(top / RUN_FILE, TrainConfig(**load_run_file(folder / RUN_FILE).options).replace(**options), versions())
+    report.save(top / REPORT)
+
+
+def remove(folder: Path) -> None:
+    """Takes one of the runs away."""
+    clear(folder)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _as_given(config: TrainConfig, record: Mapping[str, Any]) -> TrainConfig:
+    """With the paths as they were given, where they still lead to the same place."""
+    asked, absolute = record.get("asked", {}), config.options()
+    same = (name for name in PATHS if name != "output" and isinstance(asked.get(name), str))
+    return config.replace(
+        **{name: asked[name] for name in same if asked[name] and os.path.abspath(asked[name]) == absolute[name]}
+    )
+
+
+def begun(folder: Path) -> bool:
+    return (folder / REPORT).is_file() or last_checkpoint(folder / CHECKPOINTS) is not None
