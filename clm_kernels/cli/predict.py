@@ -1,4 +1,4 @@
-"""``clm-kernels predict`` and ``clm-kernels export``."""
+"""``clm-kernels predict``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import require
-from ..escaping import as_json, visible
+from ..escaping import as_json
 from ..finetune.config import Data
 from ..finetune.tasks import TASKS, Task
 from .errors import stderr
@@ -61,30 +61,6 @@ def predict(
     if cut := classifier.cut:
         what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
         stderr.print(f"{cut} {what}: more than {classifier.max_length} tokens", markup=False)
-
-
-def export(
-    model: Model,
-    output: Annotated[str, typer.Option(help="New folder for the checkpoint.", show_default=False)],
-    delta: DeltaFile = "",
-    no_code: Annotated[
-        bool, typer.Option("--no-code", help="Write no Python file; refused where transformers' own class predicts otherwise.")
-    ] = False,
-) -> None:
-    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same labels.
-
-    Where no class of transformers pools as the head does, a Python file goes along, for `trust_remote_code=True`.
-    """
-    quiet()
-    from ..finetune import Classifier
-    from ..models.portable import MODULE
-
-    Classifier.load(model, delta).export(output, code=not no_code)
-    print(f"saved: {visible(output)}")
-    if (Path(output) / f"{MODULE}.py").is_file():
-        print(
-            f"{MODULE}.py in it is code: plain transformers needs trust_remote_code=True for it (--no-code writes none, or refuses)"
-        )
 
 
 def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Iterator[Any]:
