@@ -45,58 +45,59 @@ def export(
     require(not (onnx and sentence_transformers), "export", "onnx", "left out with --sentence-transformers", onnx)
     quiet()
     from ..finetune import Classifier
+    from ..finetune.shipping.card import write_card
     from ..finetune.shipping.rows import real_rows
+    from ..models.portable import MODULE
 
     classifier = Classifier.load(model, delta)
     served = classifier.served()
-    rows = real_rows(served, Path(delta).parent if delta else Path(model), data)
+    run = Path(delta).parent if delta else Path(model)
+    rows, folder = real_rows(served, run, data), Path(output)
     if onnx:
-        _onnx(served, Path(output), rows, int8)
+        kind, found = "onnx", _onnx(served, folder, rows, int8)
     elif sentence_transformers:
-        _embedding(served, Path(output), rows)
+        kind, found = "embedding", _embedding(served, folder, rows)
     else:
-        _checkpoint(classifier, Path(output), rows, code=not no_code)
-
-
-def _checkpoint(classifier: Any, output: Path, rows: Split | None, code: bool) -> None:
-    from ..models.portable import MODULE
-
-    difference = classifier.export(output, code, rows)
-    _saved(output, rows, f"logits within {difference:.1g} of the trained model's")
-    if (output / f"{MODULE}.py").is_file():
+        kind, found = "checkpoint", _checkpoint(classifier, folder, rows, code=not no_code)
+    on = (
+        f"on {len(rows):,} rows of {Path(rows.path).name}"
+        if rows is not None
+        else "on texts of random words (the run's data are gone)"
+    )
+    write_card(folder, served, kind, run, [f"Compared with the trained model {on}: {line}." for line in found])
+    print(f"saved: {visible(output)}; compared with the trained model {visible(on)}")
+    for line in found:
+        print(f"  {line}")
+    if (folder / f"{MODULE}.py").is_file():
         print(
             f"{MODULE}.py in it is code: plain transformers needs trust_remote_code=True for it (--no-code writes none, or refuses; "
             "--onnx and --sentence-transformers need none)"
         )
 
 
-def _embedding(served: Served, output: Path, rows: Split | None) -> None:
+def _checkpoint(classifier: Any, output: Path, rows: Split | None, code: bool) -> list[str]:
+    return [f"logits within {classifier.export(output, code, rows):.1g}"]
+
+
+def _embedding(served: Served, output: Path, rows: Split | None) -> list[str]:
     from ..finetune.shipping.embedding import export_embedding
 
     difference, layers = export_embedding(served, output, rows)
-    _saved(output, rows, f"embeddings{' and logits' * bool(layers)} within {difference:.1g} of the trained model's")
     if not layers:
-        print("the head is left out: it is no chain of linear layers")
+        return [f"embeddings within {difference:.1g}; the head is left out, as it is no chain of linear layers"]
+    return [f"embeddings, and the logits of the head beside them, within {difference:.1g}"]
 
 
-def _onnx(served: Served, output: Path, rows: Split | None, int8: bool) -> None:
+def _onnx(served: Served, output: Path, rows: Split | None, int8: bool) -> list[str]:
     from ..finetune.shipping.onnx_folder import export_onnx
 
-    found = export_onnx(served, output, rows, int8)
-    _saved(output, rows, "compared with the trained model")
-    for name, agreement in found.items():
-        print(f"{name}: {_said(agreement)}")
+    return [f"{name}: {_said(agreement)}" for name, agreement in export_onnx(served, output, rows, int8).items()]
 
 
 def _said(found: Agreement) -> str:
     torch, onnx = found.milliseconds["torch"], found.milliseconds["onnx"]
     points = "" if found.score is None else f", {100 * (found.score - found.trained_score):+.1f} points of accuracy"
     return (
-        f"logits within {found.difference:.1g}, {found.same:.1%} of the labels the same{points}; one text on one thread takes "
+        f"logits within {found.difference:.1g}, {found.same:.1%} of the labels the same{points}; one text on one thread in "
         f"{onnx:.1f} ms, {onnx / torch:.2f} of torch's {torch:.1f} ms"
     )
-
-
-def _saved(output: Path, rows: Split | None, what: str) -> None:
-    on = f"{len(rows):,} rows of {Path(rows.path).name}" if rows is not None else "texts of random words, as the run's data are gone"
-    print(f"saved: {visible(str(output))} ({what}, on {visible(on)})")

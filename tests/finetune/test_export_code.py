@@ -27,7 +27,16 @@ def padded(made):
 
 
 @pytest.mark.parametrize(
-    ("family", "pooling"), [("llama", "last"), ("gpt2", "last"), ("roberta", "cls"), ("bert", "cls"), ("albert", "cls"), ("modernbert", "mean"), ("bert", "native")]
+    ("family", "pooling"),
+    [
+        ("llama", "last"),
+        ("gpt2", "last"),
+        ("roberta", "cls"),
+        ("bert", "cls"),
+        ("albert", "cls"),
+        ("modernbert", "mean"),
+        ("bert", "native"),
+    ],
 )
 def test_no_code_where_the_own_class_does_the_same(family, pooling, tmp_path):
     made = classifier(family, pooling, **({"pad_token_id": 0} if family == "roberta" else {}))

@@ -14,7 +14,12 @@ from ..models import Loaded
 from ..tasks import TASKS
 from .served import Served
 
-WHERE = {"mean": "the mean of all tokens", "max": "the maximum over all tokens", "cls": "the first token", "last": "the last token"}
+WHERE = {
+    "mean": "the mean of all tokens",
+    "max": "the maximum over all tokens",
+    "cls": "the first token",
+    "last": "the last token",
+}
 
 _PLAIN = """\
 from peft import PeftModel
@@ -65,7 +70,13 @@ def write_adapter_card(folder: Path, served: Served, base: str, plain: bool) -> 
     lines = ["---", f"base_model: {Path(base).name}", "library_name: peft", f"pipeline_tag: {kind}", "---", ""]
     lines += [f"# A LoRA adapter for {Path(base).name}", "", f"{len(served.labels)} labels, trained by clm-kernels.", ""]
     if plain:
-        lines += ["In plain PEFT, with BASE the folder of the base model:", "", "```python", *_PLAIN.format(auto=served.task.auto).splitlines(), "```"]
+        lines += [
+            "In plain PEFT, with BASE the folder of the base model:",
+            "",
+            "```python",
+            *_PLAIN.format(auto=served.task.auto).splitlines(),
+            "```",
+        ]
     else:
         lines += [
             f"**Plain PEFT reads this folder and gives other, wrong scores:** {_reason(served)}.",

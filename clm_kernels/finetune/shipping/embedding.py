@@ -40,7 +40,13 @@ def export_embedding(served: Served, folder: Path, rows: Split | None) -> tuple[
     window, per_token = check_plain(served), served.task.per_token
     require(not per_token, "export", "sentence_transformers", "left out for a tagger, which reads no vector of a text", True)
     before, after = served.template.split(TEXT)
-    require(not after, "export", "the template", "one that ends in the text, as a prompt of sentence-transformers", repr(served.template))
+    require(
+        not after,
+        "export",
+        "the template",
+        "one that ends in the text, as a prompt of sentence-transformers",
+        repr(served.template),
+    )
     check_folder_is_new(folder)
     served.tokenizer.model_max_length = served.max_length
     encoded = within(served, rows or served.drawn(), window)
@@ -79,7 +85,10 @@ def _compared(
         return difference
     with torch.no_grad():
         dtype = chain[0].linear.weight.dtype
-        scores = [through(chain, torch.as_tensor(vector, dtype=dtype, device=model.device)).float().cpu().numpy() for vector in np.array(found)]
+        scores = [
+            through(chain, torch.as_tensor(vector, dtype=dtype, device=model.device)).float().cpu().numpy()
+            for vector in np.array(found)
+        ]
     return max(difference, check_logits("the exported head", expected, scores, encoded, limit))
 
 

@@ -49,7 +49,9 @@ def for_graph(served: Served) -> Any:
     model.float().eval().set_attn_implementation("eager")
     model.config.use_cache = False
     size = sum(parameter.numel() * 4 for parameter in model.parameters())
-    require(size <= MOST, "export", "the model", "one of less than 2 GB in float32, which an ONNX file holds", f"{size / 1e9:.1f} GB")
+    require(
+        size <= MOST, "export", "the model", "one of less than 2 GB in float32, which an ONNX file holds", f"{size / 1e9:.1f} GB"
+    )
     return model
 
 

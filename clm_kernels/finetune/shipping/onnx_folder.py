@@ -94,7 +94,9 @@ def export_onnx(served: Served, folder: Path, rows: Split | None, int8: bool = F
 def _quantize(graph: Path, path: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(str(graph), str(path), weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"])
+    quantize_dynamic(
+        str(graph), str(path), weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul", "Gemm"]
+    )
 
 
 def _agreement(

@@ -92,7 +92,9 @@ def predicted(logits: Sequence[NDArray], encoded: Encoded) -> list[list[int]]:
 
 def largest_difference(expected: Sequence[NDArray], found: Sequence[NDArray]) -> tuple[float, int]:
     """The largest difference of two logits, and which text has it; infinite where one is no number or shapes differ."""
-    differences = [float(np.abs(a - b).max(initial=0)) if a.shape == b.shape else np.inf for a, b in zip(expected, found, strict=True)]
+    differences = [
+        float(np.abs(a - b).max(initial=0)) if a.shape == b.shape else np.inf for a, b in zip(expected, found, strict=True)
+    ]
     known = [np.inf if np.isnan(difference) else difference for difference in differences]
     worst = int(np.argmax(known))
     return known[worst], worst

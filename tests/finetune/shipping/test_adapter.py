@@ -15,7 +15,14 @@ from clm_kernels.finetune import Classifier, TrainConfig, train
 peft = pytest.importorskip("peft")
 
 TEXTS = ["my refund", "where is the parcel please", "password"]
-PLAIN = {("bert", "cls"), ("albert", "cls"), ("modernbert", "mean"), ("modernbert", "cls"), ("llama", "last"), ("distilbert", "cls")}
+PLAIN = {
+    ("bert", "cls"),
+    ("albert", "cls"),
+    ("modernbert", "mean"),
+    ("modernbert", "cls"),
+    ("llama", "last"),
+    ("distilbert", "cls"),
+}
 OTHERS = {("bert", "mean"), ("bert", "max"), ("bert", "last"), ("llama", "mean")}
 
 
@@ -84,4 +91,6 @@ def test_its_export_is_the_same_whatever_the_pooling(runs, tmp_path):
         classifier = Classifier.load(folder / "o")
         assert classifier.export(tmp_path / pooling) <= 1e-5
         assert (Path(tmp_path) / pooling / "clm_pooled.py").is_file() == (pooling == "mean")
-        torch.testing.assert_close(probabilities(Classifier.load(tmp_path / pooling).model, folder), ours(folder), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            probabilities(Classifier.load(tmp_path / pooling).model, folder), ours(folder), rtol=1e-5, atol=1e-5
+        )
