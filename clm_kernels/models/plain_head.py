@@ -46,19 +46,20 @@ def straighten(model: Any) -> Undo | None:
     Returns:
         A handle, whose `restore` brings pooling and weights back.
     """
-    pooler, head = _pooler(model), getattr(model, "classifier", None)
+    pooler, head = pooler_of(model), getattr(model, "classifier", None)
     able = isinstance(head, nn.Linear) and head.weight.dtype in DTYPES and current_pooling(model) == "cls"
     return _straight(model, pooler, head) if able and pooler is not None else None
 
 
 def pooler_names(model: Any) -> list[str]:
     """The parameters of the layer before a tanh through which the model's own class sends the first token; none without one."""
-    pooler = _pooler(model)
+    pooler = pooler_of(model)
     own = {id(parameter) for parameter in pooler.parameters()} if pooler is not None else set()
     return [name for name, parameter in model.named_parameters() if id(parameter) in own]
 
 
-def _pooler(model: Any) -> nn.Linear | None:
+def pooler_of(model: Any) -> nn.Linear | None:
+    """The square layer before a tanh through which the class of BERT and ALBERT sends the first token; None of others."""
     base = base_model(model)
     pooler = getattr(base, "pooler", None)
     layer = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)

@@ -1,0 +1,59 @@
+"""Reads a folder that `clm-kernels export --onnx` left, with onnxruntime, numpy and tokenizers alone: copy this file along.
+
+classifier = OnnxClassifier("shipped")
+classifier.predict(["where is my parcel"])             # [("delivery", 0.98)]
+classifier.tag([["fly", "to", "New", "York"]])         # [["O", "O", "B-city", "I-city"]], where the graph is a tagger's
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+
+class OnnxClassifier:
+    """A graph and its tokenizer.
+
+    Args:
+        folder: what the export left.
+        graph: ``model.onnx``, or ``model.int8.onnx`` if it was asked for.
+        threads: of one call; 0: as many as ONNX Runtime likes.
+    """
+
+    def __init__(self, folder: str | Path, graph: str = "model.onnx", threads: int = 0):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self.session = onnxruntime.InferenceSession(str(Path(folder) / graph), options, providers=["CPUExecutionProvider"])
+        self.told: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        self.labels: list[str] = json.loads(self.told["labels"])
+        self.tokenizer = Tokenizer.from_file(str(Path(folder) / "tokenizer.json"))
+        self.tokenizer.enable_truncation(int(self.told["max_length"]))
+        self.tokenizer.enable_padding(pad_id=int(self.told["pad_id"]))
+
+    def predict(self, texts: list[str]) -> list[tuple[str, float]]:
+        """Label and calibrated probability of each text; give it batches of texts of about one length."""
+        encoded = self.tokenizer.encode_batch([self.told["template"].replace("{text}", text) for text in texts])
+        found = self._run(encoded)
+        return [(self.labels[int(row.argmax())], float(row.max())) for row in found]
+
+    def tag(self, sentences: list[list[str]]) -> list[list[str | None]]:
+        """A tag for each word, by its first token; None for words that were cut off."""
+        before = self.told["before_word"]
+        encoded = self.tokenizer.encode_batch([[before + word for word in words] for words in sentences], is_pretokenized=True)
+        tags: list[list[str | None]] = [[None] * len(words) for words in sentences]
+        for own, encoding, rows in zip(tags, encoded, self._run(encoded), strict=True):
+            for position, word in reversed(list(enumerate(encoding.word_ids))):
+                if word is not None:
+                    own[word] = self.labels[int(rows[position].argmax())]
+        return tags
+
+    def _run(self, encoded: list[Any]) -> np.ndarray:
+        columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
+        names = [given.name for given in self.session.get_inputs()]
+        inputs = {name: np.array([getattr(one, columns[name]) for one in encoded], np.int64) for name in names}
+        return self.session.run(["probabilities"], inputs)[0]
