@@ -40,6 +40,9 @@ def predict(
     reject: Annotated[
         float | None, typer.Option(help="Precision wanted on validation; no label (-) where it would be less.")
     ] = None,
+    out_of_scope: Annotated[
+        bool, typer.Option("--out-of-scope", help="Mark texts about none of the labels; 95 % of validation's stay.")
+    ] = False,
 ) -> None:
     """Print the label and its probability for every text, or the tag of every word.
 
@@ -54,9 +57,12 @@ def predict(
     task = TASKS[classifier.task]
     if reject is not None and not task.per_token:
         stderr.print(_expected(classifier.calibration, reject), markup=False)
+    if out_of_scope and (scope := classifier.scope):
+        kept = f"{scope.kept:.1%} of {scope.rows:,} validation texts are not"
+        stderr.print(f"out of scope below a cosine of {scope.threshold:.3f}: {kept}", markup=False)
     texts = _texts(file, task, text_column, tokens_column)
     while chunk := list(islice(texts, CHUNK)):
-        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject):
+        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject, out_of_scope=out_of_scope):
             print(_as_json(prediction, task) if jsonl else task.write(prediction))
     if cut := classifier.cut:
         what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
@@ -108,6 +114,8 @@ def _as_json(prediction: Predicted, task: Task) -> str:
     named = dict(zip(task.fields, prediction[:3], strict=True))
     if best := getattr(prediction, "best", None):
         named["best"] = [{"label": label, "probability": probability} for label, probability in best]
+    if (outside := getattr(prediction, "out_of_scope", None)) is not None:
+        named["out_of_scope"] = outside
     return as_json(named)
 
 

@@ -3,6 +3,7 @@
 RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
 ACTIVE, COST_PICTURE = "active_tokens.json", "cost.png"
+SCOPE = "scope.safetensors"
 SCORES, PICTURE = "sensitivity.safetensors", "selection.png"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
 WHOLE = "model.safetensors"  # as transformers names it, where it is one file

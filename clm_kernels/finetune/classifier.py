@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,11 +29,13 @@ from ..models.portable import pools_by_code, reads_natively, save_portable
 from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
+from .artifacts import SCOPE
+from .encode import Encoded
 from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
 from .judging.ranking import Predicted, Ranking
+from .judging.scope import Scope, kept_features
 from .lora import Adapter, fold
 from .methods import METHODS
-from .encode import Encoded
 from .models import Loaded, check_directory, load, longest
 from .outputs import write_folder
 from .split import Split
@@ -52,6 +56,7 @@ class Classifier:
         template: words around every text, as the model's config records them.
         cut: how many texts (sequence) or words (token) have been cut off so far.
         calibration: the temperature of its probabilities, and what validation tells of rejecting labels.
+        scope: where its texts lie, by which others are out of scope; None where that is not kept beside it.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int):
@@ -61,6 +66,7 @@ class Classifier:
         self.tokenizer, self.task, self._task, self.max_length = tokenizer, task.name, task, max_length
         self.template, self.cut = template_of(model.config), 0
         self.label_names, self.calibration = label_names(model), calibration_of(model.config)
+        self.scope: Scope | None = None
 
     @classmethod
     def load(cls, model: str | Path, delta: str | Path = "") -> Classifier:
@@ -74,6 +80,12 @@ class Classifier:
             ValueError: if something is missing, broken, or does not belong together.
             RuntimeError: for an adapter without peft.
         """
+        classifier = cls._read(model, delta)
+        classifier.scope = Scope.beside(Path(delta).parent if delta else Path(model), len(classifier.label_names))
+        return classifier
+
+    @classmethod
+    def _read(cls, model: str | Path, delta: str | Path) -> Classifier:
         if delta:
             require(Path(delta).is_file(), "Classifier.load", "delta", "an existing file", repr(str(delta)))
             return cls._from_delta(_read(Path(delta)), model)
@@ -135,16 +147,37 @@ class Classifier:
 
     @overload
     def predict(
-        self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
+        self,
+        texts: str,
+        batch_size: int = 64,
+        *,
+        top: int = 1,
+        reject: float | None = None,
+        out_of_scope: bool = False,
+        progress: bool = False,
     ) -> Predicted: ...
 
     @overload
     def predict(
-        self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
+        self,
+        texts: Sequence[Any],
+        batch_size: int = 64,
+        *,
+        top: int = 1,
+        reject: float | None = None,
+        out_of_scope: bool = False,
+        progress: bool = False,
     ) -> Iterator[Predicted]: ...
 
     def predict(
-        self, texts: Any, batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
+        self,
+        texts: Any,
+        batch_size: int = 64,
+        *,
+        top: int = 1,
+        reject: float | None = None,
+        out_of_scope: bool = False,
+        progress: bool = False,
     ) -> Predicted | Iterator[Predicted]:
         """A prediction for each text (or list of words), in their order; for one text alone, that of its own.
 
@@ -154,12 +187,19 @@ class Classifier:
             top: how many of the best labels to give, each with its probability, as a `Ranked`; not for tags.
             reject: the precision that is wanted: where the validation says that it would be less, the label is None.
                 Not for tags.
+            out_of_scope: whether to mark texts that are about none of the labels, by a threshold that keeps 95 % of the validation
+                texts: their label is None and their ``out_of_scope`` True. Not for tags.
             progress: whether to show transformers' bar over the batches, which its ``disable_progress_bar`` switches off.
 
         Raises:
-            ValueError: for a precision that no threshold reached on the validation data, and for tags with either.
+            ValueError: for a precision that no threshold reached on the validation data, for tags with any of these, and for a
+                classifier of which nothing is kept that tells what is out of scope.
         """
         ranking = Ranking.of(self.calibration, self._task, len(self.label_names), top, reject)
+        if out_of_scope:
+            kept_with_it = f"left out for tags, and where no {SCOPE} is kept with the classifier"
+            require(self.scope is not None, "predict", "out_of_scope", kept_with_it, True)
+            ranking = replace(ranking, scope=self.scope)
         if isinstance(texts, str):
             return next(self._predict([self._task.read_line(texts)], batch_size, ranking, progress))
         return self._predict(texts, batch_size, ranking, progress)
@@ -184,10 +224,13 @@ class Classifier:
         if not len(texts):
             return
         encoded = self._encoded(texts)
-        found = [ranking.best(logits) for logits in self._logits(encoded, batch_size, progress)]
+        scope = ranking.scope
+        with kept_features(self.model) if scope else nullcontext([]) as features:
+            found = [ranking.best(logits) for logits in self._logits(encoded, batch_size, progress)]
+        outside = (scope.scores(torch.cat(features)) < scope.threshold).tolist() if scope else None
         for i in _given_order(encoded):
             probabilities, numbers = (values[i % batch_size] for values in found[i // batch_size])
-            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names)
+            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names, outside and outside[i])
 
     def _probabilities(self, texts: Sequence[Any], batch_size: int, progress: bool) -> Iterator[NDArray[np.float32]]:
         if not len(texts):
@@ -261,6 +304,8 @@ class Classifier:
         def write(beside: Path) -> None:
             save_portable(self.model, beside, code)
             self.tokenizer.save_pretrained(beside)
+            if self.scope:
+                self.scope.save(beside)
 
         write_folder(folder, write)
 

@@ -31,6 +31,7 @@ from .artifacts import (
     PICTURE,
     REPORT,
     RUN,
+    SCOPE,
     SCORES,
     SELECTION,
 )
@@ -43,7 +44,7 @@ OF_TRANSFORMERS = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
-RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCORES, PICTURE)
+RESULTS = (DELTA, ADAPTER, ADAPTER_CONFIG, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCOPE, SCORES, PICTURE)
 OURS = (RUN, REPORT, *RESULTS, *OF_TRANSFORMERS)
 WRITING = ".writing-"  # how a folder begins that is moved over when all is in it
 DRAWN = "?" * 8  # what tempfile adds to a name

@@ -52,6 +52,8 @@ class Report:
             where every token takes part in the backward.
         calibration: the temperature that was fitted on the validation data, on how many `rows` (texts, or words), and the
             expected calibration error over `bins` there, `error_before` and `error_after`.
+        scope: the `threshold` below which a text is out of scope, on how many validation texts (`rows`) it was fitted, and which
+            part of them it keeps; empty for tags.
     """
 
     config: dict[str, Any]
@@ -78,6 +80,7 @@ class Report:
     planned: list[float] = field(default_factory=list)
     packing: dict[str, float] = field(default_factory=dict)
     calibration: dict[str, Any] = field(default_factory=dict)
+    scope: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -163,7 +163,7 @@ def test_parameters_are_the_options_of_train():
     assert names == (set(OPTIONS) - estimator.OF_FILES) | {"verbose"}
     assert set(OPTIONS) > estimator.OF_FILES
     assert clm.TextClassifier("m", epochs=2, density=0.5)._given() == {"model": "m", "epochs": 2, "density": 0.5}
-    with pytest.raises(TypeError, match="options must be among .*, got 'epoch'"):
+    with pytest.raises(TypeError, match=r"options must be among .*, got 'epoch'"):
         clm.TextClassifier("m", epoch=2)
 
 
