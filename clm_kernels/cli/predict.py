@@ -42,6 +42,9 @@ def predict(
     reject: Annotated[
         float | None, typer.Option(help="Precision wanted on validation; no label (-) where it would be less.")
     ] = None,
+    out_of_scope: Annotated[
+        bool, typer.Option("--out-of-scope", help="Mark texts about none of the labels; 95 % of validation's stay.")
+    ] = False,
     as_json: bool = False,
 ) -> Told:
     """Print the label and its probability for every text, or the tag of every word.
@@ -58,11 +61,14 @@ def predict(
     task = TASKS[classifier.task]
     if reject is not None and not task.per_token:
         stderr.print(_expected(classifier.calibration, reject), markup=False)
+    if out_of_scope and (scope := classifier.scope):
+        kept = f"{scope.kept:.1%} of {scope.rows:,} validation texts are not"
+        stderr.print(f"out of scope below a cosine of {scope.threshold:.3f}: {kept}", markup=False)
     given = {name: column for name, column in (("text_column", text_column), ("tokens_column", tokens_column)) if column}
     texts = _texts(file, task, Data(**classifier.columns | given))
     predictions: list[dict[str, Any]] = []
     while chunk := list(islice(texts, CHUNK)):
-        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject):
+        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject, out_of_scope=out_of_scope):
             if as_json:
                 predictions.append(_named(prediction, task))
             else:
@@ -93,6 +99,8 @@ def _named(prediction: Predicted, task: Task) -> dict[str, Any]:
     named = dict(zip(task.fields, prediction[:3], strict=True))
     if best := getattr(prediction, "best", None):
         named["best"] = [{"label": label, "probability": probability} for label, probability in best]
+    if (outside := getattr(prediction, "out_of_scope", None)) is not None:
+        named["out_of_scope"] = outside
     return named
 
 

@@ -6,6 +6,7 @@ INNER = ("seed-*", "trial-*")  # folders of several runs, each with all of this
 TRIALS = "trials.csv"
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
 ACTIVE, COST_PICTURE = "active_tokens.json", "cost.png"
+SCOPE = "scope.safetensors"
 SCORES, PICTURE = "sensitivity.safetensors", "selection.png"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
 CARD = "README.md"

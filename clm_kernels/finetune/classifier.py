@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,9 +24,11 @@ from ..models.pooling import pooling_of
 from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
+from .artifacts import SCOPE
 from .encode import Encoded
 from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
 from .judging.ranking import Predicted, Ranking
+from .judging.scope import Scope, kept_features
 from .lora import Adapter
 from .methods import METHODS
 from .models import Loaded, check_directory, load, longest
@@ -50,6 +54,7 @@ class Classifier:
         cut: how many texts (sequence) or words (token) have been cut off so far.
         columns: of the training data, by `TrainConfig`'s names (``text_column`` …), where a run has recorded them.
         calibration: the temperature of its probabilities, and what validation tells of rejecting labels.
+        scope: where its texts lie, by which others are out of scope; None where that is not kept beside it.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int):
@@ -59,6 +64,7 @@ class Classifier:
         self.tokenizer, self.task, self._task, self.max_length = tokenizer, task.name, task, max_length
         self.template, self.cut, self.columns = template_of(model.config), 0, dict[str, str]()
         self.label_names, self.calibration = label_names(model), calibration_of(model.config)
+        self.scope: Scope | None = None
 
     @classmethod
     def load(cls, model: str | Path, delta: str | Path = "") -> Classifier:
@@ -72,6 +78,12 @@ class Classifier:
             ValueError: if something is missing, broken, or does not belong together.
             RuntimeError: for an adapter without peft.
         """
+        classifier = cls._read(model, delta)
+        classifier.scope = Scope.beside(Path(delta).parent if delta else Path(model), len(classifier.label_names))
+        return classifier
+
+    @classmethod
+    def _read(cls, model: str | Path, delta: str | Path) -> Classifier:
         if delta:
             require(Path(delta).is_file(), "Classifier.load", "delta", "an existing file", repr(str(delta)))
             return cls._from_delta(_read(Path(delta)), model)
@@ -137,16 +149,37 @@ class Classifier:
 
     @overload
     def predict(
-        self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
+        self,
+        texts: str,
+        batch_size: int = 64,
+        *,
+        top: int = 1,
+        reject: float | None = None,
+        out_of_scope: bool = False,
+        progress: bool = False,
     ) -> Predicted: ...
 
     @overload
     def predict(
-        self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
+        self,
+        texts: Sequence[Any],
+        batch_size: int = 64,
+        *,
+        top: int = 1,
+        reject: float | None = None,
+        out_of_scope: bool = False,
+        progress: bool = False,
     ) -> Iterator[Predicted]: ...
 
     def predict(
-        self, texts: Any, batch_size: int = 64, *, top: int = 1, reject: float | None = None, progress: bool = False
+        self,
+        texts: Any,
+        batch_size: int = 64,
+        *,
+        top: int = 1,
+        reject: float | None = None,
+        out_of_scope: bool = False,
+        progress: bool = False,
     ) -> Predicted | Iterator[Predicted]:
         """A prediction for each text (or list of words), in their order; for one text alone, that of its own.
 
@@ -156,12 +189,19 @@ class Classifier:
             top: how many of the best labels to give, each with its probability, as a `Ranked`; not for tags.
             reject: the precision that is wanted: where the validation says that it would be less, the label is None.
                 Not for tags.
+            out_of_scope: whether to mark texts that are about none of the labels, by a threshold that keeps 95 % of the validation
+                texts: their label is None and their ``out_of_scope`` True. Not for tags.
             progress: whether to show transformers' bar over the batches, which its ``disable_progress_bar`` switches off.
 
         Raises:
-            ValueError: for a precision that no threshold reached on the validation data, and for tags with either.
+            ValueError: for a precision that no threshold reached on the validation data, for tags with any of these, and for a
+                classifier of which nothing is kept that tells what is out of scope.
         """
         ranking = Ranking.of(self.calibration, self._task, len(self.label_names), top, reject)
+        if out_of_scope:
+            kept_with_it = f"left out for tags, and where no {SCOPE} is kept with the classifier"
+            require(self.scope is not None, "predict", "out_of_scope", kept_with_it, True)
+            ranking = replace(ranking, scope=self.scope)
         if isinstance(texts, str):
             return next(self._predict([self._task.read_line(texts)], batch_size, ranking, progress))
         return self._predict(texts, batch_size, ranking, progress)
@@ -186,10 +226,13 @@ class Classifier:
         if not len(texts):
             return
         encoded = self._encoded(texts)
-        found = [ranking.best(logits) for logits in self._logits(encoded, batch_size, progress)]
+        scope = ranking.scope
+        with kept_features(self.model) if scope else nullcontext([]) as features:
+            found = [ranking.best(logits) for logits in self._logits(encoded, batch_size, progress)]
+        outside = (scope.scores(torch.cat(features)) < scope.threshold).tolist() if scope else None
         for i in _given_order(encoded):
             probabilities, numbers = (values[i % batch_size] for values in found[i // batch_size])
-            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names)
+            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names, outside and outside[i])
 
     def _probabilities(self, texts: Sequence[Any], batch_size: int, progress: bool) -> Iterator[NDArray[np.float32]]:
         if not len(texts):
@@ -239,7 +282,10 @@ class Classifier:
             ValueError: if the folder is not empty, only some layers attend to both sides, the head reads a mix of all layers, code
                 is needed and not wanted, or the logits differ by more than 1e-5 (with weights of two bytes, by their rounding).
         """
-        return export_checkpoint(self.served(), Path(folder), code, rows)
+        difference = export_checkpoint(self.served(), Path(folder), code, rows)
+        if self.scope:
+            self.scope.save(Path(folder))
+        return difference
 
     def served(self) -> Served:
         """All that is needed to ship it."""

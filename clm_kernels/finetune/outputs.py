@@ -34,6 +34,7 @@ from .artifacts import (
     REPORT,
     RUN,
     RUN_FILE,
+    SCOPE,
     SCORES,
     SELECTION,
     TRIALS,
@@ -48,7 +49,7 @@ OF_TRANSFORMERS = (
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
 RESULTS = (
-    RUN_FILE, TRIALS, DELTA, ADAPTER, ADAPTER_CONFIG, CARD, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCORES, PICTURE,
+    RUN_FILE, TRIALS, DELTA, ADAPTER, ADAPTER_CONFIG, CARD, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCOPE, SCORES, PICTURE,
 )  # fmt: skip
 OURS = (RUN, REPORT, *RESULTS, *OF_TRANSFORMERS)
 WRITING = ".writing-"  # how a folder begins that is moved over when all is in it

@@ -38,7 +38,7 @@ from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
 from .interruption import Interruption, tidied_up_after
-from .judging.keeping import CONFIG_KEY, DETAIL, calibrate
+from .judging.keeping import CONFIG_KEY, DETAIL, judge
 from .locks import locked
 from .manifest import read_manifest
 from .many import many
@@ -263,14 +263,11 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str]) -> Report:
                 words = recorder.words(config.training.energy)
                 words.save(output / ACTIVE)
                 report.words = words.best()
-            report.calibration = calibrate(
-                prepared.model,
-                run.splits["validation"],
-                run.task,
-                loaded.tokenizer,
-                report.labels,
-                2 * config.training.batch_size,
-            )
+            size = 2 * config.training.batch_size
+            report.calibration, scope = judge(prepared.model, run.splits, run.task, loaded.tokenizer, report.labels, size)
+            if scope:
+                report.scope = scope.told()
+                scope.save(output)
             _save(run, prepared, report)
             draw_cost(report, output / COST_PICTURE, say)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too

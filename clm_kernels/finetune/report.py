@@ -58,6 +58,8 @@ class Report:
             checkpoints; their `mean` and `sd` (of a sample), by part and score. Empty for one.
         search: all `trials`, each with its options, its validation score and seconds; the number of the `best`; the `space`
             that was searched. Empty without it.
+        scope: the `threshold` below which a text is out of scope, on how many validation texts (`rows`) it was fitted, and which
+            part of them it keeps; empty for tags.
     """
 
     config: dict[str, Any]
@@ -86,6 +88,7 @@ class Report:
     calibration: dict[str, Any] = field(default_factory=dict)
     seeds: dict[str, Any] = field(default_factory=dict)
     search: dict[str, Any] = field(default_factory=dict)
+    scope: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -32,7 +32,8 @@ def test_what_stands_in_the_folder(finished):
     output = Path(config.run.output)
     names = {path.name for path in output.iterdir()}
     assert names == {"config.json", "delta.safetensors", "report.json", "run.json", "run.yaml", "selection.safetensors",
-                     "selection.png", "sensitivity.safetensors", "tokenizer.json", "tokenizer_config.json"}  # fmt: skip
+                     "selection.png", "scope.safetensors", "sensitivity.safetensors", "tokenizer.json",
+                     "tokenizer_config.json"}  # fmt: skip
     assert json.loads((output / "config.json").read_text())["id2label"] == {"0": "access", "1": "billing", "2": "delivery"}
     written = json.loads((output / "report.json").read_text())
     assert written["test"] == report.test

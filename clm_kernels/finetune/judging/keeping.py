@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from .calibration import BINS, Calibration, calibration_error, reliability, softmax
-from .logits import Judged, judged
+from .logits import Judged, judged, logits_of
+from .scope import Scope, drawn, kept_features
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -40,6 +45,25 @@ def calibrate(
         "error_before": error_at(found, 1.0),
         "error_after": error_at(found, calibration.temperature),
     }
+
+
+def judge(
+    model: Any, splits: Mapping[str, Encoded], task: Task, tokenizer: PreTrainedTokenizerBase, label_names: list[str], batch_size: int
+) -> tuple[dict[str, Any], Scope | None]:  # fmt: skip
+    """What `calibrate` does and reports, and by which texts are out of scope; None for tags, and for several labels a text."""
+    train, validation = splits["train"], splits["validation"]
+    whole = not task.per_token and isinstance(train.dataset[0]["labels"], int)
+    with kept_features(model) if whole else nullcontext([]) as features:
+        reported = calibrate(model, validation, task, tokenizer, label_names, batch_size)
+    if not whole:
+        return reported, None
+    numbers = list(train.dataset["labels"])
+    chosen = drawn(numbers)
+    with kept_features(model) as learnt:
+        for _ in logits_of(model, train.dataset.select(chosen), tokenizer, batch_size):
+            pass
+    gold = torch.tensor([numbers[i] for i in chosen])
+    return reported, Scope.fit(torch.cat(learnt), gold, torch.cat(features), len(label_names))
 
 
 def error_at(found: Judged, temperature: float) -> float:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ..split import Split
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
@@ -56,7 +57,7 @@ def judged(
     """Runs the model, in evaluation mode and in its own dtype, over a labelled split."""
     number = {name: i for i, name in enumerate(label_names)}
     split, parts = encoded.split, []
-    for i, row in enumerate(_rows(model, encoded, tokenizer, batch_size)):
+    for i, row in enumerate(logits_of(model, encoded.dataset, tokenizer, batch_size)):
         own = [number[name] for name in task.label(split.labels[i])]
         kept = np.ones(len(own), bool)
         values = np.zeros((len(own), len(label_names)), np.float32)
@@ -72,11 +73,12 @@ def judged(
 
 
 @torch.no_grad()
-def _rows(model: nn.Module, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[NDArray]:
+def logits_of(model: nn.Module, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[NDArray]:
+    """Of each encoded text, in evaluation mode."""
     from transformers import DataCollatorWithPadding
 
     collate, device = DataCollatorWithPadding(tokenizer), next(model.parameters()).device
-    dataset = encoded.dataset.remove_columns([name for name in ("length", "labels") if name in encoded.dataset.column_names])
+    dataset = dataset.remove_columns([name for name in ("length", "labels") if name in dataset.column_names])
     trained = model.training
     model.eval()
     try:

@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 
     from ..encode import Encoded
     from ..tasks import Task
+    from .scope import Scope
 
 
 class Ranked(NamedTuple):
-    """A `Prediction` that knows the next best labels too; `best` has each with its probability, the best one first."""
+    """A `Prediction` that knows the next best labels too; `best` has each with its probability, the best one first.
+
+    `out_of_scope`: whether the text is about none of the labels; None where nobody asked.
+    """
 
     text: Any
     label: Any
     probability: Any
     best: list[tuple[str, float]]
+    out_of_scope: bool | None = None
 
 
 Predicted = Prediction | Ranked
@@ -37,11 +42,13 @@ class Ranking:
         temperature: by which logits are divided before the softmax.
         top: how many labels a prediction has.
         kept: what is not rejected; None rejects nothing.
+        scope: by which texts are out of scope; None marks none.
     """
 
     temperature: float = 1.0
     top: int = 1
     kept: Kept | None = None
+    scope: Scope | None = None
 
     @classmethod
     def of(cls, calibration: Calibration, task: Task, labels: int, top: int, reject: float | None) -> Ranking:
@@ -69,15 +76,17 @@ class Ranking:
         return (found.cpu(), numbers.cpu()) if self.top > 1 else (found[..., 0].cpu(), numbers[..., 0].cpu())
 
     def decode(
-        self, task: Task, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str]
-    ) -> Predicted:
-        """What is predicted of text i of a split."""
+        self, task: Task, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str],
+        outside: bool | None = None,
+    ) -> Predicted:  # fmt: skip
+        """What is predicted of text i of a split; `outside`: whether it is out of scope, where that is asked."""
         first = (numbers[0], probabilities[0]) if self.top > 1 else (numbers, probabilities)
         prediction: Any = task.decode(encoded, i, *first, label_names)
         if self.kept is not None and prediction.probability < self.kept.threshold:
             prediction = prediction._replace(label=None)
-        if self.top == 1:
+        if self.top == 1 and outside is None:
             return prediction
-        names = [label_names[number] for number in numbers.tolist()]
-        best = list(zip(names, probabilities.tolist(), strict=True))
-        return Ranked(prediction.text, prediction.label, prediction.probability, best)
+        names = [label_names[number] for number in numbers.reshape(-1).tolist()]
+        best = list(zip(names, probabilities.reshape(-1).tolist(), strict=True))
+        label = None if outside else prediction.label
+        return Ranked(prediction.text, label, prediction.probability, best, outside)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .base import Score
 
 
+OUT_OF_SCOPE = "(out of scope)"
+
+
 class SequenceClassification(Task):
     auto = "AutoModelForSequenceClassification"
     architecture = "ForSequenceClassification"
@@ -91,6 +94,7 @@ class SequenceClassification(Task):
         return Prediction(encoded.split.texts[i], label_names[int(numbers)], float(probabilities))
 
     def write(self, prediction: Prediction) -> str:
-        label, further = prediction.label or "-", getattr(prediction, "best", [])[1:]
+        outside, further = getattr(prediction, "out_of_scope", False), getattr(prediction, "best", [])[1:]
+        label = prediction.label or (OUT_OF_SCOPE if outside else "-")
         pairs = [(label, prediction.probability), *further]
         return "\t".join([*(f"{cell(name)}\t{share:.4f}" for name, share in pairs), cell(" ".join(prediction.text.split()))])

@@ -1,0 +1,141 @@
+"""Texts that are about none of the labels: what tells them, where it is kept, how they are marked."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import base, finished, silent  # noqa: F401
+from typer.testing import CliRunner
+
+import clm_kernels as clm
+from clm_kernels.cli import app
+from clm_kernels.finetune.artifacts import SCOPE
+from clm_kernels.finetune.judging.scope import Scope, drawn, kept_features
+from clm_kernels.finetune.outputs import recorded_config
+from clm_kernels.tensors import read_tensors, write_tensors
+
+TEXTS = ["where is my parcel", "paris rome anna bob lives in meets smith paris", "password"]
+
+
+@pytest.fixture(scope="module")
+def output(finished):  # noqa: F811
+    return Path(finished[0].run.output)
+
+
+@pytest.fixture
+def classifier(output):
+    return clm.Classifier.load(output)
+
+
+def on_circle(*degrees):
+    return torch.tensor([[math.cos(math.radians(each)), math.sin(math.radians(each))] for each in degrees])
+
+
+def test_a_text_is_as_near_as_the_nearest_mean():
+    found = Scope.fit(on_circle(0, 20, 90) * torch.tensor([[5.0], [1], [1]]), torch.tensor([0, 0, 1]), on_circle(10, 30), 3)
+    torch.testing.assert_close(found.means, torch.cat([on_circle(10, 90), torch.zeros(1, 2)]))
+    expected = [math.cos(math.radians(each)) for each in (0, 30, 10)]
+    torch.testing.assert_close(found.scores(7 * on_circle(10, 40, 80)), torch.tensor(expected))
+
+
+@pytest.mark.parametrize(("rows", "below"), [(100, 4), (40, 1), (10, 0), (1, 0)])
+def test_at_least_95_percent_of_the_validation_texts_stay(rows, below):
+    degrees = torch.linspace(0, 80, rows).tolist()
+    found = Scope.fit(on_circle(0, 0), torch.tensor([0, 0]), on_circle(*degrees), 1)
+    outside = found.scores(on_circle(*degrees)) < found.threshold
+    assert int(outside.sum()) == below and found.rows == rows
+    assert found.kept == pytest.approx(1 - below / rows) and found.kept >= 0.95
+
+
+def test_the_means_are_of_as_many_texts_of_each_label():
+    labels = [0] * 900 + [1] * 80 + [2] * 20
+    assert drawn(labels, 1000) == list(range(1000))
+    chosen = drawn(labels, 150)
+    assert [sum(labels[i] == label for i in chosen) for label in range(3)] == [50, 50, 20]
+    assert chosen == drawn(labels, 150) != list(range(50))
+
+
+def test_features_are_what_the_head_reads(classifier):
+    batch = classifier.tokenizer(TEXTS, padding=True, return_tensors="pt").to(classifier.model.device)
+    read = []
+    hook = classifier.model.classifier.register_forward_pre_hook(lambda module, args: read.append(args[0].detach().cpu()))
+    with kept_features(classifier.model) as features:
+        classifier.model(**batch)
+    hook.remove()
+    torch.testing.assert_close(features[0], read[0])
+    classifier.model(**batch)
+    assert len(features) == 1
+
+
+def test_train_leaves_it_and_reports_it(output, classifier):
+    scope = classifier.scope
+    told = json.loads((output / "report.json").read_text())["scope"]
+    assert told == {"threshold": scope.threshold, "rows": 18, "kept": scope.kept} and scope.means.shape[0] == 3
+    lines = Path(recorded_config(output).data.validation).read_text().splitlines()
+    found = list(classifier.predict([json.loads(line)["text"] for line in lines], out_of_scope=True))
+    assert sum(not prediction.out_of_scope for prediction in found) == round(18 * scope.kept)
+
+
+def test_texts_out_of_scope_have_no_label(classifier):
+    plain = list(classifier.predict(TEXTS))
+    found = list(classifier.predict(TEXTS, batch_size=2, out_of_scope=True))
+    assert [prediction.out_of_scope for prediction in found] == [False, True, False]
+    assert [prediction.label for prediction in found] == [plain[0].label, None, plain[2].label]
+    assert [prediction.best[0][0] for prediction in found] == [prediction.label for prediction in plain]
+    assert len(next(classifier.predict(TEXTS, top=2, out_of_scope=True)).best) == 2
+    assert classifier.predict(TEXTS[1], out_of_scope=True).out_of_scope
+    assert not hasattr(plain[0], "out_of_scope")
+
+
+def test_the_program_marks_them(output, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    words = ["predict", "--model", str(output), str(tmp_path / "texts.txt"), "--out-of-scope"]
+    run = CliRunner().invoke(app, words)
+    assert [line.split("\t")[0] for line in run.stdout.splitlines()] == ["delivery", "(out of scope)", "access"]
+    assert run.stderr.startswith("out of scope below a cosine of ") and "of 18 validation texts are not" in run.stderr
+    rows = [json.loads(line) for line in CliRunner().invoke(app, [*words, "--jsonl"]).stdout.splitlines()]
+    assert [(row["label"], row["out_of_scope"]) for row in rows] == [("delivery", False), (None, True), ("access", False)]
+
+
+def test_it_goes_along_with_an_export(classifier, tmp_path):
+    classifier.export(tmp_path / "plain")
+    again = clm.Classifier.load(tmp_path / "plain")
+    assert again.scope.threshold == classifier.scope.threshold and torch.equal(again.scope.means, classifier.scope.means)
+    assert [p.out_of_scope for p in again.predict(TEXTS, out_of_scope=True)] == [False, True, False]
+
+
+def test_without_it_marking_is_refused(classifier):
+    classifier.scope = None
+    with pytest.raises(ValueError, match=rf"^predict: out_of_scope must be left out for tags, and where no {SCOPE} is kept"):
+        classifier.predict(TEXTS, out_of_scope=True)
+
+
+@pytest.mark.parametrize(
+    ("means", "changes"),
+    [
+        (torch.zeros(4, 2), {}),
+        (torch.zeros(3, 2, dtype=torch.float64), {}),
+        (torch.zeros(3), {}),
+        (torch.zeros(3, 2), {"threshold": "NaN"}),
+        (torch.zeros(3, 2), {"threshold": "null"}),
+        (torch.zeros(3, 2), {"rows": "0"}),
+        (torch.zeros(3, 2), {"kept": "2.0"}),
+    ],
+)
+def test_a_file_of_another_classifier_is_refused(tmp_path, means, changes):
+    Scope(torch.zeros(3, 2), 0.5, 9, 1.0).save(tmp_path)
+    _, told = read_tensors(tmp_path / SCOPE, "test")
+    assert Scope.beside(tmp_path, 3).rows == 9 and Scope.beside(tmp_path / "nowhere", 3) is None
+    write_tensors(tmp_path / SCOPE, {"means": means}, told | changes)
+    with pytest.raises(ValueError, match=r"^Classifier.load: .*scope.safetensors"):
+        Scope.beside(tmp_path, 3)
+
+
+def test_an_altered_file_is_refused(output, tmp_path):
+    content = bytearray((output / SCOPE).read_bytes())
+    content[-1] ^= 1
+    (tmp_path / SCOPE).write_bytes(content)
+    with pytest.raises(ValueError, match="has been altered"):
+        Scope.beside(tmp_path, 3)
