@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .selecting.scores.warm_up import warm_up_head as warm_up_head
     from .selection import Entries as Entries
     from .selection import Selection as Selection
+    from .serving.trunk import Trunk as Trunk
     from .values import Values as Values
 
 _HOMES = {  # public name -> the module that it is imported from when it is first asked for
@@ -50,6 +51,7 @@ _HOMES = {  # public name -> the module that it is imported from when it is firs
     "SparseAdamW": "optim",
     "TextClassifier": "finetune.estimator",
     "TrainConfig": "finetune.config",
+    "Trunk": "serving.trunk",
     "Values": "values",
     "bidirectional": "models.attention",
     "bidirectional_layers": "models.attention",
