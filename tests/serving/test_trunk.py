@@ -137,7 +137,9 @@ def test_memory_is_one_base_and_the_deltas(trunk, base, folders):
 
 def test_tokenizers_are_shared(trunk):
     tokenizers = {name: id(member.classifier.tokenizer) for name, member in trunk._members.items()}
-    assert len({*tokenizers.values()}) == 2 and tokenizers["merged"] not in {tokenizers[name] for name in TASKS if name != "merged"}
+    assert len({*tokenizers.values()}) == 2 and tokenizers["merged"] not in {
+        tokenizers[name] for name in TASKS if name != "merged"
+    }
 
 
 def refused(trunk, expected, call, *args, **kwargs):
@@ -150,7 +152,9 @@ def refused(trunk, expected, call, *args, **kwargs):
 
 def test_what_is_asked_wrongly(trunk):
     refused(trunk, r"Trunk.classify: tasks must be of 'intents', .*, got 'spam'", trunk.classify, TEXTS, "spam")
-    refused(trunk, r"Trunk.classify: tasks must be a name for each of 12 texts, got 2 names", trunk.classify, TEXTS, ["two", "two"])
+    refused(
+        trunk, r"Trunk.classify: tasks must be a name for each of 12 texts, got 2 names", trunk.classify, TEXTS, ["two", "two"]
+    )
     refused(trunk, r"tasks must be a name, a list of names, or None, got 7", trunk.classify, TEXTS, 7)
     refused(trunk, r"texts\[1\] for 'intents' must be a text that is not empty, got 5", trunk.classify, ["a", 5], "intents")
     refused(trunk, r"texts\[0\] for 'tags' must be a list of words or a text", trunk.classify, [[""]], "tags")
@@ -163,13 +167,17 @@ def test_what_is_asked_wrongly(trunk):
 def test_what_cannot_be_added(base, folders, tmp_path):
     trunk = trunk_of(base, folders, ["two"])
     add = trunk.add
-    refused(trunk, r"the task 'new' must be a folder with delta.safetensors, .* got '.*nowhere'", add, "new", tmp_path / "nowhere")
+    refused(
+        trunk, r"the task 'new' must be a folder with delta.safetensors, .* got '.*nowhere'", add, "new", tmp_path / "nowhere"
+    )
     damaged = tmp_path / "damaged.safetensors"
     whole = (folders["two"] / "delta.safetensors").read_bytes()
     for broken in (whole[:-40], whole[:-40] + bytes(40)):
         damaged.write_bytes(broken)
         refused(trunk, "Delta.load", add, "two", damaged)
-    refused(trunk, r"the labels of 'two' must be those of the task that it replaces, 'no' or 'yes'", add, "two", folders["intents"])
+    refused(
+        trunk, r"the labels of 'two' must be those of the task that it replaces, 'no' or 'yes'", add, "two", folders["intents"]
+    )
     other = save_model(tmp_path / "other", seed=9, vocab_size=len(tokenizer()))
     refused(trunk, r"the delta of 'new' must be one of the base .*, whose weights differ", add, "new", random_delta(other))
     head = random_delta(other, lowest=float("inf"))
