@@ -49,9 +49,11 @@ def serve(
     for name, folder in map(_named, task):
         trunk.add(name, folder)
         stderr.print(f"{name}: {folder}", markup=False)
-    stderr.print(f"serving at http://{host}:{port}", markup=False)
-    app = make_app(Served(trunk), limits, token)
-    uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=KEEP, timeout_graceful_shutdown=30)
+    told = {"log_level": "warning", "timeout_keep_alive": KEEP, "timeout_graceful_shutdown": 30}
+    config = uvicorn.Config(make_app(Served(trunk), limits, token), host=host, port=port, **told)
+    listening = config.bind_socket()
+    stderr.print(f"serving at http://{host}:{listening.getsockname()[1]}", markup=False)
+    uvicorn.Server(config).run([listening])
 
 
 def _named(text: str) -> tuple[str, str]:

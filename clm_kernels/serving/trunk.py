@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..delta import Delta
 from ..errors import listed, require
+from ..finetune.tasks import TASKS
 from ..strangers import brief
 from .base import Base
 from .member import Member, read_delta
@@ -56,6 +57,14 @@ class Trunk:
     def tasks(self) -> dict[str, list[str]]:
         """The label names of each task, by its name."""
         return {name: list(member.labels) for name, member in self._members.items()}
+
+    def is_tagger(self, name: str) -> bool:
+        """Whether a task tags words; the others are of whole texts.
+
+        Raises:
+            KeyError: for a task that the trunk has not.
+        """
+        return TASKS[self._members[name].classifier.task].per_token
 
     def memory(self) -> Memory:
         """What the base and each task take."""
