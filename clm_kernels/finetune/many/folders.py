@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import require
 from ...files import write_atomically
-from ..artifacts import CHECKPOINTS, REPORT, RUN, RUN_FILE
+from ..artifacts import CHECKPOINTS, REPORT, RUN, RUN_FILE, TRIALS
 from ..checkpoints import last_checkpoint
 from ..circumstances import versions
 from ..config import PATHS, TrainConfig
@@ -57,7 +57,7 @@ def several_in(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, fro
         try:
             yield whole, frozenset(read_json(output / RUN).get("given", ()))
         except BaseException:
-            if not any(begun(folder) for folder in inner_folders(output)):
+            if not (output / TRIALS).is_file() and not any(begun(folder) for folder in inner_folders(output)):
                 with suppress(OSError):
                     clear(output)
             raise
