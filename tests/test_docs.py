@@ -107,7 +107,12 @@ def test_options_in_the_text_exist():
 
 def test_every_option_of_train_is_explained():
     text = "".join(prose(page) for page in OF_CLI) + "".join(shown_commands())
-    trained = {option for option in options("train") if not option.startswith("--no-")} - {"--help", "--help-all", "--json", "--quiet"}
+    trained = {option for option in options("train") if not option.startswith("--no-")} - {
+        "--help",
+        "--help-all",
+        "--json",
+        "--quiet",
+    }
     assert sorted(o for o in trained if not re.search(rf"{o}(?![a-z-])|{o.replace('--', '--no-', 1)}(?![a-z-])", text)) == []
 
 

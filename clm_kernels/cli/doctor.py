@@ -17,7 +17,7 @@ from ..extras import install
 from .console import Console
 from .errors import OTHER
 from .holes import holes
-from .telling import Told
+from .told import Told
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
 COSTS = {

@@ -18,7 +18,7 @@ from .console import Console, escaped
 from .estimate import PREPARING
 from .options import config_options
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 
 @config_options(PREPARING)

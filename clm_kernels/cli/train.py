@@ -16,7 +16,7 @@ from .console import Console
 from .errors import Stopped, code_of
 from .options import config_options
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 SELECTING = (
     "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "validation", "validation_fraction",

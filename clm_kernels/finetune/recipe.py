@@ -41,7 +41,7 @@ from .interruption import Interruption, tidied_up_after
 from .judging.keeping import CONFIG_KEY, DETAIL, calibrate
 from .locks import locked
 from .manifest import read_manifest
-from .many import many
+from .many import several_runs
 from .merging import merge_tokens
 from .methods import Method, Prepared, check, method_of, resolved
 from .models import Loaded, load_base, longest, pooling_for
@@ -95,7 +95,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     check(config, ("output",) if config.run.resume else REQUIRED)
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
-    if several := many(config):
+    if several := several_runs(config):
         return several(config, say, train)
     say = say if is_main() else say_nothing
     output, paths = Path(config.run.output), {name: config.options()[name] for name in PATHS}

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import require
 from ...files import write_atomically
@@ -21,9 +21,7 @@ from ..locks import locked
 from ..outputs import OURS, as_recorded, check_output, clear, inner_folders, read_json, write_folder
 from ..report import Report
 from ..run_file import load_run_file, save_run_file
-
-if TYPE_CHECKING:
-    from . import Say, Train
+from .protocol import Say, Train
 
 
 @contextmanager

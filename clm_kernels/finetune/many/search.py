@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import require
 from ...extras import needs
@@ -16,10 +16,8 @@ from ..methods import method_of, resolved
 from ..report import Report
 from ..tasks import Task
 from .folders import finished, inner, keep, remove, several_in
+from .protocol import Say, Train
 from .trials import Trial, read_trials, write_trials
-
-if TYPE_CHECKING:
-    from . import Say, Train
 
 RATES, DENSITIES, EPOCHS = 10, 4, 2  # how far from where it starts each is searched, times and parts
 DIGITS = 3  # of what is tried
