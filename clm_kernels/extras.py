@@ -18,6 +18,7 @@ EXTRAS = {  # package, as it is imported -> the extra that brings it
     "matplotlib": "pictures",
     "onnx": "onnx",
     "onnxruntime": "onnx",
+    "optuna": "search",
     "peft": "lora",
     "prometheus_client": "serve",
     "pyarrow": "train",  # with datasets

@@ -10,7 +10,7 @@ import typer
 from .._version import __version__
 from . import bench, check, demo, doctor, estimate, evaluate, export, predict, profile, serve, tokens, train
 from .errors import guarded, wanted
-from .telling import telling
+from .told import telling
 
 __all__ = ["app", "main"]
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from ..errors import require
 from ..extras import needs
 from .console import Console, escaped
-from .telling import Told
+from .told import Told
 
 SENTENCES = 14  # in the picture
 

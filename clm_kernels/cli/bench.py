@@ -11,7 +11,7 @@ from rich.progress import track
 from rich.table import Table
 
 from .console import Console
-from .telling import Told
+from .told import Told
 
 
 def bench(

@@ -13,7 +13,7 @@ from ..escaping import visible
 from ..finetune.config import TrainConfig
 from .console import Console
 from .options import config_options
-from .telling import Told
+from .told import Told
 
 READING = (
     "validation", "test", "model", "task", "text_column", "label_column", "tokens_column", "tags_column", "template", "max_length",

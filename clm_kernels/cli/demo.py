@@ -11,7 +11,7 @@ from rich.table import Table
 
 from .console import Console
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 
 def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "clm-demo") -> Told:

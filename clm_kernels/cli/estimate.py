@@ -15,7 +15,7 @@ from ..finetune.config import TrainConfig
 from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 SIZES = (8, 16, 24, 48, 80, 141)  # gigabytes of common GPUs
 ROOM = 1.1  # an estimate may be 10 % off

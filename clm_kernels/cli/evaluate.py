@@ -10,7 +10,7 @@ import typer
 from .errors import stderr
 from .predict import DeltaFile
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 
 def evaluate(

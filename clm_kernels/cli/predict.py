@@ -16,7 +16,7 @@ from ..finetune.config import Data
 from ..finetune.tasks import TASKS, Task
 from .errors import stderr
 from .quiet import quiet
-from .telling import Told, prints_its_essence
+from .told import Told, prints_its_essence
 
 if TYPE_CHECKING:
     from ..finetune.judging.calibration import Calibration

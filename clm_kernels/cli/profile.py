@@ -19,7 +19,7 @@ from .errors import stderr
 from .estimate import PREPARING
 from .options import config_options
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 
 @config_options(PREPARING)

@@ -123,6 +123,21 @@ def seeds(found: dict[str, Any], best_by: str) -> Table:
     return table
 
 
+def search(found: dict[str, Any], most: int = 20) -> Table:
+    """The trials of a search, the best ones first; `found` as `Report.search` has it."""
+    trials = sorted(enumerate(found["trials"], start=1), key=lambda pair: -pair[1]["validation"])
+    left_out = len(trials) - most
+    caption = f"{left_out} more in trials.csv" if left_out > 0 else "the best is trained again, with the test data: ●"
+    table = Table(title="trials, by validation", caption=caption, box=box.SIMPLE_HEAD)
+    for heading in ("", "trial", *found["space"], "validation", "seconds"):
+        table.add_column(heading.replace("_", " "), justify="right")
+    for number, trial in trials[:most]:
+        options = (f"{trial[name]:.3g}" for name in found["space"])
+        mark = "●" if number == found["best"] else ""
+        table.add_row(mark, str(number), *options, f"{trial['validation']:.4f}", f"{trial['seconds']:.1f}")
+    return table
+
+
 def essence(report: Any, output: str) -> str:
     """The score that counts, and where the result is."""
     if found := report.seeds:

@@ -15,7 +15,7 @@ from .active import show_active
 from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 READING = ("model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "skip_bad_rows")
 ESSENCE = 3  # groups of a label

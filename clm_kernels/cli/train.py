@@ -16,7 +16,7 @@ from .console import Console
 from .errors import Stopped, code_of
 from .options import config_options
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 SELECTING = (
     "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "validation", "validation_fraction",
@@ -61,6 +61,8 @@ def train(
     if report.active:
         console.print(show.active(report.active))
     console.print(show.summary(report))
+    if report.search:
+        console.print(show.search(report.search))
     if report.seeds:
         console.print(show.seeds(report.seeds, report.best_by))
     console.print(f"try it: clm-kernels predict --model {shlex.quote(config.run.output)} FILE", markup=False, soft_wrap=True)
@@ -83,14 +85,15 @@ def _as_asked(config: TrainConfig, run_file: str, settings: list[str]) -> TrainC
 
 def _after_interruption(config: TrainConfig) -> str:
     from ..finetune.checkpoints import last_checkpoint
-    from ..finetune.outputs import CHECKPOINTS, inner_folders
+    from ..finetune.outputs import CHECKPOINTS, TRIALS, inner_folders
 
     output = Path(config.run.output)
-    checkpoint, runs = last_checkpoint(output / CHECKPOINTS), len(inner_folders(output))
-    if checkpoint is None and not runs:
+    checkpoint = last_checkpoint(output / CHECKPOINTS)
+    several = bool(inner_folders(output)) or (output / TRIALS).is_file()
+    if checkpoint is None and not several:
         return "stopped before the first checkpoint; nothing is kept"
-    kept = f"{checkpoint.name} is kept" if checkpoint else f"{runs} run{'s are' if runs > 1 else ' is'} kept"
-    return f"stopped; {kept}; to go on: clm-kernels train --resume --output {shlex.quote(config.run.output)}"
+    kept = f"{checkpoint.name} is" if checkpoint else "what is done of the runs is"
+    return f"stopped; {kept} kept; to go on: clm-kernels train --resume --output {shlex.quote(config.run.output)}"
 
 
 @config_options(SELECTING)

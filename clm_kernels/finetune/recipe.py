@@ -41,7 +41,7 @@ from .interruption import Interruption, tidied_up_after
 from .judging.keeping import CONFIG_KEY, DETAIL, judge
 from .locks import locked
 from .manifest import read_manifest
-from .many import many
+from .many import several_runs
 from .merging import merge_tokens
 from .methods import Method, Prepared, check, method_of, resolved
 from .models import Loaded, limited_by, load_base, longest, pooling_for
@@ -97,7 +97,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
-    if several := many(config):
+    if several := several_runs(config):
         return several(config, say, train)
     say = say if is_main() else say_nothing
     output, paths = Path(config.run.output), {name: config.options()[name] for name in PATHS}

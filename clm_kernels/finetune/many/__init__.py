@@ -4,30 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..artifacts import RUN
+from ..config import TrainConfig
+from ..outputs import recorded_config
+from ..report import Report
+from .protocol import Say, Train
+from .search import train_search
+from .seeds import train_seeds
 
-if TYPE_CHECKING:
-    from ..config import TrainConfig
-    from ..report import Report
 
-    Say = Callable[[str], None]
-    Train = Callable[[TrainConfig, Say], Report]
-
-
-def many(config: TrainConfig) -> Callable[[TrainConfig, Say, Train], Report] | None:
+def several_runs(config: TrainConfig) -> Callable[[TrainConfig, Say, Train], Report] | None:
     """What makes the several runs that a config asks for, or the one that it resumes did; None for a single run."""
-    from ..outputs import recorded_config
-
     record = Path(config.run.output) / RUN
-    run = recorded_config(record.parent).run if config.run.resume and record.is_file() else config.run
-    if run.search or config.run.search:
-        from .search import train_search
-
+    before = recorded_config(record.parent).run if config.run.resume and record.is_file() else config.run
+    if config.run.search or before.search:
         return train_search
-    if run.seeds > 1 or config.run.seeds > 1:
-        from .seeds import train_seeds
-
-        return train_seeds
-    return None
+    return train_seeds if max(config.run.seeds, before.seeds) > 1 else None

@@ -8,11 +8,11 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...errors import require
 from ...files import write_atomically
-from ..artifacts import CHECKPOINTS, REPORT, RUN, RUN_FILE
+from ..artifacts import CHECKPOINTS, REPORT, RUN, RUN_FILE, TRIALS
 from ..checkpoints import last_checkpoint
 from ..circumstances import versions
 from ..config import PATHS, TrainConfig
@@ -21,9 +21,7 @@ from ..locks import locked
 from ..outputs import OURS, as_recorded, check_output, clear, inner_folders, read_json, write_folder
 from ..report import Report
 from ..run_file import load_run_file, save_run_file
-
-if TYPE_CHECKING:
-    from . import Say, Train
+from .protocol import Say, Train
 
 
 @contextmanager
@@ -57,7 +55,7 @@ def several_in(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, fro
         try:
             yield whole, frozenset(read_json(output / RUN).get("given", ()))
         except BaseException:
-            if not any(begun(folder) for folder in inner_folders(output)):
+            if not (output / TRIALS).is_file() and not any(begun(folder) for folder in inner_folders(output)):
                 with suppress(OSError):
                     clear(output)
             raise

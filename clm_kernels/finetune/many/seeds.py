@@ -5,14 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..config import TrainConfig
 from ..report import Report
 from .folders import finished, inner, keep, several_in
-
-if TYPE_CHECKING:
-    from . import Say, Train
+from .protocol import Say, Train
 
 NO_SCORES = ("epoch", "step", "train_loss")
 

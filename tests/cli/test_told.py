@@ -12,7 +12,7 @@ from tiny_task import save_model, write_data
 
 from clm_kernels.cli import app
 from clm_kernels.cli.brief import COMMON
-from clm_kernels.cli.telling import Told, prints_its_essence, telling
+from clm_kernels.cli.told import Told, prints_its_essence, telling
 from clm_kernels.finetune import Report
 from clm_kernels.finetune.config import OPTIONS
 from clm_kernels.finetune.tasks.base import Prediction
