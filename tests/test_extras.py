@@ -7,7 +7,7 @@ from blocked import python
 from places import ROOT
 
 import clm_kernels as clm
-from clm_kernels.extras import EXTRAS, NotInstalled, install, needs, said_what_to_install
+from clm_kernels.extras import EXTRAS, NotInstalled, install, install_here, needs, said_what_to_install
 
 CORE = """
 import clm_kernels as clm
@@ -73,7 +73,7 @@ print(CliRunner().invoke(app, ["doctor"]).stdout)
         for command in ("train", "select", "tokens", "predict", "evaluate", "export", "profile", "estimate")
     ]
     assert (
-        f"missing transformers: of the commands only `bench` and this one run\n  to mend it: {install('transformers')}" in doctor
+        f"missing transformers: of the commands only `bench` and this one run\n  to mend it: {install_here('transformers')}" in doctor
     )
 
 

@@ -20,6 +20,7 @@ from ..models.folders import read_config, read_model, read_tokenizer, refusing
 from ..models.mixing import mix_layers
 from ..models.pooling import natural_pooling, set_pooling
 from ..models.positions import position_limits
+from ..models.refused import check_kind
 from ..models.structure import depths, head_names
 from .config import Data
 from .sides import set_sides
@@ -71,6 +72,7 @@ def load(
         ValueError: if the directory is missing or holds no such model.
     """
     check_directory("load", path)
+    check_kind("load", path)
     ids = dict(enumerate(label_names))
     check_folder("load", path, task.auto_class, id2label=ids, label2id={name: i for i, name in ids.items()})
     with refusing("load", path, f"a model for {task.name} classification"):

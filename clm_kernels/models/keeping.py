@@ -18,6 +18,7 @@ from ..fingerprint import checksum
 from ..handles import Restorable
 from .kept import Damaged, Mapped, Rows, Writer
 from .pooling import CONFIG_KEY
+from .refused import BY_PADDING
 from .structure import base_model
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -45,6 +46,8 @@ class Keeping(Restorable):
     layers: int
 
     def __init__(self, model: nn.Module, below: dict[str, nn.Parameter], max_bytes: float):
+        kind = getattr(getattr(model, "config", None), "model_type", "")
+        require(kind not in BY_PADDING, "replay", "model", "one whose layers pass padding by", repr(kind))
         self.model, self.base, self.max_bytes, self.file = model, base_model(model), max_bytes, ""
         self._below = below
         self._rows = Rows(max_bytes)

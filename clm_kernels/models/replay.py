@@ -15,6 +15,8 @@ from .keeping import Keeping, check_inputs, evaluating, padded
 from .mixing import mixes_layers
 from .structure import depths, layers_of
 
+TOKENS_FIRST = ("xlnet",)  # types whose layers take (tokens, texts, features)
+
 
 class Replay(Keeping):
     """What `replay` has put into a model; `restore` takes it out and forgets what was kept.
@@ -31,6 +33,8 @@ class Replay(Keeping):
         require(
             not mixes_layers(model), "replay", "model", "one whose head reads the last layer alone", "one that mixes all layers"
         )
+        first = getattr(getattr(model, "config", None), "model_type", "")
+        require(first not in TOKENS_FIRST, "replay", "model", "one whose layers take texts before tokens", repr(first))
         every, depth = layers_of(model), depths(model)
         lowest = min((depth[name] for name, p in model.named_parameters() if p.requires_grad), default=math.inf)
         self.layers = int(min(lowest, len(every)))
@@ -80,10 +84,10 @@ class Replay(Keeping):
         hidden = args[0] if args else kwargs["hidden_states"]
         if self._recording and i < self.layers:
             output = forward(*args, **kwargs)
-            first, *rest = output if isinstance(output, tuple) else (output,)
+            first, *rest = output if isinstance(output, (tuple, list)) else (output,)
             alone = all(part is None for part in rest)
             require(alone, "replay", "model", "one whose layers hand on hidden states alone", type(self.base).__name__)
-            self._extra, self._batch = (len(rest) if isinstance(output, tuple) else -1), first
+            self._extra, self._batch = (len(rest) if isinstance(output, (tuple, list)) else -1), first
             return output
         if self._recording or i < self.layers:
             handed = self._batch if i == 0 else hidden

@@ -10,6 +10,8 @@ from typing import cast
 from torch import Tensor, nn
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
+_ABOVE = re.compile(r"(?:pooler|contact_head)\.|(?:\w*norm\w*|ln\w*)\.[^.]+$", re.I)  # what stands beside the layers and reads the last one
+_EMBEDS = re.compile(r"(?:\w*embed|\w*_emb|emb)(?!\w*after\.)", re.I)  # ESM's emb_layer_norm_after is none
 READ_DIRECTLY = {"DebertaEncoder": "rel_embeddings", "DebertaV2Encoder": "rel_embeddings"}  # class -> child read past its forward
 READ_BY_OTHERS = {"NonDynamicallyQuantizableLinear"}  # classes whose weight is read past their forward
 READ_BY_LAYERS = ("rel_embeddings", "relative_attention_bias")  # relative positions: registered after the layers that read them
@@ -43,22 +45,37 @@ def input_embedding(model: nn.Module) -> tuple[str, nn.Module]:
 
 
 def depths(model: nn.Module) -> dict[str, float]:
-    """How deep each parameter sits: its layer's number, -1 below the layers, inf above them; if tied, the lowest of these."""
+    """How deep each parameter sits: its layer's number, -1 below the layers, inf above them; if tied, the lowest of these.
+
+    Told by names, for the order in which modules are registered need not be the one in which they run. What stands beside the
+    layers is below them, unless it is known to read them: a pooler, or a norm that is no embedding's.
+    """
     named, head = weights(model), set(head_names(model))
-    numbers = {name: int(match[1]) for name in named if name not in head and (match := _LAYER.search(name))}
-    first = next((i for i, name in enumerate(named) if name in numbers), len(named))
     encoders = tuple(
         f"{prefix}." if prefix else ""
         for prefix, module in model.named_modules()
         if any(getattr(module, child, None) is not None for child in READ_BY_LAYERS)
     )
-    # What such an encoder has beside its layers is read by all of them.
-    below = {name for i, name in enumerate(named) if i < first or name.startswith(encoders)}
-    own = {name: numbers.get(name, -1 if name in below else math.inf) for name in named}
+
+    def own(name: str) -> float:
+        if name in head:
+            return math.inf
+        match = _LAYER.search(name)
+        embeds = _parts(_EMBEDS, name[: match.start()] if match else name)  # MarkupLM's tables are numbered too
+        if match and not embeds:
+            return int(match[1])
+        beside = name.startswith(encoders)  # what such an encoder has beside its layers is read by all of them
+        return math.inf if _parts(_ABOVE, name) and not embeds and not beside else -1
+
     lowest: dict[int, float] = {}
     for name, parameter in named.items():
-        lowest[id(parameter)] = min(own[name], lowest.get(id(parameter), math.inf))
+        lowest[id(parameter)] = min(own(name), lowest.get(id(parameter), math.inf))
     return {name: lowest[id(parameter)] for name, parameter in named.items()}
+
+
+def _parts(pattern: re.Pattern, name: str) -> bool:
+    """Whether a pattern fits from the beginning of one of a name's parts on."""
+    return any(pattern.match(name, begin) for begin in (0, *(i + 1 for i, c in enumerate(name) if c == ".")))
 
 
 def number_of_layers(model: nn.Module) -> int:

@@ -63,7 +63,7 @@ BROKEN = {
     "unknown kind": ("a.xml", "x", "ends in '.jsonl'"),
     "empty": ("a.jsonl", "", "at least one row"),
     "header only": ("a.csv", "text,label\n", "at least one row"),
-    "missing column": ("a.jsonl", '{"text": "x"}', "line 1 must be a row with a column 'label', got 'text'"),
+    "missing column": ("a.jsonl", '{"text": "x"}', "line 1 must be a row with a column 'label' (--label-column names another), got 'text'"),
     "column missing later": ("a.jsonl", '{"text": "x", "label": 1}\n{"text": "y"}', "line 2 must be a row with a column 'label'"),
     "no JSON": ("a.jsonl", '{"text": "x", "label": 1}\n{"text"', "line 2 must be one JSON object"),
     "no object": ("a.jsonl", "[1]", "line 1 must be one JSON object, got list"),
@@ -153,7 +153,7 @@ def test_the_task_is_found_by_the_columns(tmp_path):
     both = [{**a, **b} for a, b in zip(texts(9, 0), sentences(9, 0), strict=True)]
     with pytest.raises(ValueError, match="task must be sequence or token, for the data has columns for both"):
         corpus(config_for(tmp_path, both))
-    with pytest.raises(ValueError, match="with columns 'text' and 'label' or 'tokens' and 'tags', got 'words'"):
+    with pytest.raises(ValueError, match="with columns 'text' and 'label' or 'tokens' and 'tags' \\(--text-column, .*\\), got 'words'"):
         corpus(config_for(tmp_path, [{"words": "x"}]))
 
 

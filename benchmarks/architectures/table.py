@@ -1,0 +1,8 @@
+"""The stored result as a table of the documentation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+RESULT = Path(__file__).parent.parent / "results" / "architectures" / "types.json"
