@@ -23,10 +23,10 @@ KNOWN = f"one of {', '.join(POOLINGS)}"
 CONFIG_KEY = "clm_pooling"
 HOOKS, NATIVE = "_clm_pooling_hooks", "_clm_native_pooling"  # attributes of a model
 OWN = (CONFIG_KEY, NATIVE, "classifier_pooling")  # that `set_pooling` changes, of a model and of its config
-SENTENCE_TRANSFORMERS = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "last",
-    "pooling_mode_max_tokens": "max",
+SENTENCE_TRANSFORMERS = {  # which has written one name since 6.0, and before that a truth value for each
+    "mean": ("pooling_mode_mean_tokens", "mean"),
+    "lasttoken": ("pooling_mode_lasttoken", "last"),
+    "max": ("pooling_mode_max_tokens", "max"),
 }
 
 
@@ -42,7 +42,9 @@ def pooling_of(checkpoint: str | os.PathLike) -> str:
     if recorded != "native":
         return recorded
     found = described(checkpoint, "1_Pooling/config.json")
-    return next((pooling for key, pooling in SENTENCE_TRANSFORMERS.items() if found.get(key) is True), "native")
+    modes = SENTENCE_TRANSFORMERS.items()
+    told = (pooling for name, (key, pooling) in modes if found.get("pooling_mode") == name or found.get(key) is True)
+    return next(told, "native")
 
 
 def natural_pooling(checkpoint: str | os.PathLike) -> str:

@@ -7,6 +7,7 @@ from inspect import signature
 import pytest
 import torch
 from models import DECODERS, batch, bits, build, same, select, train
+from tiny_task import save_model
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -300,6 +301,23 @@ def test_pooling_of_sentence_transformers_files(tmp_path, mode, expected):
     modes = dict.fromkeys(["pooling_mode_mean_tokens", "pooling_mode_max_tokens", "pooling_mode_lasttoken"], False)
     (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps(modes | {f"pooling_mode_{mode}": True}))
     assert pooling_of(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [("mean", "mean"), ("max", "max"), ("lasttoken", "last"), ("cls", "native"), (["mean", "max"], "native")],
+)
+def test_pooling_of_what_sentence_transformers_writes_today(tmp_path, mode, expected):
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 8, "pooling_mode": mode}))
+    assert pooling_of(tmp_path) == expected
+
+
+def test_pooling_of_a_folder_that_sentence_transformers_has_saved(tmp_path):
+    library = pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    encoder = library.SentenceTransformer(save_model(tmp_path / "encoder"), device="cpu")  # puts the mean on it
+    encoder.save(str(tmp_path / "saved"))
+    assert pooling_of(tmp_path / "encoder") == "native" and pooling_of(tmp_path / "saved") == "mean"
 
 
 @pytest.mark.parametrize("family", ["bert", "modernbert", "llama"])
