@@ -16,7 +16,8 @@ from .console import Console
 from .options import config_options
 
 READING = (
-    "validation", "test", "model", "task", "text_column", "label_column", "tokens_column", "tags_column", "template", "max_length",
+    "validation", "test", "model", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column",
+    "label_separator", "template", "max_length",
 )  # fmt: skip
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 ERRORS, WARNINGS = 2, 1  # exit codes

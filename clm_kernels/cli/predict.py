@@ -43,7 +43,8 @@ def predict(
 ) -> None:
     """Print the label and its probability for every text, or the tag of every word.
 
-    Plain output: label, probability and text, separated by tabs; with --top the next best labels before the text. Token
+    Plain output: label, probability and text, separated by tabs; with --top the next best labels before the text; of several
+    labels all, with | between them, and - for none. Token
     classification: word, tag and probability a line, an empty line after each text. It is for people and spreadsheets: control
     characters are escaped, and a value that would be a formula has ' before it. --jsonl is exact.
     """
@@ -52,7 +53,7 @@ def predict(
 
     classifier = Classifier.load(model, delta)
     task = TASKS[classifier.task]
-    if reject is not None and not task.per_token:
+    if reject is not None and not (task.per_token or task.several):
         stderr.print(_expected(classifier.calibration, reject), markup=False)
     texts = _texts(file, task, text_column, tokens_column)
     while chunk := list(islice(texts, CHUNK)):

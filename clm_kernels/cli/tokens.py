@@ -16,7 +16,10 @@ from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
 
-READING = ("model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "skip_bad_rows")
+READING = (
+    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column",
+    "label_separator", "skip_bad_rows",
+)  # fmt: skip
 
 
 @config_options(READING)
@@ -58,7 +61,7 @@ def tokens(
     task = find_task(config.data)
     split = read_split(config.data.train, task, config.data)
     tokenizer = load_tokenizer(config.data.model, task)
-    found = token_groups(zip(split.texts, split.labels), tokenizer, measure=measure, minimum=minimum, longest=longest, top=top)
+    found = token_groups(task.pairs(split), tokenizer, measure=measure, minimum=minimum, longest=longest, top=top)
 
     of = task.unit
     table = Table("label", of, f"groups by {measure}: z-score, {of} with it of the label and of all", show_lines=True)

@@ -17,15 +17,15 @@ from .options import config_options
 from .quiet import quiet
 
 SELECTING = (
-    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "validation", "validation_fraction",
-    "select", "density", "backward", "kind", "block", "layers", "per", "biases", "norms", "sensitivity_examples", "pooling",
+    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator",
+    "validation", "validation_fraction", "select", "density", "backward", "kind", "block", "layers", "per", "biases", "norms", "sensitivity_examples", "pooling",
     "bidirectional", "batch_size", "max_length", "dtype", "seed", "merge_tokens", "merge_by", "template", "skip_bad_rows",
 )  # fmt: skip
 
 
 @config_options()
 def train(config: TrainConfig) -> None:
-    """Fine-tune a model on a labelled file: columns text and label, or tokens and tags.
+    """Fine-tune a model on a labelled file: columns text and label, text and labels, or tokens and tags.
 
     The best checkpoint is chosen by validation; the test data is scored once, at the end.
 
@@ -47,6 +47,8 @@ def train(config: TrainConfig) -> None:
     if report.selection:
         console.print(show.selection(report.selection))
     console.print(show.scores(report))
+    if report.classes:
+        console.print(show.classes(report))
     if report.active:
         console.print(show.active(report.active))
     console.print(show.summary(report))

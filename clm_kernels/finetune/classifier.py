@@ -41,12 +41,13 @@ class Classifier:
     """A fine-tuned model that predicts.
 
     Attributes:
-        task: ``"sequence"``, ``"token"`` or another task's name.
+        task: ``"sequence"``, ``"token"``, ``"multilabel"`` or another task's name.
         label_names: in the order of the model's outputs.
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
         cut: how many texts (sequence) or words (token) have been cut off so far.
-        calibration: the temperature of its probabilities, and what validation tells of rejecting labels.
+        calibration: the temperature of its probabilities, and what validation tells of rejecting labels, or from which
+            probability on to give each.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task, max_length: int):
@@ -55,7 +56,8 @@ class Classifier:
         self.model.to(device)
         self.tokenizer, self.task, self._task, self.max_length = tokenizer, task.name, task, max_length
         self.template, self.cut = template_of(model.config), 0
-        self.label_names, self.calibration = label_names(model), calibration_of(model.config)
+        self.label_names = label_names(model)
+        self.calibration = calibration_of(model.config, task, len(self.label_names))
 
     @classmethod
     def load(cls, model: str | Path, delta: str | Path = "") -> Classifier:
@@ -112,7 +114,7 @@ class Classifier:
             refuse("Classifier.load", "model", "a fine-tuned classifier", f"{str(folder)!r}: {said(error)}")
         named = config.architectures
         name = str(named[0]) if isinstance(named, list) and named else ""
-        known = [task for task in TASKS.values() if name.endswith(task.architecture)]
+        known = [task for task in TASKS.values() if task.suits(name, getattr(config, "problem_type", None))]
         found = f"{name or 'a model'} in {str(folder)!r}"
         require(bool(known), "Classifier.load", "model", "a fine-tuned classifier", found)
         task = known[0]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from ..defaults import BATCH_SIZE, MAX_LENGTH, MERGE_BY, POOLINGS, SEED
+from ..defaults import BATCH_SIZE, LABELS, MAX_LENGTH, MERGE_BY, POOLINGS, SEED
 from ..energy import energies
 from ..errors import require
 from ..options import check_choices, check_counts, option
@@ -38,6 +38,8 @@ class Data:
     task: str = _data("auto", "What to learn; auto: from the columns of the training data.", ("auto", *TASKS))
     text_column: str = _data("text", "Column of the text.")
     label_column: str = _data("label", "Column of the label.")
+    labels_column: str = _data(LABELS, "Column of a list of labels (multi-label classification).")
+    label_separator: str = _data("", "What divides the labels, where several stand in one text, as \"a|b\".")
     tokens_column: str = _data("tokens", "Column of the words (token classification).")
     tags_column: str = _data("tags", "Column of the words' tags (token classification).")
     skip_bad_rows: bool = _data(False, "Leave out rows that cannot be read, and count them; `check` lists them.")
@@ -136,7 +138,8 @@ class Training:
     packing: bool = _training(False, "Let texts of a batch share rows, none seeing another, so that hardly any padding runs.")
     eval_steps: int | None = _training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = _training(
-        "auto", "Score that picks the best checkpoint: accuracy, macro_f1 or f1; auto: f1 of tagged spans, else accuracy."
+        "auto", "Score that picks the best checkpoint: accuracy, macro_f1, micro_f1, exact_match or f1; auto: f1 of tagged spans, micro_f1"
+        " of several labels, else accuracy."
     )
     patience: int | None = _training(None, "Stop after so many validations without a better score. (default: never)")
 

@@ -37,7 +37,7 @@ from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
 from .interruption import Interruption, tidied_up_after
-from .judging.keeping import CONFIG_KEY, DETAIL, calibrate
+from .judging.keeping import CONFIG_KEY, DETAIL
 from .locks import locked
 from .manifest import read_manifest
 from .merging import merge_tokens
@@ -47,7 +47,8 @@ from .outputs import advice_when_a_disk_is_full, beside, check_output, is_main, 
 from .pacing import Pace
 from .packed import Packed
 from .replaying import replaying
-from .report import Report, machine, validations, without_timing
+from .report import Report, machine, validations
+from .scoring import score_best
 from .shares import ActiveShares, spent
 from .tasks import Task
 from .teaching import Teaching, chances_within, lines
@@ -264,14 +265,6 @@ def _train(run: Begun, say: Say) -> Report:
                 words = recorder.words(config.training.energy)
                 words.save(output / ACTIVE)
                 report.words = words.best()
-            report.calibration = calibrate(
-                prepared.model,
-                run.splits["validation"],
-                run.task,
-                loaded.tokenizer,
-                report.labels,
-                2 * config.training.batch_size,
-            )
             _save(run, prepared, report)
             draw_cost(report, output / COST_PICTURE, say)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
@@ -293,7 +286,8 @@ def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManag
     active = getattr(prepared.handle, "active", None)
     by_one_energy = run.config.training.cost is None  # and a token that is drawn by chance says little of a word
     in_place = not run.config.training.packing  # words are found by their tokens' places in the padded batch
-    if not active or active.noise or not by_one_energy or not in_place or not is_main():
+    one_label = not run.task.several  # whose words these are
+    if not active or active.noise or not by_one_energy or not in_place or not one_label or not is_main():
         return nullcontext()
     read = Reader(run.task, run.loaded.tokenizer, run.splits["train"], run.limit, run.config.data.template)
     return Recorder(run.loaded.model, active, read, bool(run.config.training.patience), run.checkpoint, say)
@@ -321,7 +315,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
-        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        preprocess_logits_for_metrics=lambda logits, labels: task.predicted(logits),
         callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), sealing, interruption, *shares, *early_stopping(training.patience)],
         optimizers=(prepared.optimizer, None), teaching=teaching,
     )  # fmt: skip
@@ -348,9 +342,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         once = lower.layers / number_of_layers(model) if lower else 0.0
         report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, once)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
-    if "test" in splits:
-        trainer.compute_metrics = task.score(splits["test"], names)
-        report.test = without_timing(trainer.predict(splits["test"].dataset).metrics or {}, "test_")
+    score_best(trainer, prepared.model, task, names, splits, tokenizer, report)
 
 
 def _save(run: Begun, prepared: Prepared, report: Report) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import TrainerCallback
 
 from ..errors import require
 from ..files import write_atomically
 from .encode import IGNORED
+from .losses import gradient_norms, label_losses
 
 ROW, WEIGHT = "row", "weight"  # the columns of a batch that the model does not see
 LEAST = 0.1  # the least chance to stay: an example that has been forgotten comes back
@@ -75,18 +75,6 @@ def chances_for(norms: Tensor, lengths: Tensor, share: float, least: float = LEA
         stays = (norms / threshold).clamp(least, 1) @ lengths / lengths.sum()
         low, high = (threshold, high) if stays > share else (low, threshold)
     return (norms / high).clamp(least, 1)
-
-
-def gradient_norms(logits: Tensor, labels: Tensor) -> Tensor:
-    """Norm of each text's gradient of the summed cross entropy at its logits.
-
-    Args:
-        logits: ``(texts, labels)`` or ``(texts, length, labels)``.
-        labels: ``(texts,)`` or ``(texts, length)``; -100 where there is none.
-    """
-    gradient = logits.float().softmax(-1)
-    gradient.scatter_add_(-1, labels.clamp(min=0)[..., None], torch.full_like(gradient[..., :1], -1))
-    return gradient.where((labels != IGNORED)[..., None], 0).flatten(1).norm(dim=1)
 
 
 class Teaching(TrainerCallback):
@@ -155,15 +143,14 @@ class Teaching(TrainerCallback):
 
         Args:
             loss: the model's own, which is taken where nothing was left out.
-            logits, labels: as `gradient_norms` takes them.
+            logits, labels: as `label_losses` takes them.
             rows: ``(texts,)``, of the data set.
             weights: ``(texts,)`` or empty, as `collate` gives them.
         """
         self._read.append((rows, gradient_norms(logits.detach(), labels)))
         if not len(weights):
             return loss
-        losses = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return losses.view(len(rows), -1).sum(1) @ weights
+        return label_losses(logits, labels).view(len(rows), -1).sum(1) @ weights
 
     def on_train_begin(self, args, state, control, **kwargs):
         told = any(line["epoch"] == state.epoch for line in lines(state.log_history))

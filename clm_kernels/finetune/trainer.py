@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .artifacts import CHECKPOINTS
 from .config import Run, Training
-from .encode import IGNORED
+from .losses import mean_loss
 from .manifest import damage
 from .teaching import ROW, WEIGHT, Teaching
 
@@ -69,8 +68,7 @@ class RunTrainer(Trainer):
         rows, weights = inputs.pop(ROW, None), inputs.pop(WEIGHT, None)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if loss.dtype.itemsize < 4:  # of bfloat16's three digits a mean over the batch would leave two
-            logits = outputs["logits"].float().flatten(0, -2)
-            loss = F.cross_entropy(logits, inputs["labels"].flatten(), ignore_index=IGNORED)
+            loss = mean_loss(outputs["logits"], inputs["labels"])
         if rows is not None:
             loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
         return (loss, outputs) if return_outputs else loss

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from ...errors import require
 from ..tasks.base import Prediction
 from .calibration import Calibration, Kept
+from .thresholds import sigmoid
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..encode import Encoded
     from ..tasks import Task
 
@@ -37,11 +40,13 @@ class Ranking:
         temperature: by which logits are divided before the softmax.
         top: how many labels a prediction has.
         kept: what is not rejected; None rejects nothing.
+        thresholds: of each label, where a text gets all that reach theirs.
     """
 
     temperature: float = 1.0
     top: int = 1
     kept: Kept | None = None
+    thresholds: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, calibration: Calibration, task: Task, labels: int, top: int, reject: float | None) -> Ranking:
@@ -55,11 +60,20 @@ class Ranking:
         for name, asked in (("top", top > 1 and top), ("reject", reject is not None and reject)):
             alone = "left out for tags, which stand or fall with their neighbours'"
             require(not (task.per_token and asked), "predict", name, alone, asked)
-        return cls(calibration.temperature, top, None if reject is None else calibration.threshold(reject))
+            own = "left out where a text may have several labels, each with a threshold of its own"
+            require(not (task.several and asked), "predict", name, own, asked)
+        kept = None if reject is None else calibration.threshold(reject)
+        return cls(calibration.temperature, top, kept, calibration.thresholds if task.several else ())
 
     def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and numbers of the best labels, the best first, on the CPU; of one alone without a last dimension."""
+        """Probabilities and numbers of the best labels, the best first, on the CPU; of one alone without a last dimension.
+
+        With thresholds: probabilities of all labels, and which of them reach theirs.
+        """
         logits = logits.float()
+        if self.thresholds:
+            shares = sigmoid(logits.cpu().numpy(), self.temperature)
+            return torch.from_numpy(shares), torch.from_numpy(shares >= np.array(self.thresholds))
         probabilities = (logits / self.temperature).softmax(-1)
         numbers = logits.topk(self.top, -1).indices if self.top > 1 else logits.argmax(-1, keepdim=True)
         found = probabilities.gather(-1, numbers)
