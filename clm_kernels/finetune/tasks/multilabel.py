@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class MultiLabelClassification(SequenceClassification):
     """The labels of a text stand in a list, or in a text that a separator divides; how they are ordered says nothing.
 
-    Training and the best checkpoint go by micro F1, in which every label of every text counts alike: with few validation
-    texts of a rare label, macro F1 goes up and down with each of them.
+    The best checkpoint goes by micro F1, in which every label of every text counts alike, as accuracy has it: macro F1 goes up and
+    down with each of the few validation texts of a rare label.
     """
 
     problem = "multi_label_classification"
