@@ -17,7 +17,7 @@ from .options import config_options
 
 READING = (
     "validation", "test", "model", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column",
-    "label_separator", "template", "max_length",
+    "label_separator", "delimiter", "template", "max_length",
 )  # fmt: skip
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 ERRORS, WARNINGS = 2, 1  # exit codes
@@ -27,7 +27,7 @@ SHOWN = 20  # labels
 @config_options(READING)
 def check(
     config: TrainConfig,
-    train: Annotated[str, typer.Argument(help="Training data: .jsonl, .csv, .tsv or .parquet.", show_default=False)],
+    train: Annotated[str, typer.Argument(help="Training data, as train takes it.", show_default=False)],
     rare: Annotated[int, typer.Option(min=1, help="Texts (or words) of a label in train below which it is called rare.")] = 5,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for a warning.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Everything as one JSON object, every label counted.")] = False,
@@ -47,8 +47,10 @@ def check(
         quiet()
     from ..finetune.checking.checked import check_files
     from ..finetune.checking.finding import worst
+    from ..finetune.parts import with_files
 
-    checked = check_files(config.replace(train=train).data, rare)
+    with with_files(config.replace(train=train).data) as data:
+        checked = check_files(data, rare)
     if as_json:
         print(json.dumps(checked.as_json(), indent=1))
     else:

@@ -35,6 +35,7 @@ def predict(
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, with full precision.")] = False,
     text_column: Annotated[str, typer.Option(help="Column of the text.")] = "text",
     tokens_column: Annotated[str, typer.Option(help="Column of the words.")] = "tokens",
+    delimiter: Annotated[str, typer.Option(help="What divides the fields of a .csv or .tsv, if another than is found.")] = "",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
     top: Annotated[int, typer.Option(help="How many of the best labels to print, each with its probability.", min=1)] = 1,
     reject: Annotated[
@@ -55,7 +56,7 @@ def predict(
     task = TASKS[classifier.task]
     if reject is not None and not (task.per_token or task.several):
         stderr.print(_expected(classifier.calibration, reject), markup=False)
-    texts = _texts(file, task, text_column, tokens_column)
+    texts = _texts(file, task, Data(text_column=text_column, tokens_column=tokens_column, delimiter=delimiter))
     while chunk := list(islice(texts, CHUNK)):
         for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject):
             print(_as_json(prediction, task) if jsonl else task.write(prediction))
@@ -88,7 +89,7 @@ def export(
         )
 
 
-def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Iterator[Any]:
+def _texts(file: str, task: Task, data: Data) -> Iterator[Any]:
     from ..finetune.examples import read_examples
     from ..finetune.files import read_lines
 
@@ -99,7 +100,7 @@ def _texts(file: str, task: Task, text_column: str, tokens_column: str) -> Itera
         with open(file, "rb") as source:
             yield from map(task.read_line, read_lines(source, file))
     else:
-        data = Data(text_column=text_column, tokens_column=tokens_column)
+        data.check()
         for _ in read_examples(file, task, data, labelled=False):
             pass  # a table with an error gets no predictions at all, and is not kept in memory for that
         yield from (text for _, text, _ in read_examples(file, task, data, labelled=False))

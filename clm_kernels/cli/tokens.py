@@ -18,7 +18,7 @@ from .quiet import quiet
 
 READING = (
     "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column",
-    "label_separator", "skip_bad_rows",
+    "label_separator", "delimiter", "skip_bad_rows",
 )  # fmt: skip
 
 
@@ -52,14 +52,16 @@ def tokens(
     quiet()
     from ..finetune.data import find_task, read_split
     from ..finetune.models import check_directory, load_tokenizer
+    from ..finetune.parts import with_files
     from ..token_groups import picture as drawing
     from ..token_groups import token_groups
 
     if picture is not None:
         needs("matplotlib.figure", "tokens")
     check_directory("tokens", config.data.model)
-    task = find_task(config.data)
-    split = read_split(config.data.train, task, config.data)
+    with with_files(config.data) as data:
+        task = find_task(data)
+        split = read_split(data.train, task, data)
     tokenizer = load_tokenizer(config.data.model, task)
     found = token_groups(task.pairs(split), tokenizer, measure=measure, minimum=minimum, longest=longest, top=top)
 

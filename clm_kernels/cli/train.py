@@ -17,7 +17,7 @@ from .options import config_options
 from .quiet import quiet
 
 SELECTING = (
-    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator",
+    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator", "delimiter",
     "validation", "validation_fraction", "select", "density", "backward", "kind", "block", "layers", "per", "biases", "norms", "sensitivity_examples", "pooling",
     "bidirectional", "batch_size", "max_length", "dtype", "seed", "merge_tokens", "merge_by", "template", "skip_bad_rows",
 )  # fmt: skip

@@ -32,7 +32,7 @@ class Data:
     """What is read: files, their columns, and the base model with its tokenizer. An empty string means "not given"."""
 
     model: str = _data("", "Directory of the model to start from (config.json, weights, tokenizer).")
-    train: str = _data("", "Training data: .jsonl, .csv, .tsv or .parquet.")
+    train: str = _data("", "Training data: .jsonl, .csv, .tsv, .parquet or .conll; a folder of parts; -: standard input.")
     validation: str = _data("", "Validation data, which picks the best checkpoint; a part of train if not given.")
     test: str = _data("", "Test data, scored once, at the end.")
     task: str = _data("auto", "What to learn; auto: from the columns of the training data.", ("auto", *TASKS))
@@ -42,6 +42,7 @@ class Data:
     label_separator: str = _data("", "What divides the labels, where several stand in one text, as \"a|b\".")
     tokens_column: str = _data("tokens", "Column of the words (token classification).")
     tags_column: str = _data("tags", "Column of the words' tags (token classification).")
+    delimiter: str = _data("", "What divides the fields of a .csv or .tsv. (default: found: a comma, ;, a tab or |)")
     skip_bad_rows: bool = _data(False, "Leave out rows that cannot be read, and count them; `check` lists them.")
     template: str = _data(TEXT, "Words around every text, where {text} stands for it (sequence classification).")
     validation_fraction: float = _data(0.1, "Part of train that validates if no validation data is given.")
@@ -63,6 +64,8 @@ class Data:
         """Raises ValueError, one line, for the first field that cannot be right."""
         check_choices(self)
         check_template(self.template)
+        single = len(self.delimiter) <= 1 and self.delimiter not in ('"', "\n", "\r")
+        require(single, "train", "delimiter", "one character, as ';' or $'\\t'", repr(self.delimiter))
         known = self.bidirectional in SIDES or SPAN.fullmatch(self.bidirectional)
         sides = f"{', '.join(SIDES)}, or the first and last layer as 8-31"
         require(bool(known), "train", "bidirectional", sides, repr(self.bidirectional))

@@ -120,7 +120,7 @@ def carve(train: Split, task: Task, fraction: float, seed: int) -> tuple[Split, 
 
 
 def _telling_row(data: Data) -> dict[str, Any]:
-    rows = read_rows(data.train, (lambda where, error: None) if data.skip_bad_rows else None)
+    rows = read_rows(data.train, (lambda where, error: None) if data.skip_bad_rows else None, data.delimiter)
     _, first = next(rows, ("", {}))
     if not data.skip_bad_rows or _tells(first, data):
         return first

@@ -40,7 +40,7 @@ def read_examples(
         ValueError: for what cannot be read and nobody takes; names the file and the place.
     """
     unreadable = None if bad is None else lambda where, error: bad(BadRow(where, "line", str(error)))
-    for where, row in read_rows(path, unreadable):
+    for where, row in read_rows(path, unreadable, data.delimiter):
         row, columns = task.located(row, data)
         wanted = columns if labelled else columns[:1]
         try:

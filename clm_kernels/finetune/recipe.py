@@ -46,6 +46,7 @@ from .models import Loaded, load_base, longest, pooling_for
 from .outputs import advice_when_a_disk_is_full, beside, check_output, is_main, run_folder, write_folder
 from .pacing import Pace
 from .packed import Packed
+from .parts import with_files
 from .replaying import replaying
 from .report import Report, machine, validations
 from .scoring import score_best
@@ -95,8 +96,8 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
         needs(package, "train")
     say = say if is_main() else say_nothing
     output = Path(config.run.output)
-    with tidied_up_after(), locked(output) if is_main() else nullcontext():
-        config, checkpoint = check_output(config, say)
+    with tidied_up_after(), locked(output) if is_main() else nullcontext(), with_files(config.data) as data:
+        config, checkpoint = check_output(config.replace(data=data), say)
         method_of(config).check_packages("train")
         with advice_when_out_of_memory(config), advice_when_a_disk_is_full(output):
             return _train(begin(config, say, checkpoint), say)
@@ -111,7 +112,8 @@ def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
     check(config, ("model", "train"))
     method = method_of(config)
     require(method.selects, "choose_selection", "method", "one that selects, as 'sparse'", repr(method.name))
-    with advice_when_out_of_memory(config):
+    with advice_when_out_of_memory(config), with_files(config.data) as data:
+        config = config.replace(data=data)
         corpus, config, loaded, _ = _read(config, to_stderr)
         nn.Module.to(loaded.model, torch.accelerator.current_accelerator(check_available=True) or "cpu")
         choice = method.choose(config, loaded, _encoded(config, corpus, loaded, ("train",))["train"])

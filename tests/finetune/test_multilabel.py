@@ -151,7 +151,7 @@ def test_it_is_learnt_and_scored_as_predictions_are(learnt):
 
 
 def test_the_report_has_thresholds_and_every_label(learnt):
-    config, report = learnt
+    config, _ = learnt
     saved = json.loads((Path(config.run.output) / "report.json").read_text())
     assert saved["calibration"]["thresholds"].keys() == set(LABELS) and saved["calibration"]["rows"] == 18
     gold = rows_of(config.data.test)

@@ -32,7 +32,7 @@ from .several import (
 )  # fmt: skip
 from .thresholds import marked, sigmoid
 
-COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator")
+COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator", "delimiter")
 CONFUSED = 50  # pairs of labels that are kept
 
 
