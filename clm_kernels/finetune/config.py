@@ -129,6 +129,11 @@ class Training:
         None,
         "Part of full fine-tuning's FLOPs that the run may take: in place of noise and skip, which it sets as it goes.",
     )
+    balance: str = _training(
+        "none",
+        "Let rare labels count as frequent ones: by weights in the loss, or by a sample that draws their texts more often.",
+        ("none", "weights", "sample"),
+    )
     gradient_checkpointing: bool = _training(False, "Compute layers again in the backward pass: less memory, more time.")
     recompute_norms: bool = _training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
     replay: bool | None = _training(
@@ -163,6 +168,8 @@ class Training:
             for name, none in (("energy", "1"), ("noise", 0.0), ("skip", 0.0), ("replay", None)):
                 value = getattr(self, name)
                 require(value in (none, False), "train", name, "left out with cost, which decides it", repr(value))
+        every = "none or weights with skip and cost, which read every text once an epoch"
+        require(self.balance != "sample" or not (self.skip or self.cost), "train", "balance", every, repr(self.balance))
         require(not (self.packing and self.replay), "train", "packing and replay", "not both given", "both")
         whole = "above 1 with skip, as the first epoch leaves nothing out"
         require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)

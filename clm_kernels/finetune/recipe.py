@@ -26,6 +26,7 @@ from ..models.structure import number_of_layers
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
+from .balancing import check_balance, drawing_chances, label_weights
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT
 from .checking.checked import check_corpus
 from .checking.shown import left_out_line, one_line
@@ -182,6 +183,7 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     """Reads the data and the model of a run whose config has been checked; of one that goes on, they must be what they were."""
     asked = config.options()
     corpus, config, loaded, merged = _read(config, say)
+    check_balance(config.training, corpus.task)
     _say_data(corpus, say)
     if config.training.gradient_checkpointing:
         check_checkpointing("train", loaded.model)
@@ -312,14 +314,17 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         assert prepared.active is not None  # a model without layers that can leave tokens out has been refused
         pace = Pace(prepared.active, report.cost, training.cost, training.epochs, lengths)
     chances = pace.chances if pace else partial(chances_within, noise=training.skip)
-    teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say) if pace or training.skip else None
+    weights = label_weights(training, splits["train"], len(names))
+    weights = weights if weights is None else weights.to(args.device)
+    teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say, weights) if pace or training.skip else None
     trainer = RunTrainer(
         model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
         preprocess_logits_for_metrics=lambda logits, labels: task.predicted(logits),
         callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), sealing, interruption, *shares, *early_stopping(training.patience)],
-        optimizers=(prepared.optimizer, None), teaching=teaching,
+        optimizers=(prepared.optimizer, None), teaching=teaching, label_weights=weights,
+        chances=drawing_chances(training, splits["train"], len(names)),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):

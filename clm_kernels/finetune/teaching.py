@@ -89,6 +89,7 @@ class Teaching(TrainerCallback):
         seed: which examples stay follows from it, the epoch and the batch alone.
         checkpoint: the one from which the run goes on, if it does.
         say: takes a line at the end of each epoch.
+        label_weights: of each label's loss, if they are not all one.
     """
 
     def __init__(
@@ -98,8 +99,9 @@ class Teaching(TrainerCallback):
         seed: int,
         checkpoint: Path | None,
         say: Callable[[str], None],
+        label_weights: Tensor | None = None,
     ):
-        self.chances, self.seed, self.say = chances, seed, say
+        self.chances, self.seed, self.say, self.label_weights = chances, seed, say, label_weights
         self.lengths = torch.tensor(lengths, dtype=torch.float64)
         table = self._load(checkpoint / STATE) if checkpoint else np.zeros((4, len(lengths)))
         # of each example: its norm, its chance in this epoch, whether it came in this epoch, whether it stayed
@@ -147,10 +149,10 @@ class Teaching(TrainerCallback):
             rows: ``(texts,)``, of the data set.
             weights: ``(texts,)`` or empty, as `collate` gives them.
         """
-        self._read.append((rows, gradient_norms(logits.detach(), labels)))
+        self._read.append((rows, gradient_norms(logits.detach(), labels, self.label_weights)))
         if not len(weights):
             return loss
-        return label_losses(logits, labels).view(len(rows), -1).sum(1) @ weights
+        return label_losses(logits, labels, self.label_weights).view(len(rows), -1).sum(1) @ weights
 
     def on_train_begin(self, args, state, control, **kwargs):
         told = any(line["epoch"] == state.epoch for line in lines(state.log_history))
