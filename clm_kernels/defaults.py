@@ -8,6 +8,7 @@ from __future__ import annotations
 UNITS = ("rows", "columns", "blocks", "heads", "neurons", "layers", "embeddings")  # what a budget buys
 LAYERS = ("all", "upper half", "upper third")
 POOLINGS = ("native", "last", "mean", "max", "cls")
+LABELS = "labels"  # column of the lists of labels
 MERGE_BY = ("score", "saving")
 
 BLOCK = 8  # height and width

@@ -75,6 +75,5 @@ def _odds(run: Path, minimum: int, longest: int) -> dict[str, dict[str, float]]:
         return {}
     task = find_task(data)
     split = read_split(data.train, task, data)
-    pairs = zip(split.texts, split.labels, strict=True)
-    found = token_groups(pairs, load_tokenizer(run, task), minimum=minimum, longest=longest, top=10**6)
+    found = token_groups(task.pairs(split), load_tokenizer(run, task), minimum=minimum, longest=longest, top=10**6)
     return {label: {group.text: group.z for group in groups} for label, groups in found.by_class.items()}

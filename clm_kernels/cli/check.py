@@ -16,7 +16,8 @@ from .options import config_options
 from .told import Told
 
 READING = (
-    "validation", "test", "model", "task", "text_column", "label_column", "tokens_column", "tags_column", "template", "max_length",
+    "validation", "test", "model", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column",
+    "label_separator", "delimiter", "template", "max_length",
 )  # fmt: skip
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 ERRORS, WARNINGS = 2, 1  # exit codes
@@ -26,7 +27,7 @@ SHOWN = 20  # labels
 @config_options(READING)
 def check(
     config: TrainConfig,
-    train: Annotated[str, typer.Argument(help="Training data: .jsonl, .csv, .tsv or .parquet.", show_default=False)],
+    train: Annotated[str, typer.Argument(help="Training data, as train takes it.", show_default=False)],
     rare: Annotated[int, typer.Option(min=1, help="Texts (or words) of a label in train below which it is called rare.")] = 5,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for a warning.")] = False,
 ) -> Told:
@@ -45,8 +46,10 @@ def check(
         quiet()
     from ..finetune.checking.checked import check_files
     from ..finetune.checking.finding import worst
+    from ..finetune.parts import with_files
 
-    checked = check_files(config.replace(train=train).data, rare)
+    with with_files(config.replace(train=train).data) as data:
+        checked = check_files(data, rare)
     _print(checked)
     severity = worst(checked.findings)
     bad = severity == "error" or (strict and severity == "warning")

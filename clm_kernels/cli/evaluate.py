@@ -25,6 +25,9 @@ def evaluate(
     label_column: Annotated[str, typer.Option(help="Column of the label, likewise.", show_default=False)] = "",
     tokens_column: Annotated[str, typer.Option(help="Column of the words, likewise.", show_default=False)] = "",
     tags_column: Annotated[str, typer.Option(help="Column of the tags, likewise.", show_default=False)] = "",
+    labels_column: Annotated[str, typer.Option(help="Column of the list of labels, likewise.", show_default=False)] = "",
+    label_separator: Annotated[str, typer.Option(help="What divides labels in one text, likewise.", show_default=False)] = "",
+    delimiter: Annotated[str, typer.Option(help="What divides the fields of a .csv or .tsv, likewise.", show_default=False)] = "",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
     draws: Annotated[int, typer.Option(help="Draws of texts for the intervals.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Of these draws.")] = 1,
@@ -43,6 +46,9 @@ def evaluate(
         "label_column": label_column,
         "tokens_column": tokens_column,
         "tags_column": tags_column,
+        "labels_column": labels_column,
+        "label_separator": label_separator,
+        "delimiter": delimiter,
     }
     found = run(
         model, data, output, delta=delta, compare=compare, columns=columns, batch_size=batch_size, draws=draws, seed=seed,

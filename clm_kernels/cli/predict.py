@@ -37,6 +37,9 @@ def predict(
     jsonl: Annotated[bool, typer.Option("--jsonl", help="One JSON object a line, with full precision.")] = False,
     text_column: Annotated[str, typer.Option(help="Column of the text, if another than in training.", show_default=False)] = "",
     tokens_column: Annotated[str, typer.Option(help="Column of the words, likewise.", show_default=False)] = "",
+    delimiter: Annotated[
+        str, typer.Option(help="What divides the fields of a .csv or .tsv, if another than is found.", show_default=False)
+    ] = "",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
     top: Annotated[int, typer.Option(help="How many of the best labels to print, each with its probability.", min=1)] = 1,
     reject: Annotated[
@@ -49,7 +52,8 @@ def predict(
 ) -> Told:
     """Print the label and its probability for every text, or the tag of every word.
 
-    Plain output: label, probability and text, separated by tabs; with --top the next best labels before the text. Token
+    Plain output: label, probability and text, separated by tabs; with --top the next best labels before the text; of several
+    labels all, with | between them, and - for none. Token
     classification: word, tag and probability a line, an empty line after each text. It is for people and spreadsheets: control
     characters are escaped, and a value that would be a formula has ' before it. --jsonl is exact; --json
     too, but it keeps all predictions in memory.
@@ -59,13 +63,13 @@ def predict(
 
     classifier = Classifier.load(model, delta)
     task = TASKS[classifier.task]
-    if reject is not None and not task.per_token:
+    if reject is not None and not (task.per_token or task.several):
         stderr.print(_expected(classifier.calibration, reject), markup=False)
     if out_of_scope and (scope := classifier.scope):
         kept = f"{scope.kept:.1%} of {scope.rows:,} validation texts are not"
         stderr.print(f"out of scope below a cosine of {scope.threshold:.3f}: {kept}", markup=False)
-    given = {name: column for name, column in (("text_column", text_column), ("tokens_column", tokens_column)) if column}
-    texts = _texts(file, task, Data(**classifier.columns | given))
+    asked = {"text_column": text_column, "tokens_column": tokens_column, "delimiter": delimiter}
+    texts = _texts(file, task, Data(**classifier.columns | {name: value for name, value in asked.items() if value}))
     predictions: list[dict[str, Any]] = []
     while chunk := list(islice(texts, CHUNK)):
         for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject, out_of_scope=out_of_scope):
@@ -90,6 +94,7 @@ def _texts(file: str, task: Task, data: Data) -> Iterator[Any]:
         with open(file, "rb") as source:
             yield from map(task.read_line, read_lines(source, file))
     else:
+        data.check()
         for _ in read_examples(file, task, data, labelled=False):
             pass  # a table with an error gets no predictions at all, and is not kept in memory for that
         yield from (text for _, text, _ in read_examples(file, task, data, labelled=False))

@@ -8,8 +8,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from ..finetune.judging.classes import ClassScore
 from ..models.roles import by_number
 from ..selecting.overview import Line, Overview
+from . import show_evaluation
 
 
 def selection(lines: Iterable[dict[str, Any]], by_chance: bool = False) -> Table | str:
@@ -47,6 +49,13 @@ def scores(report: Any) -> Table:
         table.add_section()
         table.add_row("test", "", "", *(f"{report.test[name]:.4f}" for name in names), style="bold")
     return table
+
+
+def classes(report: Any) -> Table:
+    """How each label fares where a text may have several: on the test data, else on the validation data."""
+    part = "test" if "test" in report.classes else "validation"
+    lines = [ClassScore(**line) for line in report.classes[part]]
+    return show_evaluation.classes(lines, f"labels, on the {part} data", "report.json")
 
 
 def active(lines: list[dict[str, Any]], most: int = 8) -> Table:

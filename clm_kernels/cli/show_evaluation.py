@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -19,7 +19,7 @@ def tables(found: Any) -> Iterator[Table]:
     yield _scores(found)
     if found.compared:
         yield _compared(found.compared)
-    yield _classes(found.classes)
+    yield classes(found.classes)
     if found.confused:
         yield _confused(found.confused[:CONFUSED])
 
@@ -59,12 +59,12 @@ def _compared(other: Any) -> Table:
     return table
 
 
-def _classes(scores: list[Any]) -> Table:
+def classes(scores: Sequence[Any], title: str = "classes", rest: str = "classes.csv") -> Table:
     """The worst ones first, by F1, where there are more than fit."""
     shown = sorted(scores, key=lambda line: line.f1) if len(scores) > CLASSES else scores
     left_out = len(scores) - CLASSES
-    caption = f"the worst first; {left_out:,} better ones in classes.csv" if left_out > 0 else None
-    table = Table(title="classes", caption=caption, box=box.SIMPLE_HEAD)
+    caption = f"the worst first; {left_out:,} better ones in {rest}" if left_out > 0 else None
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
     table.add_column("label", overflow="fold", max_width=36)
     for heading in ("precision", "recall", "F1", "support"):
         table.add_column(heading, justify="right", no_wrap=True)

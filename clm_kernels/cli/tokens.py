@@ -17,7 +17,10 @@ from .options import config_options
 from .quiet import quiet
 from .told import Told
 
-READING = ("model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "skip_bad_rows")
+READING = (
+    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column",
+    "label_separator", "delimiter", "skip_bad_rows",
+)  # fmt: skip
 ESSENCE = 3  # groups of a label
 
 
@@ -50,16 +53,18 @@ def tokens(
     quiet()
     from ..finetune.data import find_task, read_split
     from ..finetune.models import check_directory, load_tokenizer
+    from ..finetune.parts import with_files
     from ..token_groups import picture as drawing
     from ..token_groups import token_groups
 
     if picture is not None:
         needs("matplotlib.figure", "tokens")
     check_directory("tokens", config.data.model)
-    task = find_task(config.data)
-    split = read_split(config.data.train, task, config.data)
+    with with_files(config.data) as data:
+        task = find_task(data)
+        split = read_split(data.train, task, data)
     tokenizer = load_tokenizer(config.data.model, task)
-    found = token_groups(zip(split.texts, split.labels), tokenizer, measure=measure, minimum=minimum, longest=longest, top=top)
+    found = token_groups(task.pairs(split), tokenizer, measure=measure, minimum=minimum, longest=longest, top=top)
 
     of = task.unit
     table = Table("label", of, f"groups by {measure}: z-score, {of} with it of the label and of all", show_lines=True)

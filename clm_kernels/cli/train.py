@@ -19,8 +19,8 @@ from .quiet import quiet
 from .told import Told
 
 SELECTING = (
-    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "validation", "validation_fraction",
-    "select", "density", "backward", "kind", "block", "layers", "per", "biases", "norms", "sensitivity_examples", "pooling",
+    "model", "train", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator", "delimiter",
+    "validation", "validation_fraction", "select", "density", "backward", "kind", "block", "layers", "per", "biases", "norms", "sensitivity_examples", "pooling",
     "bidirectional", "batch_size", "max_length", "dtype", "seed", "merge_tokens", "merge_by", "template", "skip_bad_rows",
 )  # fmt: skip
 
@@ -36,7 +36,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="A key of run.yaml, as training.epochs=3."),
     ] = None,
 ) -> Told | None:
-    """Fine-tune on a labelled file: columns text and label, or tokens and tags.
+    """Fine-tune on a labelled file: columns text and label, text and labels, or tokens and tags.
 
     Validation chooses what is kept; the test data is scored once, at the end.
     Leaves a small delta (with lora PEFT's adapter, with full a checkpoint), the
@@ -58,6 +58,8 @@ def train(
     if report.selection:
         console.print(show.selection(report.selection, config.selecting.by_chance))
     console.print(show.scores(report))
+    if report.classes:
+        console.print(show.classes(report))
     if report.active:
         console.print(show.active(report.active))
     console.print(show.summary(report))

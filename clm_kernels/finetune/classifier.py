@@ -46,14 +46,15 @@ class Classifier:
     """A fine-tuned model that predicts.
 
     Attributes:
-        task: ``"sequence"``, ``"token"`` or another task's name.
+        task: ``"sequence"``, ``"token"``, ``"multilabel"`` or another task's name.
         label_names: in the order of the model's outputs.
         classes_: the same as an array, by the name that scikit-learn gives it.
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
         cut: how many texts (sequence) or words (token) have been cut off so far.
         columns: of the training data, by `TrainConfig`'s names (``text_column`` …), where a run has recorded them.
-        calibration: the temperature of its probabilities, and what validation tells of rejecting labels.
+        calibration: the temperature of its probabilities, and what validation tells of rejecting labels, or from which
+            probability on to give each.
         scope: where its texts lie, by which others are out of scope; None where that is not kept beside it.
     """
 
@@ -63,7 +64,8 @@ class Classifier:
         self.model.to(device)
         self.tokenizer, self.task, self._task, self.max_length = tokenizer, task.name, task, max_length
         self.template, self.cut, self.columns = template_of(model.config), 0, dict[str, str]()
-        self.label_names, self.calibration = label_names(model), calibration_of(model.config)
+        self.label_names = label_names(model)
+        self.calibration = calibration_of(model.config, task, len(self.label_names))
         self.scope: Scope | None = None
 
     @classmethod
@@ -129,7 +131,7 @@ class Classifier:
             refuse("Classifier.load", "model", "a fine-tuned classifier", f"{str(folder)!r}: {said(error)}")
         named = config.architectures
         name = str(named[0]) if isinstance(named, list) and named else ""
-        known = [task for task in TASKS.values() if name.endswith(task.architecture)]
+        known = [task for task in TASKS.values() if task.suits(name, getattr(config, "problem_type", None))]
         found = f"{name or 'a model'} in {str(folder)!r}"
         require(bool(known), "Classifier.load", "model", "a fine-tuned classifier", found)
         task = known[0]
@@ -237,7 +239,7 @@ class Classifier:
     def _probabilities(self, texts: Sequence[Any], batch_size: int, progress: bool) -> Iterator[NDArray[np.float32]]:
         if not len(texts):
             return
-        encoded, ranking = self._encoded(texts), Ranking(self.calibration.temperature)
+        encoded, ranking = self._encoded(texts), Ranking.of(self.calibration, self._task, len(self.label_names), 1, None)
         found = [ranking.probabilities(logits).cpu().numpy() for logits in self._logits(encoded, batch_size, progress)]
         for i in _given_order(encoded):
             row = found[i // batch_size][i % batch_size]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
-from ..defaults import BATCH_SIZE, MAX_LENGTH, MERGE_BY, POOLINGS, SEED
+from ..defaults import BATCH_SIZE, LABELS, MAX_LENGTH, MERGE_BY, POOLINGS, SEED
 from ..energy import energies
 from ..errors import require
 from ..options import check_choices, check_counts, option
@@ -33,14 +33,17 @@ class Data:
     """What is read: files, their columns, and the base model with its tokenizer. An empty string means "not given"."""
 
     model: str = _data("", "Directory of the model to start from (config.json, weights, tokenizer).")
-    train: str = _data("", "Training data: .jsonl, .csv, .tsv or .parquet.")
+    train: str = _data("", "Training data: .jsonl, .csv, .tsv, .parquet or .conll; a folder of parts; -: standard input.")
     validation: str = _data("", "Validation data, which picks the best checkpoint; a part of train if not given.")
     test: str = _data("", "Test data, scored once, at the end.")
     task: str = _data("auto", "What to learn; auto: from the columns of the training data.", ("auto", *TASKS))
     text_column: str = _data("text", "Column of the text.")
     label_column: str = _data("label", "Column of the label.")
+    labels_column: str = _data(LABELS, "Column of a list of labels (multi-label classification).")
+    label_separator: str = _data("", 'What divides the labels, where several stand in one text, as "a|b".')
     tokens_column: str = _data("tokens", "Column of the words (token classification).")
     tags_column: str = _data("tags", "Column of the words' tags (token classification).")
+    delimiter: str = _data("", "What divides the fields of a .csv or .tsv. (default: found: a comma, ;, a tab or |)")
     skip_bad_rows: bool = _data(False, "Leave out rows that cannot be read, and count them; `check` lists them.")
     template: str = _data(TEXT, "Words around every text, where {text} stands for it (sequence classification).")
     validation_fraction: float = _data(0.1, "Part of train that validates if no validation data is given.")
@@ -62,6 +65,8 @@ class Data:
         """Raises ValueError, one line, for the first field that cannot be right."""
         check_choices(self)
         check_template(self.template)
+        single = len(self.delimiter) <= 1 and self.delimiter not in ('"', "\n", "\r")
+        require(single, "train", "delimiter", "one character, as ';' or $'\\t'", repr(self.delimiter))
         known = self.bidirectional in SIDES or SPAN.fullmatch(self.bidirectional)
         sides = f"{', '.join(SIDES)}, or the first and last layer as 8-31"
         require(bool(known), "train", "bidirectional", sides, repr(self.bidirectional))
@@ -125,6 +130,11 @@ class Training:
         None,
         "Part of full fine-tuning's FLOPs that the run may take: in place of noise and skip, which it sets as it goes.",
     )
+    balance: str = _training(
+        "none",
+        "Let rare labels count as frequent ones: by weights in the loss, or by a sample that draws their texts more often.",
+        ("none", "weights", "sample"),
+    )
     gradient_checkpointing: bool = _training(False, "Compute layers again in the backward pass: less memory, more time.")
     recompute_norms: bool = _training(False, "Compute RMSNorm again in the backward pass: less memory, more operations.")
     replay: bool | None = _training(
@@ -137,7 +147,9 @@ class Training:
     packing: bool = _training(False, "Let texts of a batch share rows, none seeing another, so that hardly any padding runs.")
     eval_steps: int | None = _training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = _training(
-        "auto", "Score that picks the best checkpoint: accuracy, macro_f1 or f1; auto: f1 of tagged spans, else accuracy."
+        "auto",
+        "Score that picks the best checkpoint: accuracy, macro_f1, micro_f1, exact_match or f1; auto: f1 of tagged spans, micro_f1"
+        " of several labels, else accuracy.",
     )
     patience: int | None = _training(None, "Stop after so many validations without a better score. (default: never)")
 
@@ -158,6 +170,8 @@ class Training:
             for name, none in (("energy", "1"), ("noise", 0.0), ("skip", 0.0), ("replay", None)):
                 value = getattr(self, name)
                 require(value in (none, False), "train", name, "left out with cost, which decides it", repr(value))
+        every = "none or weights with skip and cost, which read every text once an epoch"
+        require(self.balance != "sample" or not (self.skip or self.cost), "train", "balance", every, repr(self.balance))
         require(not (self.packing and self.replay), "train", "packing and replay", "not both given", "both")
         whole = "above 1 with skip, as the first epoch leaves nothing out"
         require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)

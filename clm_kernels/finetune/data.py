@@ -6,7 +6,7 @@ import hashlib
 import random
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +77,12 @@ def find_task(data: Data) -> Task:
     """The task as the config says, or by the columns of the first training row (that has some task's, where bad rows are skipped)."""
     if data.task != "auto":
         return TASKS[data.task]
-    columns = {name: task.columns(data) for name, task in TASKS.items()}
-    row = _telling_row(data, columns.values())
-    found = [name for name, wanted in columns.items() if set(wanted) <= set(row)]
-    several = f"{' or '.join(TASKS)}, for the data has columns for {'both' if len(TASKS) == 2 else 'several'}"
+    row = _telling_row(data)
+    found = [name for name, task in TASKS.items() if task.fits(row, data)]
+    several = f"{' or '.join(found)}, for the data has columns for {'both' if len(found) == 2 else 'several'}"
     require(len(found) <= 1, "load_data", "task", several, "auto")
-    wanted = " or ".join(f"{a!r} and {b!r}" for a, b in columns.values())
-    named = "(--text-column, --label-column, --tokens-column and --tags-column name others)"
+    wanted = " or ".join(f"{a!r} and {b!r}" for a, b in (task.columns(data) for task in TASKS.values()))
+    named = "(--text-column, --label-column, --labels-column, --tokens-column and --tags-column name others)"
     require(bool(found), "load_data", data.train, f"a table with columns {wanted} {named}", listed(row))
     return TASKS[found[0]]
 
@@ -121,12 +120,16 @@ def carve(train: Split, task: Task, fraction: float, seed: int) -> tuple[Split, 
     return train.part(np.flatnonzero(~held_out)), train.part(np.flatnonzero(held_out))
 
 
-def _telling_row(data: Data, columns: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    rows = read_rows(data.train, (lambda where, error: None) if data.skip_bad_rows else None)
+def _telling_row(data: Data) -> dict[str, Any]:
+    rows = read_rows(data.train, (lambda where, error: None) if data.skip_bad_rows else None, data.delimiter)
     _, first = next(rows, ("", {}))
-    if not data.skip_bad_rows or any(set(wanted) <= set(first) for wanted in columns):
+    if not data.skip_bad_rows or _tells(first, data):
         return first
-    return next((row for _, row in rows if any(set(wanted) <= set(row) for wanted in columns)), first)
+    return next((row for _, row in rows if _tells(row, data)), first)
+
+
+def _tells(row: dict[str, Any], data: Data) -> bool:
+    return any(task.fits(row, data) for task in TASKS.values())
 
 
 def _read_part(path: str, task: Task, data: Data) -> tuple[Split, dict[str, Any]]:

@@ -39,10 +39,10 @@ def read_examples(
     Raises:
         ValueError: for what cannot be read and nobody takes; names the file and the place.
     """
-    columns = task.columns(data)
-    wanted = columns if labelled else columns[:1]
     unreadable = None if bad is None else lambda where, error: bad(BadRow(where, "line", str(error)))
-    for where, row in read_rows(path, unreadable):
+    for where, row in read_rows(path, unreadable, data.delimiter):
+        row, columns = task.located(row, data)
+        wanted = columns if labelled else columns[:1]
         try:
             for name in wanted:
                 require(

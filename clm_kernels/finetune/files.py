@@ -1,24 +1,29 @@
-"""Reads .jsonl, .csv, .tsv and .parquet row by row; every message names the file and the line."""
+"""Reads .jsonl, .csv, .tsv, .parquet and .conll row by row; every message names the file and the line."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import listed, require
+from .conll import read_sentences
 
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".conll")
+DELIMITERS = ",;\t|"
+HEAD = 1 << 16  # bytes that tell the delimiter
 Row = tuple[str, dict[str, Any]]  # where it stands, e.g. "line 3", and what it holds
 Bad = Callable[[str, ValueError], None]  # is told where a row stands that cannot be read, and why
 
 
-def read_rows(path: str | Path, bad: Bad | None = None) -> Iterator[Row]:
+def read_rows(path: str | Path, bad: Bad | None = None, delimiter: str = "") -> Iterator[Row]:
     """Rows of a table on disk.
 
     Args:
+        delimiter: between the fields of a .csv or .tsv; found by the file's head if it is not given.
         bad: takes the error of each row that cannot be read, which is then left out; without it the first one is raised.
 
     Raises:
@@ -35,7 +40,8 @@ def read_rows(path: str | Path, bad: Bad | None = None) -> Iterator[Row]:
         empty = False
         (bad or _raised)(where, error)
 
-    for row in {".jsonl": _jsonl, ".parquet": _parquet}.get(suffix, _csv)(path, left_out):
+    separated = partial(_csv, delimiter=delimiter)
+    for row in {".jsonl": _jsonl, ".parquet": _parquet, ".conll": _conll}.get(suffix, separated)(path, left_out):
         empty = False
         yield row
     require(not empty, "read_rows", repr(str(path)), "a file with at least one row", "none")
@@ -86,9 +92,24 @@ def _jsonl(path: Path, bad: Bad) -> Iterator[Row]:
             yield where, row
 
 
-def _csv(path: Path, bad: Bad) -> Iterator[Row]:
-    dialect = "excel-tab" if path.suffix.lower() == ".tsv" else "excel"
-    reader = csv.reader((line + "\n" for line in _lines(path, bad)), dialect, strict=True)
+def find_delimiter(path: Path) -> str:
+    """What stands between the fields of a table: a comma, or in a .tsv a tab, unless the header has none of that and another."""
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    with open(path, "rb") as file:
+        head = file.read(HEAD).decode("utf-8-sig", "replace")
+    header = head.partition("\n")[0]
+    there = [delimiter for delimiter in DELIMITERS if delimiter in header]
+    if usual in there or not there:
+        return usual
+    try:
+        return csv.Sniffer().sniff(head, "".join(there)).delimiter
+    except csv.Error:
+        return max(there, key=header.count)
+
+
+def _csv(path: Path, bad: Bad, delimiter: str) -> Iterator[Row]:
+    found = delimiter or find_delimiter(path)
+    reader = csv.reader((line + "\n" for line in _lines(path, bad)), delimiter=found, strict=True)
     header = None
     while True:
         try:
@@ -107,6 +128,12 @@ def _csv(path: Path, bad: Bad) -> Iterator[Row]:
         elif values:
             message = f"read_rows: {path}, {where} must be {len(header)} fields as the header, got {len(values)}"
             bad(where, ValueError(message))
+
+
+def _conll(path: Path, bad: Bad) -> Iterator[Row]:
+    head = _lines(path, lambda where, error: None)  # which is told of when it is read
+    for where, tokens, tags in read_sentences(_lines(path, bad), head, str(path), bad):
+        yield where, {"tokens": tokens, "tags": tags} if tags else {"tokens": tokens}
 
 
 def _parquet(path: Path, bad: Bad) -> Iterator[Row]:

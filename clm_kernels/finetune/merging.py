@@ -24,8 +24,7 @@ def merge_tokens(data: Data, loaded: Loaded, corpus: Corpus, say: Callable[[str]
     if not data.merge_tokens:
         return loaded, {}
     texts = corpus.train.texts
-    pairs = zip(texts, corpus.train.labels, strict=True)
-    groups = token_groups(pairs, loaded.tokenizer, top=data.merge_tokens)
+    groups = token_groups(corpus.task.pairs(corpus.train), loaded.tokenizer, top=data.merge_tokens)
     merged = merge_groups(loaded.tokenizer, groups, texts, top=data.merge_tokens, by=data.merge_by)
     check_reload(merged.tokenizer, texts)
     extension = extend_embeddings(loaded.model, merged).extension

@@ -28,6 +28,7 @@ from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .advice import advice_when_out_of_memory
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT, RUN_FILE
+from .balancing import check_balance, drawing_chances, label_weights
 from .checking.checked import check_corpus
 from .checking.shown import left_out_line, one_line
 from .checkpoints import Sealing, drop_checkpoints
@@ -38,7 +39,8 @@ from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
 from .interruption import Interruption, tidied_up_after
-from .judging.keeping import CONFIG_KEY, DETAIL, judge
+from .judging.keeping import CONFIG_KEY, DETAIL
+from .judging.scope import Scope
 from .locks import locked
 from .manifest import read_manifest
 from .many import several_runs
@@ -48,9 +50,11 @@ from .models import Loaded, limited_by, load_base, longest, pooling_for
 from .outputs import advice_when_a_disk_is_full, beside, check_output, is_main, run_folder, write_folder
 from .pacing import Pace
 from .packed import Packed
+from .parts import with_files
 from .replaying import replaying
-from .report import Report, machine, validations, without_timing
+from .report import Report, machine, validations
 from .run_file import save_run_file
+from .scoring import score_best
 from .shares import ActiveShares, spent
 from .tasks import Task
 from .teaching import Teaching, chances_within, lines
@@ -101,8 +105,8 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
         return several(config, say, train)
     say = say if is_main() else say_nothing
     output, paths = Path(config.run.output), {name: config.options()[name] for name in PATHS}
-    with tidied_up_after(), locked(output) if is_main() else nullcontext():
-        config, checkpoint = check_output(config, say)
+    with tidied_up_after(), locked(output) if is_main() else nullcontext(), with_files(config.data) as data:
+        config, checkpoint = check_output(config.replace(data=data), say)
         method_of(config).check_packages("train")
         with advice_when_out_of_memory(config), advice_when_a_disk_is_full(output):
             return _train(begin(config, say, checkpoint), say, paths)
@@ -117,7 +121,8 @@ def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
     check(config, ("model", "train"))
     method = method_of(config)
     require(method.selects, "choose_selection", "method", "one that selects, as 'sparse'", repr(method.name))
-    with advice_when_out_of_memory(config):
+    with advice_when_out_of_memory(config), with_files(config.data) as data:
+        config = config.replace(data=data)
         corpus, config, loaded, _ = _read(config, to_stderr)
         nn.Module.to(loaded.model, torch.accelerator.current_accelerator(check_available=True) or "cpu")
         choice = method.choose(config, loaded, _encoded(config, corpus, loaded, ("train",))["train"])
@@ -174,6 +179,7 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     """Reads the data and the model of a run whose config has been checked; of one that goes on, they must be what they were."""
     asked = config.options()
     corpus, config, loaded, merged = _read(config, say)
+    check_balance(config.training, corpus.task)
     _say_data(corpus, say)
     if config.training.gradient_checkpointing:
         check_checkpointing("train", loaded.model)
@@ -257,16 +263,13 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str]) -> Report:
             if groups:
                 groups.save(output / GROUPS)
         with _recording(run, prepared, say) as recorder:
-            fit(run, prepared, report, say, *filter(None, [recorder]))
+            scope = fit(run, prepared, report, say, *filter(None, [recorder]))
         if is_main():
             if recorder:
                 words = recorder.words(config.training.energy)
                 words.save(output / ACTIVE)
                 report.words = words.best()
-            size = 2 * config.training.batch_size
-            report.calibration, scope = judge(prepared.model, run.splits, run.task, loaded.tokenizer, report.labels, size)
             if scope:
-                report.scope = scope.told()
                 scope.save(output)
             _save(run, prepared, report)
             draw_cost(report, output / COST_PICTURE, say)
@@ -289,14 +292,15 @@ def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManag
     active = getattr(prepared.handle, "active", None)
     by_one_energy = run.config.training.cost is None  # and a token that is drawn by chance says little of a word
     in_place = not run.config.training.packing  # words are found by their tokens' places in the padded batch
-    if not active or active.noise or not by_one_energy or not in_place or not is_main():
+    one_label = not run.task.several  # whose words these are
+    if not active or active.noise or not by_one_energy or not in_place or not one_label or not is_main():
         return nullcontext()
     read = Reader(run.task, run.loaded.tokenizer, run.splits["train"], run.limit, run.config.data.template)
     return Recorder(run.loaded.model, active, read, bool(run.config.training.patience), run.checkpoint, say)
 
 
-def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: TrainerCallback) -> None:
-    """Trains, puts the best checkpoint's weights into the model, and fills in the scores."""
+def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: TrainerCallback) -> Scope | None:
+    """Trains, puts the best checkpoint's weights into the model, and fills in the scores; as `score_best`."""
     training, args, task, names, splits = run.config.training, run.args, run.task, run.corpus.label_names, run.splits
     model, tokenizer = run.loaded.model, run.loaded.tokenizer
     if training.gradient_checkpointing:
@@ -312,14 +316,17 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         assert prepared.active is not None  # a model without layers that can leave tokens out has been refused
         pace = Pace(prepared.active, report.cost, training.cost, training.epochs, lengths)
     chances = pace.chances if pace else partial(chances_within, noise=training.skip)
-    teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say) if pace or training.skip else None
+    weights = label_weights(training, splits["train"], len(names))
+    weights = weights if weights is None else weights.to(args.device)
+    teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say, weights) if pace or training.skip else None
     trainer = RunTrainer(
         model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
-        preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),
+        preprocess_logits_for_metrics=lambda logits, labels: task.predicted(logits),
         callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), sealing, interruption, *shares, *early_stopping(training.patience)],
-        optimizers=(prepared.optimizer, None), teaching=teaching,
+        optimizers=(prepared.optimizer, None), teaching=teaching, label_weights=weights,
+        chances=drawing_chances(training, splits["train"], len(names)),
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):
@@ -344,9 +351,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         once = lower.layers / number_of_layers(model) if lower else 0.0
         report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, once)
     report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
-    if "test" in splits:
-        trainer.compute_metrics = task.score(splits["test"], names)
-        report.test = without_timing(trainer.predict(splits["test"].dataset).metrics or {}, "test_")
+    return score_best(trainer, prepared.model, task, names, splits, tokenizer, report)
 
 
 def _save(run: Begun, prepared: Prepared, report: Report) -> None:

@@ -53,7 +53,10 @@ class Report:
         words: label -> the three words that hold most of its gradient in the end (``active_tokens.json`` has more); empty
             where every token takes part in the backward.
         calibration: the temperature that was fitted on the validation data, on how many `rows` (texts, or words), and the
-            expected calibration error over `bins` there, `error_before` and `error_after`.
+            expected calibration error over `bins` there, `error_before` and `error_after`. Where a text may have several
+            labels, also the ``thresholds`` of their probabilities.
+        classes: where a text may have several labels: for ``validation`` and ``test`` a line for each label, with its precision,
+            recall, F1, support and how often it was given.
         seeds: of several, the `best` by validation, which this report is of; of all `runs` the scores of their best
             checkpoints; their `mean` and `sd` (of a sample), by part and score. Empty for one.
         search: all `trials`, each with its options, its validation score and seconds; the number of the `best`; the `space`
@@ -89,6 +92,7 @@ class Report:
     seeds: dict[str, Any] = field(default_factory=dict)
     search: dict[str, Any] = field(default_factory=dict)
     scope: dict[str, Any] = field(default_factory=dict)
+    classes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -41,5 +41,6 @@ def spooled(chunks: Iterable[Mapping[str, list[Any]]]) -> Dataset:
 def _type(name: str, value: Any) -> Any:
     import pyarrow as pa
 
-    whole = pa.int8() if name in BYTES else pa.int32()
-    return pa.list_(whole) if isinstance(value, list) else whole
+    single = value[0] if isinstance(value, list) and value else value
+    kind = pa.float32() if isinstance(single, float) else pa.int8() if name in BYTES else pa.int32()
+    return pa.list_(kind) if isinstance(value, list) else kind

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import TrainerCallback
 
 from ..errors import require
 from ..files import write_atomically
 from .encode import IGNORED
+from .losses import gradient_norms, label_losses
 
 ROW, WEIGHT = "row", "weight"  # the columns of a batch that the model does not see
 LEAST = 0.1  # the least chance to stay: an example that has been forgotten comes back
@@ -77,18 +77,6 @@ def chances_for(norms: Tensor, lengths: Tensor, share: float, least: float = LEA
     return (norms / high).clamp(least, 1)
 
 
-def gradient_norms(logits: Tensor, labels: Tensor) -> Tensor:
-    """Norm of each text's gradient of the summed cross entropy at its logits.
-
-    Args:
-        logits: ``(texts, labels)`` or ``(texts, length, labels)``.
-        labels: ``(texts,)`` or ``(texts, length)``; -100 where there is none.
-    """
-    gradient = logits.float().softmax(-1)
-    gradient.scatter_add_(-1, labels.clamp(min=0)[..., None], torch.full_like(gradient[..., :1], -1))
-    return gradient.where((labels != IGNORED)[..., None], 0).flatten(1).norm(dim=1)
-
-
 class Teaching(TrainerCallback):
     """What each training example taught when it was last read, and which stay in this epoch.
 
@@ -101,6 +89,7 @@ class Teaching(TrainerCallback):
         seed: which examples stay follows from it, the epoch and the batch alone.
         checkpoint: the one from which the run goes on, if it does.
         say: takes a line at the end of each epoch.
+        label_weights: of each label's loss, if they are not all one.
     """
 
     def __init__(
@@ -110,8 +99,9 @@ class Teaching(TrainerCallback):
         seed: int,
         checkpoint: Path | None,
         say: Callable[[str], None],
+        label_weights: Tensor | None = None,
     ):
-        self.chances, self.seed, self.say = chances, seed, say
+        self.chances, self.seed, self.say, self.label_weights = chances, seed, say, label_weights
         self.lengths = torch.tensor(lengths, dtype=torch.float64)
         table = self._load(checkpoint / STATE) if checkpoint else np.zeros((4, len(lengths)))
         # of each example: its norm, its chance in this epoch, whether it came in this epoch, whether it stayed
@@ -155,15 +145,14 @@ class Teaching(TrainerCallback):
 
         Args:
             loss: the model's own, which is taken where nothing was left out.
-            logits, labels: as `gradient_norms` takes them.
+            logits, labels: as `label_losses` takes them.
             rows: ``(texts,)``, of the data set.
             weights: ``(texts,)`` or empty, as `collate` gives them.
         """
-        self._read.append((rows, gradient_norms(logits.detach(), labels)))
+        self._read.append((rows, gradient_norms(logits.detach(), labels, self.label_weights)))
         if not len(weights):
             return loss
-        losses = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="none")
-        return losses.view(len(rows), -1).sum(1) @ weights
+        return label_losses(logits, labels, self.label_weights).view(len(rows), -1).sum(1) @ weights
 
     def on_train_begin(self, args, state, control, **kwargs):
         told = any(line["epoch"] == state.epoch for line in lines(state.log_history))

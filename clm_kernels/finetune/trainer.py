@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
 from .artifacts import CHECKPOINTS
 from .config import Run, Training
-from .encode import IGNORED
+from .losses import mean_loss
 from .manifest import damage
 from .teaching import ROW, WEIGHT, Teaching
 
@@ -49,10 +49,14 @@ class RunTrainer(Trainer):
 
     Args:
         teaching: leaves examples out; None: every example is read in every epoch.
+        label_weights: of each label's loss in training, on the model's device.
+        chances: with which each example is drawn; None: each once an epoch.
         given: what `Trainer` takes.
     """
 
-    def __init__(self, *, teaching: Teaching | None = None, **given: Any):
+    def __init__(
+        self, *, teaching: Teaching | None = None, label_weights: Tensor | None = None, chances: Tensor | None = None, **given: Any
+    ):  # fmt: skip
         if teaching is not None:
             rows = given["train_dataset"]
             given |= {
@@ -60,7 +64,7 @@ class RunTrainer(Trainer):
                 "data_collator": teaching.collate(given["data_collator"]),
             }
         super().__init__(**given)
-        self.teaching = teaching
+        self.teaching, self.label_weights, self.chances = teaching, label_weights, chances
         self._trained: list[torch.nn.Parameter] | None = None
         # Classifiers take no notice of num_items_in_batch: a loss that is a mean must be divided by the accumulated batches.
         self.model_accepts_loss_kwargs = False
@@ -68,9 +72,10 @@ class RunTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         rows, weights = inputs.pop(ROW, None), inputs.pop(WEIGHT, None)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if loss.dtype.itemsize < 4:  # of bfloat16's three digits a mean over the batch would leave two
-            logits = outputs["logits"].float().flatten(0, -2)
-            loss = F.cross_entropy(logits, inputs["labels"].flatten(), ignore_index=IGNORED)
+        if self.label_weights is not None and model.training:
+            loss = mean_loss(outputs["logits"], inputs["labels"], self.label_weights)
+        elif loss.dtype.itemsize < 4:  # of bfloat16's three digits a mean over the batch would leave two
+            loss = mean_loss(outputs["logits"], inputs["labels"])
         if rows is not None:
             loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
         return (loss, outputs) if return_outputs else loss
@@ -99,6 +104,8 @@ class RunTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         lengths = list(self.train_dataset["length"])  # the dataset given here has lost that column already
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        if self.chances is not None:
+            return BalancedSampler(step, lengths, self.args.seed, self.chances)
         return EpochSampler(step, lengths, self.args.seed)
 
 
@@ -112,6 +119,20 @@ class EpochSampler(LengthGroupedSampler):
 
     def set_epoch(self, epoch: int) -> None:
         self.generator.manual_seed(self.seed + epoch)
+
+
+class BalancedSampler(EpochSampler):
+    """The same of examples that are drawn by their chances, with replacement, as many as there are."""
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int, chances: Tensor):
+        self.ends = chances.double().cumsum(0)
+        super().__init__(batch_size, lengths, seed)
+
+    def __iter__(self) -> Iterator[int]:
+        draws = torch.rand(len(self.lengths), dtype=torch.float64, generator=self.generator)
+        drawn = torch.searchsorted(self.ends, draws * self.ends[-1], right=True).tolist()
+        lengths = [self.lengths[i] for i in drawn]
+        yield from (drawn[i] for i in get_length_grouped_indices(lengths, self.batch_size, generator=self.generator))
 
 
 class Bar(ProgressCallback):

@@ -44,6 +44,8 @@ def resolved(config: TrainConfig, model: PretrainedConfig, length: int, function
         require(not value, function, name, "left out, as nothing is chosen or merged here, and no text is read", repr(value))
     arithmetic = config.training.precision
     require(arithmetic == "float32", function, "precision", "left out: dtype is that of weights and arithmetic", repr(arithmetic))
+    one = not task_of(config).several
+    require(one, function, "task", "sequence, whose time and memory are the same", repr(config.data.task))
     method = method_of(config)
     method.check_packages(function)
     require(length >= 1, function, "length", "at least 1", length)

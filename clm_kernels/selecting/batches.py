@@ -24,7 +24,7 @@ def batches_of(
     drawn = np.random.default_rng(seed).permutation(len(rows))[:examples]
     features = [_features(model, tokenizer, rows[int(i)], max_length) for i in drawn]
     features.sort(key=lambda feature: len(feature["input_ids"]))
-    per_token = isinstance(features[0]["labels"], (list, tuple, np.ndarray))
+    per_token = isinstance(features[0]["labels"], (list, tuple, np.ndarray)) and not takes_several_labels(model)
     collate = (transformers.DataCollatorForTokenClassification if per_token else transformers.DataCollatorWithPadding)(tokenizer)
     device = next(model.parameters()).device
     groups = (features[i : i + batch_size] for i in range(0, len(features), batch_size))
@@ -38,10 +38,34 @@ def mean_size(batches: Sequence[Mapping[str, Tensor]]) -> tuple[int, int]:
     return batch, length
 
 
+def takes_several_labels(model: nn.Module) -> bool:
+    """Whether a text may have any number of labels, by the config: then each has a 0 or a 1 in its row of ``labels``."""
+    return getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
+
+
+def _marks(model: nn.Module, row: Mapping) -> list[float]:
+    numbers, marks = model.config.label2id, [0.0] * model.config.num_labels
+    for name in row["labels"]:
+        if name not in numbers:
+            raise ValueError(f"choose: labels must be among the model's {len(numbers)} labels, got {name!r}")
+        marks[numbers[name]] = 1.0
+    return marks
+
+
+def _text(row: Mapping) -> str:
+    if "text" not in row or not isinstance(row.get("labels"), (list, tuple)):
+        expected = "text and a list of label names, labels, or input_ids and labels"
+        raise ValueError(f"choose: dataset rows must have {expected}, as the model takes several, got {sorted(row)}")
+    return row["text"]
+
+
 def _features(model: nn.Module, tokenizer, row: Mapping, max_length: int) -> dict:
     if "input_ids" in row and "labels" in row:
         kept = ("input_ids", "attention_mask", "token_type_ids", "labels")
-        return {name: row[name] for name in kept if name in row}
+        feature = {name: row[name] for name in kept if name in row}
+        return {**feature, "labels": [float(mark) for mark in row["labels"]]} if takes_several_labels(model) else feature
+    if takes_several_labels(model):
+        return {**tokenizer(_text(row), truncation=True, max_length=max_length), "labels": _marks(model, row)}
     if "text" not in row or "label" not in row:
         raise ValueError(f"choose: dataset rows must have text and label, or input_ids and labels, got {sorted(row)}")
     label = row["label"]

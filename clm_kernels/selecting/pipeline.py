@@ -63,7 +63,8 @@ def choose(
         model: a transformers classifier, on the device where it is to run.
         tokenizer: its tokenizer.
         dataset: rows with ``text`` and ``label`` (an id, or a name in the model's config), or tokenised rows with
-            ``input_ids`` and ``labels``.
+            ``input_ids`` and ``labels``. Of a model whose ``problem_type`` is multi_label_classification: rows with ``text`` and a
+            list of names, ``labels``, or tokenised ones whose ``labels`` are a 0 or a 1 for each label.
         density: share of the units' entries to select, in (0, 1]; by default 1/8 of groups, else 0.02.
         kind: ``"auto"``: groups, or columns where `rule`, `tokens`, `backward` or `per` asks for a score, as `train` has it. Else ``"rows"``, ``"columns"``, ``"blocks"``, coupled ``"heads"`` or ``"neurons"``, ``"embeddings"``, or several that
             share no weight, as ``"heads+neurons"`` and ``"columns+embeddings"``; see `find_units`. Or single
@@ -214,6 +215,7 @@ def _rule(rule: str, kind: str) -> str:
 
 def _groups(rows: Iterable[Mapping], tokenizer: Any) -> TokenGroups:
     for row in rows:
-        if "text" not in row or "label" not in row:
+        if "text" not in row or not {"label", "labels"} & set(row):
             raise ValueError(f"choose: dataset rows must have text and label where tokens is True, got {sorted(row)}")
-    return token_groups(((row["text"], str(row["label"])) for row in rows), tokenizer)
+    pairs = ((row["text"], label) for row in rows for label in ([row["label"]] if "label" in row else row["labels"]))
+    return token_groups(((text, str(label)) for text, label in pairs), tokenizer)

@@ -12,7 +12,7 @@ from tiny_task import sentences, texts, write_jsonl
 
 from clm_kernels.finetune.config import Data, TrainConfig
 from clm_kernels.finetune.data import carve, load_data, read_split
-from clm_kernels.finetune.files import read_rows
+from clm_kernels.finetune.files import find_delimiter, read_rows
 from clm_kernels.finetune.tasks import TASKS
 
 TEXTS = [{"text": 'He said "no", twice', "label": "a"}, {"text": "näive\tcafé", "label": "b"}, {"text": "a\nb", "label": "a"}]
@@ -51,6 +51,29 @@ def test_byte_order_mark_and_empty_lines(tmp_path):
     for name in ("a.csv", "a.jsonl"):
         split = read_split(tmp_path / name, TASKS["sequence"], Data())
         assert (split.texts, split.labels) == (["hi", "you"], ["1", "2"])
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_the_delimiter_is_found_and_may_be_given(tmp_path, delimiter, suffix):
+    path = tmp_path / f"a{suffix}"
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter).writerows([["text", "label"], ["one; two, three", "a"], ["four | five", "b"]])
+    for data in (Data(), Data(delimiter=delimiter)):
+        split = read_split(path, TASKS["sequence"], data)
+        assert (split.texts, split.labels) == (["one; two, three", "four | five"], ["a", "b"])
+
+
+@pytest.mark.parametrize("header, found", [("text", ","), ("text;x,label", ","), ("a\tb", "\t"), ("a|b;c|d", "|")])
+def test_the_delimiter_stands_in_the_header(tmp_path, header, found):
+    (tmp_path / "a.csv").write_text(f"{header}\none; two; three | four\n")
+    assert find_delimiter(tmp_path / "a.csv") == found
+
+
+@pytest.mark.parametrize("delimiter", [";;", '"', "\n"])
+def test_a_delimiter_is_one_character(delimiter):
+    with pytest.raises(ValueError, match="delimiter must be one character"):
+        Data(delimiter=delimiter).check()
 
 
 def test_texts_that_look_like_missing_values_stay(tmp_path):
@@ -153,7 +176,10 @@ def test_the_task_is_found_by_the_columns(tmp_path):
     both = [{**a, **b} for a, b in zip(texts(9, 0), sentences(9, 0), strict=True)]
     with pytest.raises(ValueError, match="task must be sequence or token, for the data has columns for both"):
         corpus(config_for(tmp_path, both))
-    with pytest.raises(ValueError, match="with columns 'text' and 'label' or 'tokens' and 'tags' \\(--text-column, .*\\), got 'words'"):
+    with pytest.raises(
+        ValueError,
+        match=r"with columns 'text' and 'label' or 'tokens' and 'tags' or 'text' and 'labels' \(--text-column, .*\), got 'words'",
+    ):
         corpus(config_for(tmp_path, [{"words": "x"}]))
 
 

@@ -11,7 +11,8 @@ from interruption import press_ctrl_c
 from tiny_runs import assert_same, base, silent, trained_tensors  # noqa: F401
 
 from clm_kernels.finetune import TrainConfig, train
-from clm_kernels.finetune.teaching import LEAST, STATE, Teaching, chances_for, chances_within, gradient_norms
+from clm_kernels.finetune.losses import gradient_norms
+from clm_kernels.finetune.teaching import LEAST, STATE, Teaching, chances_for, chances_within
 
 NORMS = torch.tensor([0.0, 1e-3, 0.02, 0.1, 0.4, 0.5, 0.9, 1.0, 1.0, 1.4]).double()
 

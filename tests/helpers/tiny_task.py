@@ -83,3 +83,15 @@ def write_data(folder: Path, make=texts, count=48) -> dict[str, str]:
     """train, validation and test files, by the names of TrainConfig's fields."""
     sizes = {"train": count, "validation": 18, "test": 18}
     return {part: write_jsonl(folder / f"{part}.jsonl", make(size, seed)) for seed, (part, size) in enumerate(sizes.items())}
+
+
+def several(count: int, seed: int) -> list[dict]:
+    """Texts with a word of each of their topics, of which there are none to three, in lists."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        labels = [label for label in sorted(TOPICS) if draw.random() < 0.4]
+        words = [*draw.choices(FILLERS, k=2), *(draw.choice(TOPICS[label]) for label in labels)]
+        draw.shuffle(words)
+        rows.append({"text": " ".join(words), "labels": labels})
+    return rows

@@ -48,11 +48,13 @@ class Calibration:
         temperature: by which logits are divided before the softmax.
         rows: how many validation texts the table is of.
         table: by rising threshold, from all of them to few; empty where labels cannot be rejected one by one, as tags.
+        thresholds: probability of each label from which on a text gets it; empty where it gets the best one.
     """
 
     temperature: float = 1.0
     rows: int = 0
     table: tuple[Kept, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
     def threshold(self, precision: float) -> Kept:
         """The lowest threshold above which at least this part of the validation labels was right.
@@ -61,7 +63,9 @@ class Calibration:
             ValueError: for a precision that is none, or that no threshold reaches; without a table.
         """
         require(0 < precision <= 1, "predict", "reject", "a precision above 0 and up to 1", precision)
-        kept_with_it = "left out for a classifier of which no validation is known: of tags, or trained before it was kept"
+        kept_with_it = (
+            "left out for a classifier of which no validation is known: of tags, of several labels, or trained before it was kept"
+        )
         require(bool(self.table), "predict", "reject", kept_with_it, precision)
         enough = [kept for kept in self.table if kept.precision >= precision]
         best = max(kept.precision for kept in self.table)
@@ -70,7 +74,8 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON can hold it."""
-        return asdict(self) | {"table": [list(kept) for kept in self.table]}
+        told = asdict(self) | {"table": [list(kept) for kept in self.table], "thresholds": list(self.thresholds)}
+        return told if self.thresholds else {name: value for name, value in told.items() if name != "thresholds"}
 
     @classmethod
     def from_dict(cls, described: Any) -> Calibration:
@@ -83,13 +88,16 @@ class Calibration:
             return cls()
         try:
             table = tuple(Kept(float(at), int(rows), int(right)) for at, rows, right in described["table"])
-            made = cls(float(described["temperature"]), int(described["rows"]), table)
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            thresholds = tuple(map(float, described.get("thresholds", ())))
+            made = cls(float(described["temperature"]), int(described["rows"]), table, thresholds)
+        except (AttributeError, TypeError, KeyError, ValueError, OverflowError) as error:
             raise ValueError(f"Classifier.load: the calibration must be temperature, rows and table, got {error!r}") from error
         bounds = f"a number from {COOLEST} to {HOTTEST}"
         require(COOLEST <= made.temperature <= HOTTEST, "Classifier.load", "the temperature", bounds, made.temperature)
         sound = all(0 <= kept.threshold <= 1 and 0 <= kept.right <= kept.rows and 0 < kept.rows <= made.rows for kept in table)
         require(sound, "Classifier.load", "the table of precisions", "thresholds, rows and right ones that can be", "others")
+        within = all(0 <= threshold <= 1 for threshold in thresholds)
+        require(within, "Classifier.load", "the thresholds of labels", "from 0 to 1", "others")
         return made
 
     @classmethod

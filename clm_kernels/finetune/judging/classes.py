@@ -38,7 +38,7 @@ def class_scores(gold: NDArray, predicted: NDArray, label_names: Sequence[str]) 
     size = len(label_names)
     support, found = (np.bincount(numbers[numbers != CUT_OFF], minlength=size) for numbers in (gold, predicted))
     hits = np.bincount(gold[gold == predicted], minlength=size)
-    return [_scored(*line) for line in zip(label_names, support.tolist(), found.tolist(), hits.tolist(), strict=True)]
+    return [scored(*line) for line in zip(label_names, support.tolist(), found.tolist(), hits.tolist(), strict=True)]
 
 
 def span_class_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> list[ClassScore]:
@@ -50,10 +50,10 @@ def span_class_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequenc
         truth, guess = map(spans, sentence)
         for counter, counted in ((support, truth), (found, guess), (hits, truth & guess)):
             counter.update(kind for kind, *_ in counted)
-    return [_scored(kind, support[kind], found[kind], hits[kind]) for kind in sorted(support.keys() | found.keys())]
+    return [scored(kind, support[kind], found[kind], hits[kind]) for kind in sorted(support.keys() | found.keys())]
 
 
-def _scored(label: str, support: int, predicted: int, hits: int) -> ClassScore:
+def scored(label: str, support: int, predicted: int, hits: int) -> ClassScore:
     shares = (hits / predicted if predicted else 0.0, hits / support if support else 0.0)
     return ClassScore(label, *shares, 2 * hits / (support + predicted) if support + predicted else 0.0, support, predicted)
 

@@ -16,6 +16,7 @@ from ..artifacts import RUN
 from ..classifier import Classifier
 from ..config import Data
 from ..data import check_known, read_split
+from ..encode import Encoded
 from ..metrics import are_spans
 from ..outputs import read_json
 from ..split import Split
@@ -24,8 +25,20 @@ from .calibration import Bin, calibration_error, reliability, softmax
 from .classes import ClassScore, Confused, class_scores, confusion, most_confused, span_class_scores
 from .intervals import DRAWS, LEVEL, SEED, Difference, Interval, McNemar, bootstrap, mcnemar, paired_bootstrap, scorers, tags_of
 from .keeping import error_at
-from .logits import Judged, judged
+from .logits import Judged, all_logits, judged
 from .mislabels import Mislabel, likely_mislabels
+from .several import (
+    Marks,
+    bins_of_marks,
+    doubtful_marks,
+    error_of_marks,
+    marked_classes,
+    marks,
+    scorers_of_marks,
+    swapped_labels,
+    wrong_marks,
+)  # fmt: skip
+from .thresholds import marked, sigmoid
 
 CONFUSED = 50  # pairs of labels that are kept
 
@@ -39,7 +52,8 @@ class Evaluation:
         task: as `Classifier` has it.
         rows, items, unit: how many texts; how many of them, or of their words, have a label; what these are.
         cut_off: how many of them the classifier has not seen, for the text was too long; they count as missed.
-        scores: accuracy and macro F1, or F1 of spans and accuracy, each with the interval of its bootstrap.
+        scores: accuracy and macro F1, or F1 of spans and accuracy, or micro and macro F1 and the exact match of several labels,
+            each with the interval of its bootstrap.
         draws, seed, level: of the bootstrap, which draws texts.
         classes: a line for each label, or each type of span.
         confused: the pairs of labels that were taken for each other most often.
@@ -50,6 +64,8 @@ class Evaluation:
         notes: what is to be known of these numbers.
         output: the folder that it was left in.
         compared: with another classifier: the differences of its scores, and McNemar's test for texts.
+        thresholds: where a text may have several labels, from which probability on it is given each. Items are then pairs of a
+            text and a label, and `confused` counts texts that lack one label and have another in excess.
     """
 
     model: str
@@ -74,6 +90,7 @@ class Evaluation:
     notes: list[str] = field(default_factory=list)
     output: str = ""
     compared: Compared | None = None
+    thresholds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """All of it as one JSON object; a line of `classes`, `confused` and `bins` is an object too."""
@@ -100,14 +117,24 @@ class Found:
     mislabels: list[Mislabel]
 
 
+@dataclass(frozen=True)
+class FoundSeveral:
+    """The same where a text may have several labels."""
+
+    evaluation: Evaluation
+    marked: Marks
+
+
 def judge(
     model: str, data: str, delta: str = "", other: str = "", columns: dict[str, str] | None = None, batch_size: int = 64,
     draws: int = DRAWS, seed: int = SEED,
-) -> Found:  # fmt: skip
+) -> Found | FoundSeveral:  # fmt: skip
     """What `evaluate` says and writes; nothing is written."""
     classifier = Classifier.load(model, delta)
     folder = Path(delta).parent if delta else Path(model)
     split = _read(data, classifier, columns or {})
+    if TASKS[classifier.task].several:
+        return _judge_several(classifier, split, str(delta or model), folder, data, other, batch_size, draws, seed)
     found = _judged(classifier, split, batch_size)
     scores = scorers(found, TASKS[classifier.task].scores(classifier.label_names))
     probabilities = softmax(found.logits, classifier.calibration.temperature)
@@ -126,11 +153,48 @@ def judge(
     return Found(evaluation, found, probabilities, matrix, wrong)
 
 
-def _judged(classifier: Classifier, split: Split, batch_size: int) -> Judged:
-    task, names, tokenizer = TASKS[classifier.task], classifier.label_names, classifier.tokenizer
+def _judge_several(
+    classifier: Classifier, split: Split, model: str, folder: Path, data: str, other: str, batch_size: int, draws: int, seed: int
+) -> FoundSeveral:  # fmt: skip
+    found, logits = _marks(classifier, split, batch_size)
+    scores, kept = scorers_of_marks(found), classifier.calibration
+    bins = bins_of_marks(logits, found.gold, kept.temperature)
+    evaluation = Evaluation(
+        model, data, classifier.task, len(split), found.gold.size, "pairs of text and label", 0,
+        bootstrap(scores, len(split), draws, seed), marked_classes(found.gold, found.found, found.label_names),
+        swapped_labels(found, CONFUSED), kept.temperature, calibration_error(bins), error_of_marks(logits, found.gold, 1.0), bins,
+        len(wrong_marks(found)), len(doubtful_marks(found)), draws, seed, notes=_notes(folder, data),
+        thresholds=dict(zip(found.label_names, kept.thresholds, strict=True)),
+    )  # fmt: skip
+    if other:
+        second = Classifier.load(other)
+        same = TASKS[second.task].several
+        require(same, "evaluate", "compare", "a classifier of the same task", f"one for {second.task} classification")
+        theirs, _ = _marks(second, split, batch_size)
+        differences = paired_bootstrap(scores, scorers_of_marks(theirs), len(split), draws, seed)
+        right = [(each.gold == each.found).all(1) for each in (found, theirs)]
+        evaluation.compared = Compared(str(other), differences, mcnemar(*right))
+    return FoundSeveral(evaluation, found)
+
+
+def _marks(classifier: Classifier, split: Split, batch_size: int) -> tuple[Marks, Any]:
+    """What it makes of the texts, and its logits."""
+    encoded = _encoded(classifier, split)
+    logits = all_logits(classifier.model, encoded, classifier.tokenizer, batch_size)
+    gold, names = marks(encoded.split.labels, classifier.label_names), classifier.label_names
+    probabilities = sigmoid(logits, classifier.calibration.temperature)
+    return Marks(names, encoded.split, gold, marked(logits, classifier.calibration), probabilities), logits
+
+
+def _encoded(classifier: Classifier, split: Split) -> Encoded:
+    task, names = TASKS[classifier.task], classifier.label_names
     check_known("evaluate", split, task, names, "with what the classifier has learnt")
-    encoded = task.encode(split, names, tokenizer, classifier.max_length, True, classifier.template)
-    return judged(classifier.model, encoded, task, tokenizer, names, batch_size)
+    return task.encode(split, names, classifier.tokenizer, classifier.max_length, True, classifier.template)
+
+
+def _judged(classifier: Classifier, split: Split, batch_size: int) -> Judged:
+    task, encoded = TASKS[classifier.task], _encoded(classifier, split)
+    return judged(classifier.model, encoded, task, classifier.tokenizer, classifier.label_names, batch_size)
 
 
 def _read(data: str, classifier: Classifier, columns: dict[str, str]) -> Split:
@@ -149,7 +213,7 @@ def _compare(
     found: Judged, scores: Any, other: str, split: Split, batch_size: int, draws: int, seed: int
 ) -> Compared:  # fmt: skip
     second = Classifier.load(other)
-    same = TASKS[second.task].per_token == found.per_word
+    same = TASKS[second.task].per_token == found.per_word and not TASKS[second.task].several
     require(same, "evaluate", "compare", "a classifier of the same task", f"one for {second.task} classification")
     theirs = _judged(second, split, batch_size)
     names = [name for name in scores if name in TASKS[second.task].scores(second.label_names)]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
+from ...errors import require
 from .calibration import BINS, Calibration, calibration_error, reliability, softmax
-from .logits import Judged, judged, logits_of
+from .classes import ClassScore
+from .logits import Judged, all_logits, judged, logits_of
 from .scope import Scope, drawn, kept_features
+from .several import error_of_marks, marked_classes, marks
+from .thresholds import HALF, calibrated, marked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -22,48 +28,69 @@ CONFIG_KEY = "clm_calibration"
 DETAIL = "calibration"  # in `Recipe.details`, of what is kept without a config
 
 
-def calibration_of(config: PreTrainedConfig) -> Calibration:
-    """What is kept with a model; temperature 1 of one that was trained before there was any."""
-    return Calibration.from_dict(getattr(config, CONFIG_KEY, None))
+class Fitted(NamedTuple):
+    """A calibration, what a report says of it, and how each label fares where a text may have several."""
+
+    calibration: Calibration
+    told: dict[str, Any]
+    classes: Sequence[ClassScore] = ()
+
+
+def calibration_of(config: PreTrainedConfig, task: Task, labels: int) -> Calibration:
+    """What is kept with a model of so many labels; of one that was trained without, temperature 1 and thresholds of a half."""
+    found = Calibration.from_dict(getattr(config, CONFIG_KEY, None))
+    if not task.several:
+        return found
+    thresholds = found.thresholds or (HALF,) * labels
+    require(len(thresholds) == labels, "Classifier.load", "the thresholds of labels", f"{labels}, one a label", len(thresholds))
+    return replace(found, thresholds=thresholds)
 
 
 def calibrate(
     model: Any, validation: Encoded, task: Task, tokenizer: PreTrainedTokenizerBase, label_names: list[str], batch_size: int
-) -> dict[str, Any]:  # fmt: skip
+) -> Fitted:  # fmt: skip
     """Fits a calibration on the validation data and keeps it in the model's config; the weights are left alone.
 
     Returns:
-        What to report: temperature, how many texts or words it was fitted on, and the calibration error before and after.
+        It, and what to report: temperature, how many texts or words it was fitted on, and the calibration error before and
+        after; where a text may have several labels, over all pairs of a text and a label, and with thresholds and classes.
     """
+    if task.several:
+        return _of_several(model, validation, tokenizer, label_names, batch_size)
     found = judged(model, validation, task, tokenizer, label_names, batch_size)
     calibration = Calibration.fit(found.logits[found.seen], found.gold[found.seen], rejects=not task.per_token)
     setattr(model.config, CONFIG_KEY, calibration.to_dict())
-    return {
-        "temperature": calibration.temperature,
-        "rows": int(found.seen.sum()),
-        "bins": BINS,
-        "error_before": error_at(found, 1.0),
-        "error_after": error_at(found, calibration.temperature),
-    }
+    return Fitted(calibration, _told(calibration, int(found.seen.sum()), partial(error_at, found)))
 
 
-def judge(
-    model: Any, splits: Mapping[str, Encoded], task: Task, tokenizer: PreTrainedTokenizerBase, label_names: list[str], batch_size: int
-) -> tuple[dict[str, Any], Scope | None]:  # fmt: skip
-    """What `calibrate` does and reports, and by which texts are out of scope; None for tags, and for several labels a text."""
-    train, validation = splits["train"], splits["validation"]
-    whole = not task.per_token and isinstance(train.dataset[0]["labels"], int)
-    with kept_features(model) if whole else nullcontext([]) as features:
-        reported = calibrate(model, validation, task, tokenizer, label_names, batch_size)
-    if not whole:
-        return reported, None
+def _of_several(
+    model: Any, validation: Encoded, tokenizer: PreTrainedTokenizerBase, label_names: list[str], batch_size: int
+) -> Fitted:  # fmt: skip
+    gold, logits = marks(validation.split.labels, label_names), all_logits(model, validation, tokenizer, batch_size)
+    calibration = calibrated(logits, gold)
+    setattr(model.config, CONFIG_KEY, calibration.to_dict())
+    told = _told(calibration, len(gold), lambda temperature: error_of_marks(logits, gold, temperature))
+    thresholds = dict(zip(label_names, calibration.thresholds, strict=True))
+    classes = marked_classes(gold, marked(logits, calibration), label_names)
+    return Fitted(calibration, told | {"thresholds": thresholds}, classes)
+
+
+def _told(calibration: Calibration, rows: int, error: Callable[[float], float]) -> dict[str, Any]:
+    errors = {"error_before": error(1.0), "error_after": error(calibration.temperature)}
+    return {"temperature": calibration.temperature, "rows": rows, "bins": BINS, **errors}
+
+
+def scope_of(
+    model: Any, train: Encoded, validation: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, labels: int, batch_size: int
+) -> Scope:  # fmt: skip
+    """By what texts are out of scope: of training texts with one label each, and the features of the validation texts."""
     numbers = list(train.dataset["labels"])
     chosen = drawn(numbers)
     with kept_features(model) as learnt:
         for _ in logits_of(model, train.dataset.select(chosen), tokenizer, batch_size):
             pass
     gold = torch.tensor([numbers[i] for i in chosen])
-    return reported, Scope.fit(torch.cat(learnt), gold, torch.cat(features), len(label_names))
+    return Scope.fit(torch.cat(learnt), gold, torch.cat(list(validation)), labels)
 
 
 def error_at(found: Judged, temperature: float) -> float:

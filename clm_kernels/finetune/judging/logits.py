@@ -72,6 +72,11 @@ def judged(
     return Judged(list(label_names), split, gold, logits, text, seen, task.per_token)
 
 
+def all_logits(model: nn.Module, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64) -> NDArray:
+    """``(texts, labels)``, of a model that gives each text one row."""
+    return np.stack(list(_rows(model, encoded, tokenizer, batch_size)))
+
+
 @torch.no_grad()
 def logits_of(model: nn.Module, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[NDArray]:
     """Of each encoded text, in evaluation mode."""

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from ...errors import require
 from ..tasks.base import Prediction
 from .calibration import Calibration, Kept
+from .thresholds import sigmoid
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..encode import Encoded
     from ..tasks import Task
     from .scope import Scope
@@ -43,12 +46,14 @@ class Ranking:
         top: how many labels a prediction has.
         kept: what is not rejected; None rejects nothing.
         scope: by which texts are out of scope; None marks none.
+        thresholds: of each label, where a text gets all that reach theirs.
     """
 
     temperature: float = 1.0
     top: int = 1
     kept: Kept | None = None
     scope: Scope | None = None
+    thresholds: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, calibration: Calibration, task: Task, labels: int, top: int, reject: float | None) -> Ranking:
@@ -62,15 +67,26 @@ class Ranking:
         for name, asked in (("top", top > 1 and top), ("reject", reject is not None and reject)):
             alone = "left out for tags, which stand or fall with their neighbours'"
             require(not (task.per_token and asked), "predict", name, alone, asked)
-        return cls(calibration.temperature, top, None if reject is None else calibration.threshold(reject))
+            own = "left out where a text may have several labels, each with a threshold of its own"
+            require(not (task.several and asked), "predict", name, own, asked)
+        kept = None if reject is None else calibration.threshold(reject)
+        return cls(calibration.temperature, top, kept, thresholds=calibration.thresholds if task.several else ())
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Of all labels, in float32."""
-        return (logits.float() / self.temperature).softmax(-1)
+        shares = logits.float() / self.temperature
+        return shares.sigmoid() if self.thresholds else shares.softmax(-1)
 
     def best(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities and numbers of the best labels, the best first, on the CPU; of one alone without a last dimension."""
-        logits, probabilities = logits.float(), self.probabilities(logits)
+        """Probabilities and numbers of the best labels, the best first, on the CPU; of one alone without a last dimension.
+
+        With thresholds: probabilities of all labels, and which of them reach theirs.
+        """
+        logits = logits.float()
+        if self.thresholds:
+            shares = sigmoid(logits.cpu().numpy(), self.temperature)
+            return torch.from_numpy(shares), torch.from_numpy(shares >= np.array(self.thresholds))
+        probabilities = self.probabilities(logits)
         numbers = logits.topk(self.top, -1).indices if self.top > 1 else logits.argmax(-1, keepdim=True)
         found = probabilities.gather(-1, numbers)
         return (found.cpu(), numbers.cpu()) if self.top > 1 else (found[..., 0].cpu(), numbers[..., 0].cpu())

@@ -14,10 +14,11 @@ from ...errors import require
 from ...escaping import cell, visible
 from ..outputs import write_folder
 from .confusion_picture import draw_confusion
-from .evaluation import Evaluation, Found, judge
+from .evaluation import Evaluation, Found, FoundSeveral, judge
 from .intervals import DRAWS, SEED
 from .logits import CUT_OFF, Judged
 from .reliability_picture import draw_reliability
+from .several import doubtful_marks, wrong_marks
 
 EVALUATION = "evaluation.json"
 
@@ -31,7 +32,8 @@ def evaluate(
 
     That is ``evaluation.json`` with scores, their intervals, classes and calibration; ``classes.csv``, ``confusion.csv``,
     ``errors.csv`` (the surest mistakes first) and ``mislabels.csv`` (labels that are likely wrong, the likeliest first);
-    and, if matplotlib is installed, ``confusion.png`` and ``reliability.png``.
+    and, if matplotlib is installed, ``confusion.png`` and ``reliability.png``. Where a text may have several labels there is no
+    confusion matrix.
 
     Args:
         model: what `Classifier.load` takes.
@@ -54,7 +56,8 @@ def evaluate(
     require(ours, "evaluate", "output", "a new folder, or one of a former evaluation", repr(str(folder)))
     found = judge(str(model), str(data), str(delta), str(compare), columns, batch_size, draws, seed)
     found.evaluation.output = str(folder)
-    write_folder(folder, partial(_write, found, say=say))
+    write: Callable[..., None] = partial(_write_several if isinstance(found, FoundSeveral) else _write, found, say=say)
+    write_folder(folder, write)
     return found.evaluation
 
 
@@ -73,6 +76,28 @@ def _write(found: Found, folder: Path, say: Callable[[str], None]) -> None:
     _table(folder / "mislabels.csv", (*places, "label", "suggested", "margin"), suggestions)
     try:
         draw_confusion(found.matrix[:, : len(names)], [visible(name) for name in names], folder / "confusion.png")
+        draw_reliability(evaluation.bins, folder / "reliability.png", evaluation.unit)
+    except ImportError as error:
+        say(f"pictures left out: {error}")
+
+
+def _write_several(found: FoundSeveral, folder: Path, say: Callable[[str], None]) -> None:
+    evaluation, marked = found.evaluation, found.marked
+    (folder / EVALUATION).write_text(evaluation.to_json() + "\n", encoding="utf-8")
+    names, texts, places = marked.label_names, marked.split.texts, marked.split.where
+    classes = ([*line, evaluation.thresholds[line.label]] for line in evaluation.classes)
+    _table(folder / "classes.csv", ("label", "precision", "recall", "f1", "support", "predicted", "threshold"), classes)
+    errors = (
+        [places[i], texts[i], names[label], "in excess" if marked.found[i, label] else "lacking", float(marked.probabilities[i, label])]
+        for i, label in wrong_marks(marked)
+    )  # fmt: skip
+    _table(folder / "errors.csv", ("place", "text", "label", "predicted", "label's probability"), errors)
+    doubtful = (
+        [places[i], texts[i], names[label], "without it" if marked.gold[i, label] else "with it", margin]
+        for i, label, margin in doubtful_marks(marked)
+    )
+    _table(folder / "mislabels.csv", ("place", "text", "label", "suggested", "margin"), doubtful)
+    try:
         draw_reliability(evaluation.bins, folder / "reliability.png", evaluation.unit)
     except ImportError as error:
         say(f"pictures left out: {error}")

@@ -13,6 +13,7 @@ from ...selecting.scores.rules import RULES
 from ...selection import Selection
 from ...token_groups import token_groups
 from ..models import Loaded
+from ..tasks import TASKS
 from .patched import Patched
 from .warming import drawn_batches, warm_up
 
@@ -77,11 +78,11 @@ class Sparse(Patched):
 
     def find_groups(self, config: TrainConfig, loaded: Loaded, train: Split) -> TokenGroups | None:
         """None where they are not to be looked for, empty where ``select="auto"`` finds none."""
-        select, whole_texts = config.selecting.select, bool(train.labels) and isinstance(train.labels[0], str)
-        wanted = select == "tokens" or (select == "auto" and whole_texts)  # benchmarks/tasks/NOTES.md
+        select, task = config.selecting.select, TASKS[config.data.task]
+        wanted = select == "tokens" or (select == "auto" and not task.per_token)  # benchmarks/tasks/NOTES.md
         if not wanted or config.selecting.selection:
             return None
-        groups = token_groups(zip(train.texts, train.labels), loaded.tokenizer)
+        groups = token_groups(task.pairs(train), loaded.tokenizer)
         if select == "tokens":
             another = "another than 'tokens' for these data"
             require(len(groups) > 0, "train", "select", another, "no run of words that tells a label")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import listed, require
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ..config import Data
     from ..encode import Encoded
+    from ..judging.calibration import Calibration
     from ..split import Split
 
 Score = Callable[["EvalPrediction"], dict[str, float]]
@@ -22,7 +23,8 @@ Score = Callable[["EvalPrediction"], dict[str, float]]
 
 class Prediction(NamedTuple):
     """Sequence: a text, its label, the label's probability. Token: words, their tags, the tags' probabilities;
-    tag and probability are None for a word that was cut off, and the label of a text where it is rejected."""
+    tag and probability are None for a word that was cut off, and the label of a text where it is rejected. Multilabel: a text,
+    its labels, the likeliest first, and their probabilities."""
 
     text: Any
     label: Any
@@ -39,6 +41,7 @@ class Task(ABC):
         peft: PEFT's name for it.
         problem: transformers' ``problem_type``, or None.
         per_token: whether every word has a label, and not the text as a whole.
+        several: whether a text may have any number of labels.
         unit: what is counted where something is cut off.
         fields: what `write` calls text, label and probability.
     """
@@ -48,6 +51,7 @@ class Task(ABC):
     peft: str
     problem: str | None = None
     per_token: bool = False
+    several: bool = False
     unit: str = "texts"
     fields: tuple[str, str, str] = ("text", "label", "probability")
 
@@ -63,6 +67,18 @@ class Task(ABC):
     @abstractmethod
     def columns(self, data: Data) -> tuple[str, str]:
         """Columns of the text and of what is to be learnt of it."""
+
+    def located(self, row: dict[str, Any], data: Data) -> tuple[dict[str, Any], tuple[str, str]]:
+        """A row of a file as `read` takes it, and the columns that it has of `columns`."""
+        return row, self.columns(data)
+
+    def fits(self, row: dict[str, Any], data: Data) -> bool:
+        """Whether a row is this task's, where nobody says which task it is."""
+        return set(self.columns(data)) <= set(row)
+
+    def suits(self, architecture: str, problem: Any) -> bool:
+        """Whether a checkpoint is this task's, by its config's architecture and ``problem_type``."""
+        return architecture.endswith(self.architecture) and (problem == "multi_label_classification") == self.several
 
     @abstractmethod
     def read(self, row: dict[str, Any], columns: tuple[str, str], place: str, labelled: bool) -> tuple[Any, Any]:
@@ -83,6 +99,10 @@ class Task(ABC):
     def stratum(self, label: Any) -> str:
         """What `carve` draws equal parts of."""
         return ""
+
+    def pairs(self, split: Split) -> Iterator[tuple[Any, Any]]:
+        """Each text with its label, as `token_groups` takes them."""
+        return zip(split.texts, split.labels, strict=True)
 
     def check(self, data: Data) -> None:
         """Raises ValueError for options that this task cannot have."""
@@ -111,9 +131,17 @@ class Task(ABC):
     def scores(self, label_names: Sequence[str]) -> tuple[str, ...]:
         """Names of its scores; the first one picks the best checkpoint if nobody asks for another."""
 
+    def predicted(self, logits: Tensor) -> Tensor:
+        """What `score` takes of a batch's logits: here the numbers of the best labels."""
+        return logits.argmax(-1)
+
     @abstractmethod
     def score(self, encoded: Encoded, label_names: Sequence[str]) -> Score:
-        """The Trainer's `compute_metrics` for this split; predictions are label numbers, in the split's order."""
+        """The Trainer's `compute_metrics` for this split; predictions are what `predicted` gives, in the split's order."""
+
+    def score_calibrated(self, encoded: Encoded, label_names: Sequence[str], calibration: Calibration | None) -> Score:
+        """The same of data that the calibration was not fitted on, where predictions depend on it."""
+        return self.score(encoded, label_names)
 
     @abstractmethod
     def decode(self, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str]) -> Prediction:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...defaults import LABELS
 from ...escaping import cell
 from ..encode import Encoded, longest_first, with_lengths
 from ..metrics import accuracy, macro_f1
@@ -31,6 +32,10 @@ class SequenceClassification(Task):
 
     def columns(self, data: Data) -> tuple[str, str]:
         return data.text_column, data.label_column
+
+    def fits(self, row: dict[str, Any], data: Data) -> bool:
+        asked = data.label_separator or data.labels_column != LABELS
+        return super().fits(row, data) and not asked and not isinstance(row[self.columns(data)[1]], list)
 
     def read(self, row: dict[str, Any], columns: tuple[str, str], place: str, labelled: bool) -> tuple[Any, Any]:
         text, label = columns
@@ -68,10 +73,14 @@ class SequenceClassification(Task):
             batch = tokenizer(written, truncation=True, max_length=max_length)
             columns = with_lengths(batch)
             if label_names is not None:
-                columns["labels"] = [number[label] for label in labels]
+                columns["labels"] = [self.target(label, number) for label in labels]
             return columns, shortened + sum(bool(encoding.overflowing) for encoding in batch.encodings)
 
         return Encoded.of(split, some)
+
+    def target(self, label: Any, number: Mapping[str, int]) -> Any:
+        """What the loss takes of a text's label; `number` tells the names' places."""
+        return number[label]
 
     def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         from transformers import DataCollatorWithPadding

@@ -1,0 +1,80 @@
+"""Where the training data comes from, if that is no file: a folder that holds a file for each part, or standard input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import listed, require
+from .files import SUFFIXES
+
+if TYPE_CHECKING:
+    from .config import Data
+
+STDIN = "-"
+NAMES = {  # part -> how its file may be called, without its end
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
+    "test": ("test", "testing"),
+}
+
+
+@contextmanager
+def with_files(data: Data) -> Iterator[Data]:
+    """The same with a file for each part, where `train` is a folder or standard input.
+
+    What is read from standard input stands in a temporary file until the end of the context.
+
+    Raises:
+        ValueError: for a folder without train, with two files for a part, or with a part that is given too; for standard input
+            that is given twice, empty, or shared by several processes.
+    """
+    for name in ("validation", "test"):
+        require(getattr(data, name) != STDIN, "train", name, "a file, as standard input is train's alone", repr(STDIN))
+    if data.train != STDIN:
+        yield of_folder(data) if data.train and Path(data.train).is_dir() else data
+        return
+    one = os.environ.get("WORLD_SIZE", "1") == "1"
+    require(one, "train", "train", "a file where several processes read it", repr(STDIN))
+    with tempfile.TemporaryDirectory(prefix="clm-input-") as folder:
+        yield replace(data, train=str(_spooled(Path(folder))))
+
+
+def of_folder(data: Data) -> Data:
+    """The same with the files of the folder that `train` names, by `NAMES`."""
+    folder = Path(data.train)
+    found = {part: _named(folder, part, names) for part, names in NAMES.items()}
+    there = [path.name for path in sorted(folder.iterdir())]
+    expected = f"a folder with a file train, and perhaps validation and test, that end in {listed(SUFFIXES)}"
+    require(bool(found["train"]), "train", repr(str(folder)), expected, listed(there) or "nothing")
+    for part in ("validation", "test"):
+        twice = bool(found[part]) and bool(getattr(data, part))
+        require(
+            not twice, "train", part, f"left out, as {str(folder)!r} has {Path(found[part]).name!r}", repr(getattr(data, part))
+        )
+    return replace(data, **{part: path for part, path in found.items() if path})
+
+
+def _named(folder: Path, part: str, names: tuple[str, ...]) -> str:
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.stem.lower() in names]
+    one = f"one file for {part}"
+    require(len(files) <= 1, "train", repr(str(folder)), f"a folder with {one}", listed(path.name for path in files))
+    return str(files[0]) if files else ""
+
+
+def _spooled(folder: Path) -> Path:
+    """Standard input as a file: of JSON where it begins with ``{``, else a table whose delimiter is found."""
+    whole = folder / "standard input"
+    with open(whole, "wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    with open(whole, "rb") as file:
+        begin = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
+    require(bool(begin), "train", "standard input", "rows of JSON, or a table with a header", "nothing")
+    return whole.rename(whole.with_suffix(".jsonl" if begin.startswith(b"{") else ".csv"))
