@@ -74,7 +74,7 @@ def judged(
 
 def all_logits(model: nn.Module, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64) -> NDArray:
     """``(texts, labels)``, of a model that gives each text one row."""
-    return np.stack(list(_rows(model, encoded, tokenizer, batch_size)))
+    return np.stack(list(logits_of(model, encoded.dataset, tokenizer, batch_size)))
 
 
 @torch.no_grad()
