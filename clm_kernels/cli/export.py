@@ -11,7 +11,7 @@ from ..errors import require
 from ..escaping import visible
 from .predict import DeltaFile, Model
 from .quiet import quiet
-from .telling import Told
+from .told import Told
 
 if TYPE_CHECKING:
     from ..finetune.shipping.onnx_folder import Agreement
