@@ -13,7 +13,9 @@ import torch
 
 from ..errors import require
 from ..files import write_atomically
-from ..strangers import MEGABYTE, read_json
+from ..strangers import MEGABYTE, fits, read_json
+
+SCORES = {"best_by": str, "best": {str: (float, None)}, "test": (None, {str: float}), "seconds": dict}  # as JSON
 
 
 @dataclass
@@ -108,6 +110,9 @@ class Report:
         known = {spec.name for spec in fields(cls)}
         needed = {spec.name for spec in fields(cls) if spec.default_factory is MISSING and spec.default is MISSING}
         require(needed <= content.keys() <= known, "load", repr(str(path)), "the report of a run", "other names")
+        told = {name: content.get(name) for name in SCORES}
+        scored = fits(told, SCORES) and told["best_by"] in told["best"]
+        require(scored, "load", repr(str(path)), "the report of a run with its scores", "another")
         return cls(**content)
 
 

@@ -76,13 +76,12 @@ def load_run_file(path: str | os.PathLike) -> RunFile:
     options: dict[str, Any] = {}
     for part, given in content.items():
         require(part in PARTS, "train", name, f"a run file with known keys ({nearest(part)})", strangers.brief(part))
+        given = given or {}  # nothing stands after the colon
         require(isinstance(given, dict), "train", f"{name}, {part}", "keys and values", strangers.brief(given))
         check_names((f"{part}.{option}" for option in given), name)
         for option, value in given.items():
-            one = isinstance(value, str)
-            require(
-                one, "train", f"{name}, {part}.{option}", "one value", "a list" if isinstance(value, list) else "keys and values"
-            )
+            found = {str: "", list: "a list", dict: "keys and values"}[type(value)]
+            require(not found, "train", f"{name}, {part}.{option}", "one value", found)
             options[option] = typed(option, value, f"{name}, {part}.{option}")
     return RunFile(str(path), options, files, versions)
 
@@ -94,11 +93,11 @@ def config_from(file: RunFile, options: Mapping[str, Any], say: Callable[[str], 
         ValueError: if a file or folder that is read is another than it was, and is not named anew.
     """
     unwritten = TrainConfig().options() | file.options
-    others = {name: value for name, value in options.items() if value != unwritten[name]}
+    others = {name: value for name, value in options.items() if name in unwritten and value != unwritten[name]}
     if others:
         told = (f"{name} {value!r} in place of {unwritten[name]!r}" for name, value in others.items())
         say(f"{file.path}, but {', '.join(told)}")
-    _check_hashes(file, options)
+    check_files(file, options)
     if different := other_versions(file.versions, versions() if file.versions else {}):
         say(f"{file.path} was written with other versions ({different}): results may differ in their last bits")
     default = TrainConfig().options()
@@ -125,28 +124,22 @@ def hashes(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _check_hashes(file: RunFile, given: Iterable[str]) -> None:
+def check_files(file: RunFile, given: Iterable[str]) -> None:
+    """Raises ValueError for the first file or folder that is another than it was, and is not among the options given anew."""
     known = {name: value for name, value in file.files.items() if name in HASHED and name not in given}
     for name, expected in known.items():
-        path = Path(file.options.get(name, ""))
-        require(
-            path != Path() and path.exists(),
-            "train",
-            name,
-            f"what {file.path} was written with",
-            f"{str(path)!r}, which is not there",
-        )
+        path, same = Path(file.options.get(name, "")), f"what {file.path} was written with"
+        require(path != Path() and path.exists(), "train", name, same, f"{str(path)!r}, which is not there")
         now = _hashes(path, name == "model")
-        if now != expected:
-            changed = f"{path}, which has changed{_which(expected, now)} (give --{name} anew to take it as it is)"
-            require(False, "train", name, f"what {file.path} was written with", changed)
+        changed = f"{path}, which has changed{_which(expected, now)} (give --{name} anew to take it as it is)"
+        require(now == expected, "train", name, same, changed)
 
 
 def _which(before: Any, now: Any) -> str:
     if not isinstance(before, dict) or not isinstance(now, dict):
         return ""
-    changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-    return f": {strangers.cut(changed[0])}"
+    first = min((name for name in before.keys() | now.keys() if before.get(name) != now.get(name)), default="")
+    return f": {strangers.cut(min(changed, default=''))}"
 
 
 def _hashes(path: Path, model: bool) -> Any:

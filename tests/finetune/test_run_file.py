@@ -98,7 +98,7 @@ def test_files_that_are_none(tmp_path, content, told):
 def test_values_are_what_the_option_says(tmp_path):
     """YAML by itself would take 1e-3 for a text, 0.99 for a number and no for false."""
     (tmp_path / "run.yaml").write_text(
-        "training: {learning_rate: 1e-3, energy: 0.99, cost: null, replay: true}\ndata: {text_column: no, label_column: null}\n"
+        "lora:\ntraining: {learning_rate: 1e-3, energy: 0.99, cost: null, replay: true}\ndata: {text_column: no, label_column: null}\n"
     )
     assert read_run(tmp_path / "run.yaml", silent) == TrainConfig(
         learning_rate=1e-3, energy="0.99", cost=None, replay=True, text_column="no", label_column="null"
@@ -115,7 +115,7 @@ def test_changed_files_are_refused_unless_given_anew(base, file, tmp_path):
             ValueError, match=rf"^train: {name} must be what .* got .*{name}.jsonl, which has changed \(give --{name} anew"
         ):
             config_from(moved, {}, silent)
-        assert config_from(loaded, {name: str(changed)}, silent).options()[name] == str(changed)
+        assert config_from(moved, {name: str(changed)}, silent).options()[name] == str(changed)
     model = save_model(tmp_path / "model", seed=5)
     (tmp_path / "model" / "README.md").write_text("read by nobody")
     with pytest.raises(ValueError, match=r"^train: model must be what .* which has changed: model.safetensors"):
@@ -123,6 +123,11 @@ def test_changed_files_are_refused_unless_given_anew(base, file, tmp_path):
     gone = replace(loaded, options=loaded.options | {"validation": str(tmp_path / "gone.jsonl")})
     with pytest.raises(ValueError, match=r"^train: validation must be what .* got '.*gone.jsonl', which is not there"):
         config_from(gone, {}, silent)
+
+
+def test_an_option_that_there_is_not(file):
+    with pytest.raises(TypeError, match=r"options must be among .*, got 'epoch'"):
+        read_run(file, silent, epoch=3)
 
 
 def test_other_versions_are_said(edited):

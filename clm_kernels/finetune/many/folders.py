@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..interruption import tidied_up_after
 from ..locks import locked
 from ..outputs import OURS, as_recorded, check_output, clear, inner_folders, read_json, write_folder
 from ..report import Report
-from ..run_file import load_run_file, save_run_file
+from ..run_file import check_files, load_run_file, save_run_file
 from .protocol import Say, Train
 
 
@@ -32,19 +33,16 @@ def several_in(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, fro
         ValueError: as `check_output`; under torchrun.
     """
     processes = os.environ.get("WORLD_SIZE", "1")
-    require(
-        processes == "1",
-        "train",
-        "seeds and search",
-        "left out under torchrun; start each run by itself",
-        f"{processes} processes",
-    )
+    alone = "left out under torchrun, where each run is to be started by itself"
+    require(processes == "1", "train", "seeds and search", alone, f"{processes} processes")
     output = Path(config.run.output)
     with tidied_up_after(), locked(output):
         if config.run.resume:
             finished = (output / REPORT).is_file()
             require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
-            whole = _as_given(as_recorded(config, output), read_json(output / RUN))
+            whole = as_recorded(config, output)
+            check_files(replace(load_run_file(output / RUN_FILE), options=whole.options()), ())
+            whole = _as_given(whole, read_json(output / RUN))
         else:
             whole = config
             absolute, _ = check_output(config, say)
@@ -77,7 +75,7 @@ def inner(config: TrainConfig, name: str, **options: Any) -> TrainConfig:
 
 
 def keep(folder: Path, report: Report, **options: Any) -> None:
-    """Copies the result of a run to the folder above, and writes the report there, last.
+    """Copies the result of a run to the folder above; its report says there that all is done.
 
     Args:
         options: what ``run.yaml`` has there in place of what it has in the run's own folder.
@@ -92,9 +90,9 @@ def keep(folder: Path, report: Report, **options: Any) -> None:
     write_folder(top, copy)
     record = read_json(folder / RUN)
     report.config["output"] = record["config"]["output"] = os.path.abspath(top)
-    write_atomically(top / RUN, json.dumps(record, indent=2).encode())
     save_run_file(top / RUN_FILE, TrainConfig(**load_run_file(folder / RUN_FILE).options).replace(**options), versions())
     report.save(top / REPORT)
+    write_atomically(top / RUN, json.dumps(record, indent=2).encode())  # until then it says of what the runs are
 
 
 def remove(folder: Path) -> None:

@@ -13,6 +13,7 @@ from ..artifacts import TRIALS
 from ..config import TrainConfig
 from ..data import find_task
 from ..methods import method_of, resolved
+from ..outputs import inner_folders
 from ..report import Report
 from ..tasks import Task
 from .folders import finished, inner, keep, remove, several_in
@@ -66,7 +67,8 @@ def train_search(config: TrainConfig, say: Say, train: Train) -> Report:
             "space": {name: {"from": one.low, "to": one.high} for name, one in space.items()},
         }
         keep(Path(chosen.run.output), report, output=whole.run.output)
-        remove(Path(chosen.run.output))
+        for folder in inner_folders(output):
+            remove(folder)
     return report
 
 

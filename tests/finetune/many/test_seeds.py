@@ -3,7 +3,7 @@
 import json
 import shutil
 import statistics
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from command_line import run
 from interruption import press_ctrl_c
 from tiny_runs import assert_same, silent, trained_tensors
 
-from clm_kernels.finetune import Classifier, TrainConfig, train
+from clm_kernels.finetune import Classifier, Report, TrainConfig, train
 from clm_kernels.finetune.many import seeds
 from clm_kernels.finetune.outputs import RESULTS
 from clm_kernels.finetune.run_file import load_run_file
@@ -76,6 +76,10 @@ def test_a_break_and_a_resumption_change_nothing(several, tmp_path, monkeypatch)
     assert (tmp_path / "out" / "seed-41" / "report.json").is_file() and not (tmp_path / "out" / "report.json").exists()
     shown = run("train", "--resume", "--output", tmp_path / "out", "--seeds", "3")
     assert shown.exit_code == 2 and "seeds must be 2 as in the run to resume, got 3" in shown.stderr
+    with monkeypatch.context() as context:
+        context.setattr("clm_kernels.finetune.run_file._sha256", lambda path: "another")
+        with pytest.raises(ValueError, match=r"^train: model must be what .*run.yaml was written with, got .* which has changed"):
+            train(TrainConfig(output=str(tmp_path / "out"), resume=True), silent)
     made = (tmp_path / "out" / "seed-41" / "delta.safetensors").stat().st_mtime_ns
     resumed = train(TrainConfig(output=str(tmp_path / "out"), resume=True), silent)
     assert (tmp_path / "out" / "seed-41" / "delta.safetensors").stat().st_mtime_ns == made
@@ -115,6 +119,16 @@ def test_under_torchrun(several, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match=r"^train: seeds and search must be left out under torchrun"):
         train(replace(several[0], output=str(tmp_path / "o")), silent)
+
+
+def test_the_report_of_a_finished_seed_is_read_as_it_was(several, tmp_path):
+    content = json.loads((Path(several[0].run.output) / "report.json").read_text())
+    report = Report.load(Path(several[0].run.output) / "report.json")
+    assert json.loads(json.dumps(asdict(report))) == content
+    for wrong in ({"best": {"f1": 0.5}}, {"best": []}, {"test": 1}, {"another": 1}):
+        (tmp_path / "report.json").write_text(json.dumps(content | wrong))
+        with pytest.raises(ValueError, match=r"^load: '.*report.json' must be the report of a run"):
+            Report.load(tmp_path / "report.json")
 
 
 def test_the_table_and_the_line(several, monkeypatch):
