@@ -57,7 +57,9 @@ class Base:
         gone = not delta.recipe.model or not trained_on.is_dir() or trained_on.samefile(self.folder)
         same = gone or _same_weights(trained_on, self.folder)
         expected = f"one of the base {str(self.folder)!r}"
-        require(same, "Trunk.add", f"the delta of {name!r}", expected, f"one of {brief(delta.recipe.model)}, whose weights differ")
+        require(
+            same, "Trunk.add", f"the delta of {name!r}", expected, f"one of {brief(delta.recipe.model)}, whose weights differ"
+        )
 
     def share(self, model: nn.Module, delta: Delta, name: str) -> None:
         """Puts these weights into a model in which the delta is merged, in place of its own; what is trained whole stays its own.
@@ -110,5 +112,3 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
 
 def _equal(name: str, a: Any, b: Any) -> bool:
     return torch.equal(a.get_tensor(name), b.get_tensor(name))
-
-

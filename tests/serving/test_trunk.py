@@ -77,7 +77,7 @@ def test_every_task_answers_as_it_does_alone(trunk, expected):
     former = bits(trunk)
     for name, own in expected.items():
         assert trunk.classify(TEXTS, name) == own
-    every = trunk.classify(TEXTS)
+    every = trunk.classify(TEXTS, mix=False)
     assert every == [{name: own[i] for name, own in expected.items()} for i in range(len(TEXTS))]
     assert same_bits(trunk, former)
     different = {tuple(str(own[i]) for own in expected.values()) for i in range(len(TEXTS))}
@@ -86,7 +86,7 @@ def test_every_task_answers_as_it_does_alone(trunk, expected):
 
 def test_a_task_for_each_text(trunk, base, folders):
     names = [["intents", "tags", "two"][i % 3] for i in range(len(TEXTS))]
-    found = trunk.classify(TEXTS, names)
+    found = trunk.classify(TEXTS, names, mix=False)
     for name in {*names}:
         places = [i for i, each in enumerate(names) if each == name]
         assert [found[i] for i in places] == alone(base, folders[name], [TEXTS[i] for i in places])
@@ -94,7 +94,7 @@ def test_a_task_for_each_text(trunk, base, folders):
 
 def test_one_text_small_batches_and_what_predict_takes(trunk, base, folders, expected):
     assert trunk.classify(TEXTS[0], "intents") == alone(base, folders["intents"], TEXTS[:1])[0]
-    assert set(trunk.classify(TEXTS[0])) == {*TASKS}
+    assert set(trunk.classify(TEXTS[0], mix=False)) == {*TASKS}
     assert trunk.classify(TEXTS, "many", batch_size=5, top=3) == alone(base, folders["many"], TEXTS, batch_size=5, top=3)
     assert trunk.classify([TEXTS[0].split()], "tags") == trunk.classify(TEXTS[:1], "tags")
     assert trunk.classify([], "intents") == [] == trunk.classify([])
@@ -112,32 +112,34 @@ def test_other_families(family, sides, tmp_path):
     }
     for name, how in tasks.items():
         trunk.add(name, leave(random_delta(model, **how), tmp_path / name))
-    every = trunk.classify(TEXTS)
+    every = trunk.classify(TEXTS, mix=False)
     for name in tasks:
         assert [found[name] for found in every] == alone(model, tmp_path / name, TEXTS)
 
 
-def test_memory_is_one_base_and_the_deltas(trunk, base, folders):
+def test_memory_is_one_base_and_the_deltas(base, folders):
+    names = ["intents", "merged", "head"]
+    trunk = trunk_of(base, folders, names)
     memory = trunk.memory()
+    shared = {id(weight) for weight in trunk._base.weights.values()}
     assert memory.base == sum(weight.nbytes for weight in trunk._base.weights.values())
-    for name in TASKS:
-        member = trunk._members[name]
-        held = {id(weight): weight for weight in member.classifier.model.parameters()}
-        shared = {id(weight) for weight in trunk._base.weights.values()}
+    for name in names:
+        held = {id(weight): weight for weight in trunk._members[name].classifier.model.parameters()}
         own = sum(weight.nbytes for each, weight in held.items() if each not in shared)
         delta = clm.Delta.load(folders[name] / "delta.safetensors")
-        assert own == sum(tensor.nbytes for tensor in delta.whole.values())  # the rest is the base's
-        assert memory.tasks[name] == own + sum(
-            delta.values[each].nbytes + delta.selection[each].index.nbytes for each in delta.selection
-        )
-    head = clm.Delta.load(folders["head"] / "delta.safetensors").whole
-    assert memory.tasks["head"] == sum(tensor.nbytes for tensor in head.values()) and "classifier.weight" in head
+        chosen = sum(delta.values[each].nbytes + delta.selection[each].index.nbytes for each in delta.selection)
+        assert own == sum(tensor.nbytes for tensor in delta.whole.values()) and memory.tasks[name] == own + chosen
+        assert name != "head" or (chosen == 0 and {*delta.whole} == {"classifier.weight", "classifier.bias"})
     assert memory.total == memory.base + sum(memory.tasks.values())
+    trunk.classify(TEXTS[:2], ["intents", "head"], mix=True)  # makes products of the entries
+    assert trunk.memory().tasks["intents"] > memory.tasks["intents"] and trunk.memory().tasks["head"] == memory.tasks["head"]
 
 
 def test_tokenizers_are_shared(trunk):
     tokenizers = {name: id(member.classifier.tokenizer) for name, member in trunk._members.items()}
-    assert len({*tokenizers.values()}) == 2 and tokenizers["merged"] not in {tokenizers[name] for name in TASKS if name != "merged"}
+    assert len({*tokenizers.values()}) == 2 and tokenizers["merged"] not in {
+        tokenizers[name] for name in TASKS if name != "merged"
+    }
 
 
 def refused(trunk, expected, call, *args, **kwargs):
@@ -150,7 +152,9 @@ def refused(trunk, expected, call, *args, **kwargs):
 
 def test_what_is_asked_wrongly(trunk):
     refused(trunk, r"Trunk.classify: tasks must be of 'intents', .*, got 'spam'", trunk.classify, TEXTS, "spam")
-    refused(trunk, r"Trunk.classify: tasks must be a name for each of 12 texts, got 2 names", trunk.classify, TEXTS, ["two", "two"])
+    refused(
+        trunk, r"Trunk.classify: tasks must be a name for each of 12 texts, got 2 names", trunk.classify, TEXTS, ["two", "two"]
+    )
     refused(trunk, r"tasks must be a name, a list of names, or None, got 7", trunk.classify, TEXTS, 7)
     refused(trunk, r"texts\[1\] for 'intents' must be a text that is not empty, got 5", trunk.classify, ["a", 5], "intents")
     refused(trunk, r"texts\[0\] for 'tags' must be a list of words or a text", trunk.classify, [[""]], "tags")
@@ -163,13 +167,17 @@ def test_what_is_asked_wrongly(trunk):
 def test_what_cannot_be_added(base, folders, tmp_path):
     trunk = trunk_of(base, folders, ["two"])
     add = trunk.add
-    refused(trunk, r"the task 'new' must be a folder with delta.safetensors, .* got '.*nowhere'", add, "new", tmp_path / "nowhere")
+    refused(
+        trunk, r"the task 'new' must be a folder with delta.safetensors, .* got '.*nowhere'", add, "new", tmp_path / "nowhere"
+    )
     damaged = tmp_path / "damaged.safetensors"
     whole = (folders["two"] / "delta.safetensors").read_bytes()
     for broken in (whole[:-40], whole[:-40] + bytes(40)):
         damaged.write_bytes(broken)
         refused(trunk, "Delta.load", add, "two", damaged)
-    refused(trunk, r"the labels of 'two' must be those of the task that it replaces, 'no' or 'yes'", add, "two", folders["intents"])
+    refused(
+        trunk, r"the labels of 'two' must be those of the task that it replaces, 'no' or 'yes'", add, "two", folders["intents"]
+    )
     other = save_model(tmp_path / "other", seed=9, vocab_size=len(tokenizer()))
     refused(trunk, r"the delta of 'new' must be one of the base .*, whose weights differ", add, "new", random_delta(other))
     head = random_delta(other, lowest=float("inf"))
@@ -242,5 +250,5 @@ def test_no_request_is_lost_while_tasks_come_and_go(small, base, folders, expect
 
 def test_members_share_what_they_did_not_train(trunk):
     member = trunk._members["head"]
-    assert isinstance(member, Member) and member.lowest == float("inf") and not member.values
-    assert trunk._members["intents"].lowest == -1
+    assert isinstance(member, Member) and member.begins == len(member.layers) and not member.values
+    assert trunk._members["intents"].begins == 0
