@@ -14,7 +14,9 @@ from ..finetune.tasks import TASKS
 from ..strangers import brief
 from .base import Base
 from .member import Member, read_delta
+from .reading import readings_of
 from .texts import read_text, tasks_of
+from .ways import run
 
 
 class Memory(NamedTuple):
@@ -109,6 +111,7 @@ class Trunk:
         tasks: str | Sequence[str] | None = None,
         batch_size: int = 64,
         *,
+        mix: bool | str = "auto",
         top: int = 1,
         reject: float | None = None,
     ) -> Any:
@@ -118,6 +121,8 @@ class Trunk:
             texts: a sequence of texts, or of lists of words for taggers, which split a text at its spaces; or one text.
             tasks: one name, a name for each text, or None for every task on every text.
             batch_size: texts in a batch.
+            mix: True: texts of several tasks share batches, with results to rounding as those of each task alone; False: each
+                task runs by itself, bit for bit as alone; ``"auto"``: mixed where the tasks have few texts each, see `mixes`.
             top: how many of the best labels to give, as `Classifier.predict` takes it.
             reject: the precision that is wanted, likewise.
 
@@ -129,12 +134,18 @@ class Trunk:
             ValueError: for a task that the trunk has not, a text that is none, or what a task's classifier refuses.
         """
         if isinstance(texts, str):
-            return self.classify([texts], tasks, batch_size, top=top, reject=reject)[0]
+            return self.classify([texts], tasks, batch_size, mix=mix, top=top, reject=reject)[0]
+        require(mix in (True, False, "auto"), "Trunk.classify", "mix", "True, False or 'auto'", brief(mix))
         require(isinstance(texts, (list, tuple)), "Trunk.classify", "texts", "a text or a list of texts", brief(texts))
         members = self._members
         asked = tasks_of(len(texts), tasks, members)
+        if not texts:
+            return []
         read = {name: [read_text(texts[i], members[name], f"texts[{i}]") for i in places] for name, places in asked.items()}
-        found = {name: self._predict(members[name], some, batch_size, top, reject) for name, some in read.items()}
+        with self._base.running:
+            readings = readings_of(members, read, top, reject)
+            run(list(readings.values()), batch_size, mix)
+            found = {name: reading.predictions() for name, reading in readings.items()}
         answers: list[Any] = [{} for _ in texts]
         for name, places in asked.items():
             for i, prediction in zip(places, found[name], strict=True):
@@ -143,8 +154,3 @@ class Trunk:
                 else:
                     answers[i] = prediction
         return answers
-
-    def _predict(self, member: Member, texts: list[Any], batch_size: int, top: int, reject: float | None) -> list[Any]:
-        """By the exact way: the task's values stand in the base while its texts run."""
-        with self._base.running, member.applied():
-            return list(member.classifier.predict(texts, batch_size, top=top, reject=reject))

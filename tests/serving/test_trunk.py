@@ -77,7 +77,7 @@ def test_every_task_answers_as_it_does_alone(trunk, expected):
     former = bits(trunk)
     for name, own in expected.items():
         assert trunk.classify(TEXTS, name) == own
-    every = trunk.classify(TEXTS)
+    every = trunk.classify(TEXTS, mix=False)
     assert every == [{name: own[i] for name, own in expected.items()} for i in range(len(TEXTS))]
     assert same_bits(trunk, former)
     different = {tuple(str(own[i]) for own in expected.values()) for i in range(len(TEXTS))}
@@ -86,7 +86,7 @@ def test_every_task_answers_as_it_does_alone(trunk, expected):
 
 def test_a_task_for_each_text(trunk, base, folders):
     names = [["intents", "tags", "two"][i % 3] for i in range(len(TEXTS))]
-    found = trunk.classify(TEXTS, names)
+    found = trunk.classify(TEXTS, names, mix=False)
     for name in {*names}:
         places = [i for i, each in enumerate(names) if each == name]
         assert [found[i] for i in places] == alone(base, folders[name], [TEXTS[i] for i in places])
@@ -94,7 +94,7 @@ def test_a_task_for_each_text(trunk, base, folders):
 
 def test_one_text_small_batches_and_what_predict_takes(trunk, base, folders, expected):
     assert trunk.classify(TEXTS[0], "intents") == alone(base, folders["intents"], TEXTS[:1])[0]
-    assert set(trunk.classify(TEXTS[0])) == {*TASKS}
+    assert set(trunk.classify(TEXTS[0], mix=False)) == {*TASKS}
     assert trunk.classify(TEXTS, "many", batch_size=5, top=3) == alone(base, folders["many"], TEXTS, batch_size=5, top=3)
     assert trunk.classify([TEXTS[0].split()], "tags") == trunk.classify(TEXTS[:1], "tags")
     assert trunk.classify([], "intents") == [] == trunk.classify([])
@@ -112,27 +112,27 @@ def test_other_families(family, sides, tmp_path):
     }
     for name, how in tasks.items():
         trunk.add(name, leave(random_delta(model, **how), tmp_path / name))
-    every = trunk.classify(TEXTS)
+    every = trunk.classify(TEXTS, mix=False)
     for name in tasks:
         assert [found[name] for found in every] == alone(model, tmp_path / name, TEXTS)
 
 
-def test_memory_is_one_base_and_the_deltas(trunk, base, folders):
+def test_memory_is_one_base_and_the_deltas(base, folders):
+    names = ["intents", "merged", "head"]
+    trunk = trunk_of(base, folders, names)
     memory = trunk.memory()
+    shared = {id(weight) for weight in trunk._base.weights.values()}
     assert memory.base == sum(weight.nbytes for weight in trunk._base.weights.values())
-    for name in TASKS:
-        member = trunk._members[name]
-        held = {id(weight): weight for weight in member.classifier.model.parameters()}
-        shared = {id(weight) for weight in trunk._base.weights.values()}
+    for name in names:
+        held = {id(weight): weight for weight in trunk._members[name].classifier.model.parameters()}
         own = sum(weight.nbytes for each, weight in held.items() if each not in shared)
         delta = clm.Delta.load(folders[name] / "delta.safetensors")
-        assert own == sum(tensor.nbytes for tensor in delta.whole.values())  # the rest is the base's
-        assert memory.tasks[name] == own + sum(
-            delta.values[each].nbytes + delta.selection[each].index.nbytes for each in delta.selection
-        )
-    head = clm.Delta.load(folders["head"] / "delta.safetensors").whole
-    assert memory.tasks["head"] == sum(tensor.nbytes for tensor in head.values()) and "classifier.weight" in head
+        chosen = sum(delta.values[each].nbytes + delta.selection[each].index.nbytes for each in delta.selection)
+        assert own == sum(tensor.nbytes for tensor in delta.whole.values()) and memory.tasks[name] == own + chosen
+        assert name != "head" or (chosen == 0 and {*delta.whole} == {"classifier.weight", "classifier.bias"})
     assert memory.total == memory.base + sum(memory.tasks.values())
+    trunk.classify(TEXTS[:2], ["intents", "head"], mix=True)  # makes products of the entries
+    assert trunk.memory().tasks["intents"] > memory.tasks["intents"] and trunk.memory().tasks["head"] == memory.tasks["head"]
 
 
 def test_tokenizers_are_shared(trunk):
@@ -250,5 +250,5 @@ def test_no_request_is_lost_while_tasks_come_and_go(small, base, folders, expect
 
 def test_members_share_what_they_did_not_train(trunk):
     member = trunk._members["head"]
-    assert isinstance(member, Member) and member.lowest == float("inf") and not member.values
-    assert trunk._members["intents"].lowest == -1
+    assert isinstance(member, Member) and member.begins == len(member.layers) and not member.values
+    assert trunk._members["intents"].begins == 0
