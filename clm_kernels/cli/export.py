@@ -65,15 +65,15 @@ def export(
         if rows is not None
         else "on texts of random words (the run's data are gone)"
     )
-    write_card(folder, served, kind, run, [f"Compared with the trained model {on}: {line}." for line in found])
+    write_card(folder, served, kind, run, [f"Compared with the trained model {on}: {' '.join(line.split())}." for line in found])
     print(f"saved: {visible(output)}; compared with the trained model {visible(on)}")
     for line in found:
         print(f"  {line}")
     code = f"{MODULE}.py" if (folder / f"{MODULE}.py").is_file() else None
     if code:
         print(
-            f"{code} in it is code: plain transformers needs trust_remote_code=True for it (--no-code writes none, or refuses; "
-            "--onnx and --sentence-transformers need none)"
+            f"{code} in it is code: plain transformers needs trust_remote_code=True for it\n"
+            "(--no-code writes none, or refuses; --onnx and --sentence-transformers need none)"
         )
     return Told({"saved": output, "compared": on, "found": found, "code": code}, f"saved: {output}")
 
@@ -101,6 +101,6 @@ def _said(found: Agreement) -> str:
     torch, onnx = found.milliseconds["torch"], found.milliseconds["onnx"]
     points = "" if found.score is None else f", {100 * (found.score - found.trained_score):+.1f} points of accuracy"
     return (
-        f"logits within {found.difference:.1g}, {found.same:.1%} of the labels the same{points}; one text on one thread in "
+        f"logits within {found.difference:.1g}, {found.same:.1%} of the labels the same{points};\n    one text on one thread in "
         f"{onnx:.1f} ms, {onnx / torch:.2f} of torch's {torch:.1f} ms"
     )
