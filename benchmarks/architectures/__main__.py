@@ -20,7 +20,7 @@ from transformers.models.auto import modeling_auto as auto
 from clm_kernels.models.refused import REASONS
 
 from ..common import write
-from .table import RESULT
+from .table import RESULT, write_table
 from .tiny import save_tiny
 from .trial import pooled, replayed, trial
 
@@ -34,7 +34,7 @@ MAPPINGS = {
 def tried(kind: str) -> dict[str, str]:
     """What became of one type: "yes", "-" where transformers has no such class, or why not."""
     if kind in REASONS:
-        return {"refused": REASONS[kind]}
+        return {task: REASONS[kind] if kind in names else "-" for task, names in MAPPINGS.items()} | {"pooling": "-", "replay": "-"}
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -43,7 +43,7 @@ def tried(kind: str) -> dict[str, str]:
         except TimeoutError:
             raise
         except Exception as error:
-            return {"made": said(error)}
+            return {"sequence": said(error), "token": said(error), "pooling": "-", "replay": "-"}
         for task, names in MAPPINGS.items():
             found[task] = outcome(partial(trial, folder, task)) if kind in names else "-"
         for what, check in (("pooling", pooled), ("replay", replayed)):
@@ -63,7 +63,7 @@ def outcome(what: Callable[[], Any]) -> str:
 
 def said(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0]
-    return (line if isinstance(error, ValueError) else f"{type(error).__name__}: {line}")[:200]
+    return (line if isinstance(error, (ValueError, AssertionError)) else f"{type(error).__name__}: {line}")[:200]
 
 
 def main() -> None:
@@ -80,11 +80,13 @@ def main() -> None:
         try:
             stored["types"][kind] = tried(kind)
         except TimeoutError:
-            stored["types"][kind] = {"made": f"nothing after {LIMIT} s"}
+            stored["types"][kind] = dict.fromkeys(("sequence", "token"), f"nothing after {LIMIT} s") | dict.fromkeys(("pooling", "replay"), "-")
         signal.alarm(0)
         print(f"{kind} ({time.process_time() - start:.1f} s): {stored['types'][kind]}", flush=True)
         stored |= {"transformers": transformers.__version__, "torch": torch.__version__}
+        stored["types"] = dict(sorted(stored["types"].items()))
         write(RESULT, stored)
+    write_table(stored)
 
 
 def timed_out(*_: Any) -> None:

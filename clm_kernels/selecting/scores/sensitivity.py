@@ -39,7 +39,7 @@ def eligible_weights(model: nn.Module, layers: str = "all") -> dict[str, nn.Modu
         if is_linear(module) and name not in head and lowest <= depth.get(name, -1) < math.inf:
             found[name] = module
     if not found:
-        raise ValueError("choose: the model must have linear weights in numbered layers, got none")
+        raise ValueError(f"choose: the model must have linear weights in numbered layers, got none in {type(model).__name__}")
     return found
 
 
