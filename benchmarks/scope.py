@@ -15,7 +15,6 @@ import random
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import datasets
@@ -37,7 +36,7 @@ RUNS = {  # task, and the part of its labels that a run never sees -> the parts 
     ("hint3_curekart", 0.0): (None, ("test", "oos_test")),
 }
 SOFTMAX, DRAWS, RECALL = "softmax", 1000, 0.95
-LINES = "cells.jsonl"
+LINES, TABLE = "cells.jsonl", "table.md"
 Score = Callable[[NDArray, NDArray], NDArray]  # of features (n, size) and logits (n, labels)
 Scores = dict[str, NDArray]
 
@@ -57,7 +56,9 @@ def main() -> None:
             for seed in SEEDS:
                 if (task, held, seed) not in done:
                     put(asked.output / LINES, cell_of(task, held, seed, *run(task, held, seed)))
-    print(table(read(asked.output / LINES)))
+    shown = table(read(asked.output / LINES))
+    (asked.output / TABLE).write_text(f"{shown}\n", encoding="utf-8")
+    print(shown)
 
 
 def run(task: str, held: float, seed: int) -> tuple[dict[str, tuple[NDArray, NDArray, NDArray]], dict[str, Any]]:
@@ -164,21 +165,25 @@ def accepted(inside: NDArray, outside: NDArray) -> float:
     return float((outside >= np.quantile(inside, 1 - RECALL, method="lower")).mean())
 
 
-def compared(cells: list[dict], name: str, pair: tuple[str, str], draws: int = DRAWS) -> dict[str, Any]:
-    """Means over the seeds, and intervals over draws of the same texts for all of them, of what a score has more than the softmax."""
+def compared(cells: list[dict], name: str, pair: tuple[str, str], draws: int = DRAWS) -> dict[str, tuple[float, float, float]]:
+    """Means over the seeds of what a score reaches, and the interval of what it has more than the softmax.
+
+    Texts are drawn with replacement, the same ones for both scores, and for all seeds that judge the same texts.
+    """
     values = {way: [[np.array(cell["scores"][part][way]) for part in pair] for cell in cells] for way in (name, SOFTMAX)}
-    rng, sizes, more = np.random.default_rng(1), [len(part) for part in values[name][0]], []
+    sizes = sorted({len(rows) for parts in values[name] for rows in parts})
+    rng, measures = np.random.default_rng(1), (auroc, accepted)
 
-    def over(measure: Callable, way: str, rows: tuple = (slice(None), slice(None))) -> float:
-        return mean(measure(inside[rows[0]], outside[rows[1]]) for inside, outside in values[way])
+    def over(measure: Callable, way: str, rows: dict[int, NDArray]) -> float:
+        return float(np.mean([measure(*(part[rows[len(part)]] for part in parts)) for parts in values[way]]))
 
+    more = []
     for _ in range(draws):
-        rows = tuple(rng.integers(size, size=size) for size in sizes)
-        more.append([over(measure, name, rows) - over(measure, SOFTMAX, rows) for measure in (auroc, accepted)])
+        rows = {size: rng.integers(size, size=size) for size in sizes}
+        more.append([over(measure, name, rows) - over(measure, SOFTMAX, rows) for measure in measures])
     low, high = np.quantile(more, [0.025, 0.975], axis=0)
-    return {
-        measure.__name__: (over(measure, name), low[i], high[i]) for i, measure in enumerate((auroc, accepted))
-    }  # fmt: skip
+    whole = {size: np.arange(size) for size in sizes}
+    return {measure.__name__: (over(measure, name, whole), low[i], high[i]) for i, measure in enumerate(measures)}
 
 
 def table(cells: list[dict]) -> str:
