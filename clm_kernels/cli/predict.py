@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..finetune.judging.ranking import Predicted
 
 CHUNK = 4096
+LONG = "Texts beyond the limit: truncate, window (the mean over windows; not for tags) or error."
 Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model.", show_default=False)]
 DeltaFile = Annotated[str, typer.Option(help="Delta or adapter file for the base model.", show_default=False)]
 
@@ -37,6 +38,7 @@ def predict(
     tokens_column: Annotated[str, typer.Option(help="Column of the words.")] = "tokens",
     delimiter: Annotated[str, typer.Option(help="What divides the fields of a .csv or .tsv, if another than is found.")] = "",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
+    long: Annotated[str, typer.Option(help=LONG)] = "truncate",
     top: Annotated[int, typer.Option(help="How many of the best labels to print, each with its probability.", min=1)] = 1,
     reject: Annotated[
         float | None, typer.Option(help="Precision wanted on validation; no label (-) where it would be less.")
@@ -58,7 +60,7 @@ def predict(
         stderr.print(_expected(classifier.calibration, reject), markup=False)
     texts = _texts(file, task, Data(text_column=text_column, tokens_column=tokens_column, delimiter=delimiter))
     while chunk := list(islice(texts, CHUNK)):
-        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject):
+        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject, long=long):
             print(_as_json(prediction, task) if jsonl else task.write(prediction))
     if cut := classifier.cut:
         what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
@@ -110,7 +112,7 @@ def _as_json(prediction: Predicted, task: Task) -> str:
     named = dict(zip(task.fields, prediction[:3], strict=True))
     if best := getattr(prediction, "best", None):
         named["best"] = [{"label": label, "probability": probability} for label, probability in best]
-    return as_json(named)
+    return as_json(named | {"truncated": True} if prediction.truncated else named)
 
 
 def _expected(calibration: Calibration, precision: float) -> str:

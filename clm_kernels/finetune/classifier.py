@@ -24,6 +24,7 @@ from ..models.portable import pools_by_code, reads_natively, save_portable
 from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
+from .encode import Encoded
 from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
 from .judging.ranking import Predicted, Ranking
 from .lora import Adapter, fold
@@ -33,6 +34,7 @@ from .outputs import write_folder
 from .split import Split
 from .tasks import TASKS, Task
 from .templates import template_of
+from .windows import check_cuts, check_long, windowed_logits
 
 FEW = 1000  # labels: of a head for so many that the delta does not hold, nobody notices the memory
 
@@ -127,15 +129,17 @@ class Classifier:
         return cls(loaded.model, loaded.tokenizer, task, longest(loaded, loaded.tokenizer.model_max_length))
 
     @overload
-    def predict(self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None) -> Predicted: ...
+    def predict(
+        self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None, long: str = "truncate"
+    ) -> Predicted: ...
 
     @overload
     def predict(
-        self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None
+        self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None, long: str = "truncate"
     ) -> Iterator[Predicted]: ...
 
     def predict(
-        self, texts: Any, batch_size: int = 64, *, top: int = 1, reject: float | None = None
+        self, texts: Any, batch_size: int = 64, *, top: int = 1, reject: float | None = None, long: str = "truncate"
     ) -> Predicted | Iterator[Predicted]:
         """A prediction for each text (or list of words), in their order; for one text alone, that of its own.
 
@@ -145,21 +149,30 @@ class Classifier:
             top: how many of the best labels to give, each with its probability, as a `Ranked`; not for tags.
             reject: the precision that is wanted: where the validation says that it would be less, the label is None.
                 Not for tags.
+            long: what becomes of texts beyond `max_length`: ``"truncate"``, cut off at their ends, which the prediction says;
+                ``"window"``, read in windows that overlap by a quarter, whose logits are averaged, not for tags; ``"error"``.
 
         Raises:
-            ValueError: for a precision that no threshold reached on the validation data, and for tags with either.
+            ValueError: for a precision that no threshold reached on the validation data, and for tags with either; for a text
+                that is too long, where `long` says so.
         """
+        check_long("predict", long, self._task)
         ranking = Ranking.of(self.calibration, self._task, len(self.label_names), top, reject)
         if isinstance(texts, str):
-            return next(self._predict([self._task.read_line(texts)], batch_size, ranking))
-        return self._predict(texts, batch_size, ranking)
+            return next(self._predict([self._task.read_line(texts)], batch_size, ranking, long))
+        return self._predict(texts, batch_size, ranking, long)
 
     @torch.no_grad()
-    def _predict(self, texts: Sequence[Any], batch_size: int, ranking: Ranking) -> Iterator[Predicted]:
+    def _predict(self, texts: Sequence[Any], batch_size: int, ranking: Ranking, long: str) -> Iterator[Predicted]:
         if not texts:
+            return
+        if long == "window":
+            yield from self._predict_in_windows(texts, batch_size, ranking)
             return
         split = Split("", list(texts), [None] * len(texts), range(len(texts)))
         encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
+        if long == "error":
+            check_cuts("predict", encoded, self._task.unit, self.max_length)
         self.cut += encoded.cut
         collate: Any = DataCollatorWithPadding(self.tokenizer)
         found = []
@@ -170,6 +183,13 @@ class Classifier:
         for i in np.argsort(np.fromiter(encoded.split.where, np.int64, len(split))).tolist():  # where each text is now
             probabilities, numbers = (values[i % batch_size] for values in found[i // batch_size])
             yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names)
+
+    def _predict_in_windows(self, texts: Sequence[str], batch_size: int, ranking: Ranking) -> Iterator[Predicted]:
+        task, split = self._task, Split("", list(texts), [None] * len(texts), range(len(texts)))
+        logits = windowed_logits(self.model, task, self.tokenizer, texts, self.max_length, self.template, batch_size)
+        whole = Encoded(None, split, None, [0] * len(texts))  # nothing is cut off
+        for i, (probabilities, numbers) in enumerate(zip(*ranking.best(torch.from_numpy(logits)), strict=True)):
+            yield ranking.decode(task, whole, i, numbers, probabilities, self.label_names)
 
     def export(self, folder: str | Path, code: bool = True) -> None:
         """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens.

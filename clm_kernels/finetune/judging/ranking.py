@@ -27,6 +27,7 @@ class Ranked(NamedTuple):
     label: Any
     probability: Any
     best: list[tuple[str, float]]
+    truncated: bool = False
 
 
 Predicted = Prediction | Ranked
@@ -84,11 +85,11 @@ class Ranking:
     ) -> Predicted:
         """What is predicted of text i of a split."""
         first = (numbers[0], probabilities[0]) if self.top > 1 else (numbers, probabilities)
-        prediction: Any = task.decode(encoded, i, *first, label_names)
+        prediction: Any = task.decode(encoded, i, *first, label_names)._replace(truncated=bool(encoded.cuts[i]))
         if self.kept is not None and prediction.probability < self.kept.threshold:
             prediction = prediction._replace(label=None)
         if self.top == 1:
             return prediction
         names = [label_names[number] for number in numbers.tolist()]
         best = list(zip(names, probabilities.tolist(), strict=True))
-        return Ranked(prediction.text, prediction.label, prediction.probability, best)
+        return Ranked(*prediction[:3], best, prediction.truncated)
