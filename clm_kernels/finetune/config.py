@@ -39,7 +39,7 @@ class Data:
     text_column: str = _data("text", "Column of the text.")
     label_column: str = _data("label", "Column of the label.")
     labels_column: str = _data(LABELS, "Column of a list of labels (multi-label classification).")
-    label_separator: str = _data("", "What divides the labels, where several stand in one text, as \"a|b\".")
+    label_separator: str = _data("", 'What divides the labels, where several stand in one text, as "a|b".')
     tokens_column: str = _data("tokens", "Column of the words (token classification).")
     tags_column: str = _data("tags", "Column of the words' tags (token classification).")
     delimiter: str = _data("", "What divides the fields of a .csv or .tsv. (default: found: a comma, ;, a tab or |)")
@@ -149,8 +149,9 @@ class Training:
     packing: bool = _training(False, "Let texts of a batch share rows, none seeing another, so that hardly any padding runs.")
     eval_steps: int | None = _training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = _training(
-        "auto", "Score that picks the best checkpoint: accuracy, macro_f1, micro_f1, exact_match or f1; auto: f1 of tagged spans, micro_f1"
-        " of several labels, else accuracy."
+        "auto",
+        "Score that picks the best checkpoint: accuracy, macro_f1, micro_f1, exact_match or f1; auto: f1 of tagged spans, micro_f1"
+        " of several labels, else accuracy.",
     )
     patience: int | None = _training(None, "Stop after so many validations without a better score. (default: never)")
 

@@ -56,7 +56,9 @@ def of_folder(data: Data) -> Data:
     require(bool(found["train"]), "train", repr(str(folder)), expected, listed(there) or "nothing")
     for part in ("validation", "test"):
         twice = bool(found[part]) and bool(getattr(data, part))
-        require(not twice, "train", part, f"left out, as {str(folder)!r} has {Path(found[part]).name!r}", repr(getattr(data, part)))
+        require(
+            not twice, "train", part, f"left out, as {str(folder)!r} has {Path(found[part]).name!r}", repr(getattr(data, part))
+        )
     return replace(data, **{part: path for part, path in found.items() if path})
 
 

@@ -26,8 +26,8 @@ from ..models.structure import number_of_layers
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
-from .balancing import check_balance, drawing_chances, label_weights
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT
+from .balancing import check_balance, drawing_chances, label_weights
 from .checking.checked import check_corpus
 from .checking.shown import left_out_line, one_line
 from .checkpoints import Sealing, drop_checkpoints

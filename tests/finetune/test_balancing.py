@@ -43,7 +43,9 @@ def test_labels_weigh_the_same_together_and_one_on_the_mean(base, tmp_path, make
     count, weights = Counter(labels), label_weights(run.config.training, run.splits["train"], len(run.corpus.label_names))
     of_label = dict(zip(run.corpus.label_names, weights.tolist(), strict=True))
     assert sum(of_label[label] for label in labels) / len(labels) == pytest.approx(1)
-    assert {name: count[name] * of_label[name] for name in count} == pytest.approx({name: len(labels) / len(count) for name in count})
+    assert {name: count[name] * of_label[name] for name in count} == pytest.approx(
+        {name: len(labels) / len(count) for name in count}
+    )
     assert drawing_chances(run.config.training, run.splits["train"], 3) is None
 
 

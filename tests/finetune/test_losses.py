@@ -20,7 +20,9 @@ def drawn(several):
 def test_their_mean_is_the_models_loss(several):
     logits, labels = drawn(several)
     kind = "multi_label_classification" if several else "single_label_classification"
-    own = ForSequenceClassificationLoss(labels.double() if several else labels, logits, PretrainedConfig(num_labels=4, problem_type=kind))
+    own = ForSequenceClassificationLoss(
+        labels.double() if several else labels, logits, PretrainedConfig(num_labels=4, problem_type=kind)
+    )
     losses = label_losses(logits, labels)
     assert losses.shape == labels.shape
     for found in (losses.mean(), mean_loss(logits, labels)):

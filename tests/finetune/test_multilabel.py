@@ -26,7 +26,6 @@ QUICK = {"epochs": 1, "batch_size": 8}
 DEALT = {"select": "auto", "per": "auto", "density": None}
 
 
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A folder with three files of lists, by the names of TrainConfig's fields."""
@@ -268,7 +267,9 @@ def test_choose_and_the_trainer_take_a_matrix_of_floats(base, data, tmp_path):  
     assert len(selection) and clm.choose(model, tokens, encoded, **options) == clm.choose(model, tokens, rows, **options)
     with clm.patch(model, selection):
         optimizer = clm.SparseAdamW(model.parameters(), lr=1e-2)
-        args = TrainingArguments(str(tmp_path), max_steps=4, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no")
+        args = TrainingArguments(
+            str(tmp_path), max_steps=4, report_to="none", use_cpu=True, disable_tqdm=True, save_strategy="no"
+        )
         trainer = Trainer(model=model, args=args, train_dataset=encoded, optimizers=(optimizer, None), processing_class=tokens)
         assert np.isfinite(trainer.train().training_loss)
 

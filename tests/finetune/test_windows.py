@@ -14,7 +14,7 @@ import clm_kernels as clm
 from clm_kernels.finetune import Classifier, train
 from clm_kernels.finetune.windows import window_texts
 
-WORDS = "my the please where is a with about it now refund".split()
+WORDS = ["my", "the", "please", "where", "is", "a", "with", "about", "it", "now", "refund"]
 LONG, SHORT = " ".join(WORDS * 3), "my refund now"
 
 
@@ -62,7 +62,9 @@ def test_what_is_cut_off_says_so(classifier):
 
 
 def test_an_error_names_the_text(classifier):
-    with pytest.raises(ValueError, match="the texts must be of at most 10 tokens, as long is 'error', got 1 texts beyond, as in text 2"):
+    with pytest.raises(
+        ValueError, match="the texts must be of at most 10 tokens, as long is 'error', got 1 texts beyond, as in text 2"
+    ):
         list(classifier.predict([SHORT, LONG], long="error"))
     with pytest.raises(ValueError, match="long must be 'truncate', 'window' or 'error'"):
         classifier.predict([SHORT], long="other")
@@ -78,7 +80,10 @@ def test_the_commands_take_it(base, tmp_path):  # noqa: F811
     data = write_jsonl(tmp_path / "t.jsonl", [{**row, "text": f"{LONG} {row['text']}"} for row in texts(6, 3)])
     ways = {long: clm.evaluate(tmp_path / "o", data, tmp_path / long, long=long) for long in ("truncate", "window")}
     assert ways["truncate"].calibration_error != ways["window"].calibration_error
-    predicted = [each.label for each in Classifier.load(tmp_path / "o").predict([LONG + " " + r["text"] for r in texts(6, 3)], long="window")]
+    predicted = [
+        each.label
+        for each in Classifier.load(tmp_path / "o").predict([LONG + " " + r["text"] for r in texts(6, 3)], long="window")
+    ]
     right = np.mean([label == row["label"] for label, row in zip(predicted, texts(6, 3))])
     assert ways["window"].scores["accuracy"].score == pytest.approx(right)
     refused = run("evaluate", tmp_path / "o", data, "--long", "error", "--output", tmp_path / "e")
@@ -88,7 +93,9 @@ def test_the_commands_take_it(base, tmp_path):  # noqa: F811
 def test_training_refuses_what_is_too_long_if_asked_to(base, tmp_path):  # noqa: F811
     config = replace(base, **write_data(tmp_path, sentences, 12), max_length=8, long="error", output=str(tmp_path / "o"))
     train_ = write_jsonl(tmp_path / "long.jsonl", [{"tokens": LONG.split(), "tags": ["O"] * 33}, *sentences(12, 0)])
-    with pytest.raises(ValueError, match="train must be of at most 8 tokens, as long is 'error', got 27 words beyond, as in .*line 1"):
+    with pytest.raises(
+        ValueError, match=r"train must be of at most 8 tokens, as long is 'error', got 27 words beyond, as in .*line 1"
+    ):
         train(replace(config, train=train_), silent)
     assert not (tmp_path / "o").exists()
     with pytest.raises(ValueError, match="long must be truncate or error, as training reads no windows"):

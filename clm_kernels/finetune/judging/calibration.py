@@ -63,7 +63,9 @@ class Calibration:
             ValueError: for a precision that is none, or that no threshold reaches; without a table.
         """
         require(0 < precision <= 1, "predict", "reject", "a precision above 0 and up to 1", precision)
-        kept_with_it = "left out for a classifier of which no validation is known: of tags, of several labels, or trained before it was kept"
+        kept_with_it = (
+            "left out for a classifier of which no validation is known: of tags, of several labels, or trained before it was kept"
+        )
         require(bool(self.table), "predict", "reject", kept_with_it, precision)
         enough = [kept for kept in self.table if kept.precision >= precision]
         best = max(kept.precision for kept in self.table)

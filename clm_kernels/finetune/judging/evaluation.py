@@ -29,7 +29,15 @@ from .keeping import error_at
 from .logits import Judged, all_logits, judged
 from .mislabels import Mislabel, likely_mislabels
 from .several import (
-    Marks, bins_of_marks, doubtful_marks, error_of_marks, marked_classes, marks, scorers_of_marks, swapped_labels, wrong_marks,
+    Marks,
+    bins_of_marks,
+    doubtful_marks,
+    error_of_marks,
+    marked_classes,
+    marks,
+    scorers_of_marks,
+    swapped_labels,
+    wrong_marks,
 )  # fmt: skip
 from .thresholds import marked, sigmoid
 

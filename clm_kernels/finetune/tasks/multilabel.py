@@ -9,7 +9,6 @@ from ...defaults import LABELS
 from ...errors import require
 from ...escaping import cell
 from ..judging.thresholds import calibrated, marked, marked_scores
-from ..templates import TEXT
 from .base import Prediction, read_label, read_text
 from .sequence import SequenceClassification
 
