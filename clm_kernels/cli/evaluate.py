@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .errors import stderr
-from .predict import DeltaFile
+from .predict import LONG, DeltaFile
 from .quiet import quiet
 from .told import Told
 
@@ -28,6 +28,7 @@ def evaluate(
     labels_column: Annotated[str, typer.Option(help="Column of the list of labels, likewise.", show_default=False)] = "",
     label_separator: Annotated[str, typer.Option(help="What divides labels in one text, likewise.", show_default=False)] = "",
     delimiter: Annotated[str, typer.Option(help="What divides the fields of a .csv or .tsv, likewise.", show_default=False)] = "",
+    long: Annotated[str, typer.Option(help=LONG)] = "truncate",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
     draws: Annotated[int, typer.Option(help="Draws of texts for the intervals.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Of these draws.")] = 1,
@@ -51,7 +52,7 @@ def evaluate(
         "delimiter": delimiter,
     }
     found = run(
-        model, data, output, delta=delta, compare=compare, columns=columns, batch_size=batch_size, draws=draws, seed=seed,
+        model, data, output, delta=delta, compare=compare, columns=columns, batch_size=batch_size, draws=draws, seed=seed, long=long,
         say=lambda line: stderr.print(line, markup=False),
     )  # fmt: skip
     console = Console()

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..finetune.judging.ranking import Predicted
 
 CHUNK = 4096
+LONG = "Texts beyond the limit: truncate, window (the mean over windows; not for tags) or error."
 Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model.", show_default=False)]
 DeltaFile = Annotated[str, typer.Option(help="Delta or adapter file for the base model.", show_default=False)]
 
@@ -41,6 +42,7 @@ def predict(
         str, typer.Option(help="What divides the fields of a .csv or .tsv, if another than is found.", show_default=False)
     ] = "",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
+    long: Annotated[str, typer.Option(help=LONG)] = "truncate",
     top: Annotated[int, typer.Option(help="How many of the best labels to print, each with its probability.", min=1)] = 1,
     reject: Annotated[
         float | None, typer.Option(help="Precision wanted on validation; no label (-) where it would be less.")
@@ -72,7 +74,7 @@ def predict(
     texts = _texts(file, task, Data(**classifier.columns | {name: value for name, value in asked.items() if value}))
     predictions: list[dict[str, Any]] = []
     while chunk := list(islice(texts, CHUNK)):
-        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject, out_of_scope=out_of_scope):
+        for prediction in classifier.predict(chunk, batch_size, top=top, reject=reject, out_of_scope=out_of_scope, long=long):
             if as_json:
                 predictions.append(_named(prediction, task))
             else:
@@ -106,7 +108,7 @@ def _named(prediction: Predicted, task: Task) -> dict[str, Any]:
         named["best"] = [{"label": label, "probability": probability} for label, probability in best]
     if (outside := getattr(prediction, "out_of_scope", None)) is not None:
         named["out_of_scope"] = outside
-    return named
+    return named | {"truncated": True} if prediction.truncated else named
 
 
 def _expected(calibration: Calibration, precision: float) -> str:

@@ -38,6 +38,7 @@ from .shipping.served import Served
 from .split import Split
 from .tasks import TASKS, Task
 from .templates import template_of
+from .windows import check_cuts, check_long, windowed_logits
 
 FEW = 1000  # labels: of a head for so many that the delta does not hold, nobody notices the memory
 
@@ -151,27 +152,15 @@ class Classifier:
 
     @overload
     def predict(
-        self,
-        texts: str,
-        batch_size: int = 64,
-        *,
-        top: int = 1,
-        reject: float | None = None,
-        out_of_scope: bool = False,
-        progress: bool = False,
-    ) -> Predicted: ...
+        self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None, out_of_scope: bool = False,
+        long: str = "truncate", progress: bool = False,
+    ) -> Predicted: ...  # fmt: skip
 
     @overload
     def predict(
-        self,
-        texts: Sequence[Any],
-        batch_size: int = 64,
-        *,
-        top: int = 1,
-        reject: float | None = None,
-        out_of_scope: bool = False,
-        progress: bool = False,
-    ) -> Iterator[Predicted]: ...
+        self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None,
+        out_of_scope: bool = False, long: str = "truncate", progress: bool = False,
+    ) -> Iterator[Predicted]: ...  # fmt: skip
 
     def predict(
         self,
@@ -181,6 +170,7 @@ class Classifier:
         top: int = 1,
         reject: float | None = None,
         out_of_scope: bool = False,
+        long: str = "truncate",
         progress: bool = False,
     ) -> Predicted | Iterator[Predicted]:
         """A prediction for each text (or list of words), in their order; for one text alone, that of its own.
@@ -192,21 +182,26 @@ class Classifier:
             reject: the precision that is wanted: where the validation says that it would be less, the label is None.
                 Not for tags.
             out_of_scope: whether to mark texts that are about none of the labels, by a threshold that keeps 95 % of the validation
-                texts: their label is None and their ``out_of_scope`` True. Not for tags.
+                texts: their label is None and their ``out_of_scope`` True. Not for tags, and not for windows.
+            long: what becomes of texts beyond `max_length`: ``"truncate"``, cut off at their ends, which the prediction says;
+                ``"window"``, read in windows that overlap by a quarter, whose logits are averaged, not for tags; ``"error"``.
             progress: whether to show transformers' bar over the batches, which its ``disable_progress_bar`` switches off.
 
         Raises:
-            ValueError: for a precision that no threshold reached on the validation data, for tags with any of these, and for a
-                classifier of which nothing is kept that tells what is out of scope.
+            ValueError: for a precision that no threshold reached on the validation data, for tags with any of these, for a
+                classifier of which nothing is kept that tells what is out of scope, and for a text that is too long, where `long`
+                says so.
         """
+        check_long("predict", long, self._task)
         ranking = Ranking.of(self.calibration, self._task, len(self.label_names), top, reject)
         if out_of_scope:
+            require(long != "window", "predict", "out_of_scope", "left out with windows", True)
             kept_with_it = f"left out for tags, and where no {SCOPE} is kept with the classifier"
             require(self.scope is not None, "predict", "out_of_scope", kept_with_it, True)
             ranking = replace(ranking, scope=self.scope)
         if isinstance(texts, str):
-            return next(self._predict([self._task.read_line(texts)], batch_size, ranking, progress))
-        return self._predict(texts, batch_size, ranking, progress)
+            return next(self._predict([self._task.read_line(texts)], batch_size, ranking, long, progress))
+        return self._predict(texts, batch_size, ranking, long, progress)
 
     def predict_proba(self, texts: Any, batch_size: int = 64, *, progress: bool = False) -> Any:
         """The calibrated probabilities of all labels, in the order of `classes_`.
@@ -224,10 +219,15 @@ class Classifier:
             return rows[0]
         return rows if self._task.per_token else np.array(rows, np.float32).reshape(-1, len(self.label_names))
 
-    def _predict(self, texts: Sequence[Any], batch_size: int, ranking: Ranking, progress: bool) -> Iterator[Predicted]:
+    def _predict(
+        self, texts: Sequence[Any], batch_size: int, ranking: Ranking, long: str, progress: bool
+    ) -> Iterator[Predicted]:  # fmt: skip
         if not len(texts):
             return
-        encoded = self._encoded(texts)
+        if long == "window":
+            yield from self._predict_in_windows(texts, batch_size, ranking)
+            return
+        encoded = self._encoded(texts, long)
         scope = ranking.scope
         with kept_features(self.model) if scope else nullcontext([]) as features:
             found = [ranking.best(logits) for logits in self._logits(encoded, batch_size, progress)]
@@ -245,10 +245,12 @@ class Classifier:
             row = found[i // batch_size][i % batch_size]
             yield row if encoded.first_tokens is None else _of_words(row, encoded.first_tokens[i], len(encoded.split.texts[i]))
 
-    def _encoded(self, texts: Sequence[Any]) -> Encoded:
+    def _encoded(self, texts: Sequence[Any], long: str = "truncate") -> Encoded:
         """The texts, longest first, with their number in `texts` as their place."""
         split = Split("", list(texts), [None] * len(texts), range(len(texts)))
         encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
+        if long == "error":
+            check_cuts("predict", encoded, self._task.unit, self.max_length)
         self.cut += encoded.cut
         return encoded
 
@@ -261,6 +263,14 @@ class Classifier:
             columns = encoded.dataset.remove_columns("length")[start : start + batch_size]
             batch = collate([dict(zip(columns, values)) for values in zip(*columns.values())])
             yield self.model(**batch.to(self.model.device)).logits
+
+    @torch.no_grad()
+    def _predict_in_windows(self, texts: Sequence[str], batch_size: int, ranking: Ranking) -> Iterator[Predicted]:
+        task, split = self._task, Split("", list(texts), [None] * len(texts), range(len(texts)))
+        logits = windowed_logits(self.model, task, self.tokenizer, texts, self.max_length, self.template, batch_size)
+        whole = Encoded(None, split, None, [0] * len(texts))  # nothing is cut off
+        for i, (probabilities, numbers) in enumerate(zip(*ranking.best(torch.from_numpy(logits)), strict=True)):
+            yield ranking.decode(task, whole, i, numbers, probabilities, self.label_names)
 
     def export(self, folder: str | Path, code: bool = True, rows: Split | None = None) -> float:
         """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens, and reads it again to see.

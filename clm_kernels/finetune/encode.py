@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -29,34 +30,39 @@ class Encoded:
         dataset: columns ``input_ids``, ``attention_mask``, ``labels``, ``length`` (and others of the tokenizer's), in a file.
         split: the examples in the dataset's order.
         first_tokens: for each example, word -> position of its first token, which carries the label (token classification).
-        cut: how many texts (sequence) or words (token) `max_length` cut off.
+        cuts: how many texts (sequence, 0 or 1) or words (token) `max_length` cut off, of each example.
     """
 
-    dataset: Dataset
+    dataset: Dataset | Any
     split: Split
     first_tokens: Sequence[dict[int, int]] | None
-    cut: int
+    cuts: Sequence[int]
+
+    @property
+    def cut(self) -> int:
+        """How many in all."""
+        return sum(self.cuts)
 
     @classmethod
-    def of(cls, split: Split, encode: Callable[[list[Any], list[Any]], tuple[dict[str, Any], int]]) -> Encoded:
+    def of(cls, split: Split, encode: Callable[[list[Any], list[Any]], tuple[dict[str, Any], Iterable[int]]]) -> Encoded:
         """A thousand examples at a time.
 
         Args:
-            encode: makes columns of some texts and their labels, and says how many it has cut off. A column `FIRSTS` becomes
+            encode: makes columns of some texts and their labels, and says of each how many it has cut off. A column `FIRSTS` becomes
                 `first_tokens`.
         """
-        cuts = []
+        cuts = array("i")
 
         def chunks() -> Iterator[dict[str, Any]]:
             for begin in range(0, len(split), CHUNK):
                 columns, cut = encode(*(column[begin : begin + CHUNK] for column in (split.texts, split.labels)))
-                cuts.append(cut)
+                cuts.extend(cut)
                 yield columns
 
         dataset = spooled(chunks())
         if FIRSTS not in dataset.column_names:
-            return cls(dataset, split, None, sum(cuts))
-        return cls(dataset.remove_columns(FIRSTS), split, FirstTokens(dataset.data.column(FIRSTS)), sum(cuts))
+            return cls(dataset, split, None, cuts)
+        return cls(dataset.remove_columns(FIRSTS), split, FirstTokens(dataset.data.column(FIRSTS)), cuts)
 
 
 class FirstTokens(Column):

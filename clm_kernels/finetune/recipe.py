@@ -59,6 +59,7 @@ from .shares import ActiveShares, spent
 from .tasks import Task
 from .teaching import Teaching, chances_within, lines
 from .trainer import Bar, Progress, RunTrainer, arguments, early_stopping
+from .windows import check_cuts
 from .words.reading import Reader
 from .words.recording import Recorder
 
@@ -191,6 +192,9 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     splits = _encoded(config, corpus, loaded, tuple(corpus.splits))
     limit = longest(loaded, config.data.max_length)
     _say_cuts(splits, corpus.task, limit, limited_by(loaded, config.data.max_length), say)
+    if config.data.long == "error":
+        for name, split in splits.items():
+            check_cuts("train", split, corpus.task.unit, limit, name)
     best = corpus.task.best_by(corpus.label_names, config.training.best_by)
     args = arguments(config.training, config.run, best)
     found = circumstances(loaded, Path(config.data.model), splits, args.device)

@@ -21,6 +21,7 @@ from ..metrics import are_spans
 from ..outputs import read_json
 from ..split import Split
 from ..tasks import TASKS
+from ..windows import check_cuts, check_long, windowed_logits
 from .calibration import Bin, calibration_error, reliability, softmax
 from .classes import ClassScore, Confused, class_scores, confusion, most_confused, span_class_scores
 from .intervals import DRAWS, LEVEL, SEED, Difference, Interval, McNemar, bootstrap, mcnemar, paired_bootstrap, scorers, tags_of
@@ -127,15 +128,16 @@ class FoundSeveral:
 
 def judge(
     model: str, data: str, delta: str = "", other: str = "", columns: dict[str, str] | None = None, batch_size: int = 64,
-    draws: int = DRAWS, seed: int = SEED,
+    draws: int = DRAWS, seed: int = SEED, long: str = "truncate",
 ) -> Found | FoundSeveral:  # fmt: skip
     """What `evaluate` says and writes; nothing is written."""
     classifier = Classifier.load(model, delta)
     folder = Path(delta).parent if delta else Path(model)
+    check_long("evaluate", long, TASKS[classifier.task])
     split = _read(data, classifier, columns or {})
     if TASKS[classifier.task].several:
-        return _judge_several(classifier, split, str(delta or model), folder, data, other, batch_size, draws, seed)
-    found = _judged(classifier, split, batch_size)
+        return _judge_several(classifier, split, str(delta or model), folder, data, other, batch_size, draws, seed, long)
+    found = _judged(classifier, split, batch_size, long)
     scores = scorers(found, TASKS[classifier.task].scores(classifier.label_names))
     probabilities = softmax(found.logits, classifier.calibration.temperature)
     matrix = confusion(found.gold, found.predicted, len(found.label_names))
@@ -149,14 +151,15 @@ def judge(
         error_at(found, 1.0), bins, int((found.predicted != found.gold).sum()), len(wrong), draws, seed, notes=_notes(folder, data),
     )  # fmt: skip
     if other:
-        evaluation.compared = _compare(found, scores, other, split, batch_size, draws, seed)
+        evaluation.compared = _compare(found, scores, other, split, batch_size, draws, seed, long)
     return Found(evaluation, found, probabilities, matrix, wrong)
 
 
 def _judge_several(
-    classifier: Classifier, split: Split, model: str, folder: Path, data: str, other: str, batch_size: int, draws: int, seed: int
+    classifier: Classifier, split: Split, model: str, folder: Path, data: str, other: str, batch_size: int, draws: int, seed: int,
+    long: str,
 ) -> FoundSeveral:  # fmt: skip
-    found, logits = _marks(classifier, split, batch_size)
+    found, logits = _marks(classifier, split, batch_size, long)
     scores, kept = scorers_of_marks(found), classifier.calibration
     bins = bins_of_marks(logits, found.gold, kept.temperature)
     evaluation = Evaluation(
@@ -170,31 +173,44 @@ def _judge_several(
         second = Classifier.load(other)
         same = TASKS[second.task].several
         require(same, "evaluate", "compare", "a classifier of the same task", f"one for {second.task} classification")
-        theirs, _ = _marks(second, split, batch_size)
+        theirs, _ = _marks(second, split, batch_size, long)
         differences = paired_bootstrap(scores, scorers_of_marks(theirs), len(split), draws, seed)
         right = [(each.gold == each.found).all(1) for each in (found, theirs)]
         evaluation.compared = Compared(str(other), differences, mcnemar(*right))
     return FoundSeveral(evaluation, found)
 
 
-def _marks(classifier: Classifier, split: Split, batch_size: int) -> tuple[Marks, Any]:
+def _marks(classifier: Classifier, split: Split, batch_size: int, long: str) -> tuple[Marks, Any]:
     """What it makes of the texts, and its logits."""
-    encoded = _encoded(classifier, split)
-    logits = all_logits(classifier.model, encoded, classifier.tokenizer, batch_size)
+    encoded = _encoded(classifier, split, long)
+    windowed = _windowed(classifier, encoded, batch_size, long)
+    logits = all_logits(classifier.model, encoded, classifier.tokenizer, batch_size) if windowed is None else windowed
     gold, names = marks(encoded.split.labels, classifier.label_names), classifier.label_names
     probabilities = sigmoid(logits, classifier.calibration.temperature)
     return Marks(names, encoded.split, gold, marked(logits, classifier.calibration), probabilities), logits
 
 
-def _encoded(classifier: Classifier, split: Split) -> Encoded:
+def _encoded(classifier: Classifier, split: Split, long: str) -> Encoded:
     task, names = TASKS[classifier.task], classifier.label_names
     check_known("evaluate", split, task, names, "with what the classifier has learnt")
-    return task.encode(split, names, classifier.tokenizer, classifier.max_length, True, classifier.template)
+    encoded = task.encode(split, names, classifier.tokenizer, classifier.max_length, True, classifier.template)
+    if long == "error":
+        check_cuts("evaluate", encoded, task.unit, classifier.max_length)
+    return encoded
 
 
-def _judged(classifier: Classifier, split: Split, batch_size: int) -> Judged:
-    task, encoded = TASKS[classifier.task], _encoded(classifier, split)
-    return judged(classifier.model, encoded, task, classifier.tokenizer, classifier.label_names, batch_size)
+def _windowed(classifier: Classifier, encoded: Encoded, batch_size: int, long: str) -> Any:
+    """The texts' logits where they are read in windows, in the order of `encoded`."""
+    if long != "window":
+        return None
+    model, task, tokenizer = classifier.model, TASKS[classifier.task], classifier.tokenizer
+    return windowed_logits(model, task, tokenizer, encoded.split.texts, classifier.max_length, classifier.template, batch_size)
+
+
+def _judged(classifier: Classifier, split: Split, batch_size: int, long: str) -> Judged:
+    task, encoded = TASKS[classifier.task], _encoded(classifier, split, long)
+    rows = _windowed(classifier, encoded, batch_size, long)
+    return judged(classifier.model, encoded, task, classifier.tokenizer, classifier.label_names, batch_size, rows)
 
 
 def _read(data: str, classifier: Classifier, columns: dict[str, str]) -> Split:
@@ -210,12 +226,12 @@ def _classes(found: Judged) -> list[ClassScore]:
 
 
 def _compare(
-    found: Judged, scores: Any, other: str, split: Split, batch_size: int, draws: int, seed: int
+    found: Judged, scores: Any, other: str, split: Split, batch_size: int, draws: int, seed: int, long: str
 ) -> Compared:  # fmt: skip
     second = Classifier.load(other)
     same = TASKS[second.task].per_token == found.per_word and not TASKS[second.task].several
     require(same, "evaluate", "compare", "a classifier of the same task", f"one for {second.task} classification")
-    theirs = _judged(second, split, batch_size)
+    theirs = _judged(second, split, batch_size, long)
     names = [name for name in scores if name in TASKS[second.task].scores(second.label_names)]
     first, another = {name: scores[name] for name in names}, scorers(theirs, names)
     right = found.gold == found.predicted, theirs.gold == theirs.predicted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +52,17 @@ class Judged:
 
 
 def judged(
-    model: nn.Module, encoded: Encoded, task: Task, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str], batch_size: int = 64
+    model: nn.Module, encoded: Encoded, task: Task, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str],
+    batch_size: int = 64, rows: Iterable[NDArray] | None = None,
 ) -> Judged:  # fmt: skip
-    """Runs the model, in evaluation mode and in its own dtype, over a labelled split."""
+    """Runs the model, in evaluation mode and in its own dtype, over a labelled split.
+
+    Args:
+        rows: the logits of its texts, if it has run already.
+    """
     number = {name: i for i, name in enumerate(label_names)}
     split, parts = encoded.split, []
-    for i, row in enumerate(logits_of(model, encoded.dataset, tokenizer, batch_size)):
+    for i, row in enumerate(logits_of(model, encoded.dataset, tokenizer, batch_size) if rows is None else rows):
         own = [number[name] for name in task.label(split.labels[i])]
         kept = np.ones(len(own), bool)
         values = np.zeros((len(own), len(label_names)), np.float32)

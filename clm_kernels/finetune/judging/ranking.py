@@ -31,6 +31,7 @@ class Ranked(NamedTuple):
     label: Any
     probability: Any
     best: list[tuple[str, float]]
+    truncated: bool = False
     out_of_scope: bool | None = None
 
 
@@ -97,7 +98,7 @@ class Ranking:
     ) -> Predicted:  # fmt: skip
         """What is predicted of text i of a split; `outside`: whether it is out of scope, where that is asked."""
         first = (numbers[0], probabilities[0]) if self.top > 1 else (numbers, probabilities)
-        prediction: Any = task.decode(encoded, i, *first, label_names)
+        prediction: Any = task.decode(encoded, i, *first, label_names)._replace(truncated=bool(encoded.cuts[i]))
         if self.kept is not None and prediction.probability < self.kept.threshold:
             prediction = prediction._replace(label=None)
         if self.top == 1 and outside is None:
@@ -105,4 +106,4 @@ class Ranking:
         names = [label_names[number] for number in numbers.reshape(-1).tolist()]
         best = list(zip(names, probabilities.reshape(-1).tolist(), strict=True))
         label = None if outside else prediction.label
-        return Ranked(prediction.text, label, prediction.probability, best, outside)
+        return Ranked(prediction.text, label, prediction.probability, best, prediction.truncated, outside)

@@ -25,7 +25,7 @@ EVALUATION = "evaluation.json"
 
 def evaluate(
     model: str | Path, data: str | Path, output: str | Path = "", *, delta: str | Path = "", compare: str | Path = "",
-    columns: dict[str, str] | None = None, batch_size: int = 64, draws: int = DRAWS, seed: int = SEED,
+    columns: dict[str, str] | None = None, batch_size: int = 64, draws: int = DRAWS, seed: int = SEED, long: str = "truncate",
     say: Callable[[str], None] = print,
 ) -> Evaluation:  # fmt: skip
     """Judges a classifier on a labelled file, and leaves a folder with all that can be said of it.
@@ -45,6 +45,7 @@ def evaluate(
         batch_size: texts in a batch.
         draws: of the bootstrap.
         seed: of the bootstrap.
+        long: what becomes of texts beyond the classifier's limit, as `Classifier.predict` takes it.
         say: takes a line about what is left out.
 
     Raises:
@@ -54,7 +55,7 @@ def evaluate(
     folder = Path(output) if str(output) else beside / f"evaluation-{Path(data).stem}"
     ours = not folder.exists() or (folder.is_dir() and ((folder / EVALUATION).is_file() or not any(folder.iterdir())))
     require(ours, "evaluate", "output", "a new folder, or one of a former evaluation", repr(str(folder)))
-    found = judge(str(model), str(data), str(delta), str(compare), columns, batch_size, draws, seed)
+    found = judge(str(model), str(data), str(delta), str(compare), columns, batch_size, draws, seed, long)
     found.evaluation.output = str(folder)
     write: Callable[..., None] = partial(_write_several if isinstance(found, FoundSeveral) else _write, found, say=say)
     write_folder(folder, write)

@@ -24,11 +24,12 @@ Score = Callable[["EvalPrediction"], dict[str, float]]
 class Prediction(NamedTuple):
     """Sequence: a text, its label, the label's probability. Token: words, their tags, the tags' probabilities;
     tag and probability are None for a word that was cut off, and the label of a text where it is rejected. Multilabel: a text,
-    its labels, the likeliest first, and their probabilities."""
+    its labels, the likeliest first, and their probabilities. Truncated: whether the text was cut off."""
 
     text: Any
     label: Any
     probability: Any
+    truncated: bool = False
 
 
 class Task(ABC):

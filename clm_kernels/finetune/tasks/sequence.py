@@ -68,13 +68,16 @@ class SequenceClassification(Task):
             split = longest_first(split, len)
         number = {name: i for i, name in enumerate(label_names or ())}
 
-        def some(texts: list[str], labels: list[str]) -> tuple[dict[str, Any], int]:
+        def some(texts: list[str], labels: list[str]) -> tuple[dict[str, Any], list[bool]]:
             written, shortened = self.written(texts, tokenizer, max_length, template)
             batch = tokenizer(written, truncation=True, max_length=max_length)
             columns = with_lengths(batch)
             if label_names is not None:
                 columns["labels"] = [self.target(label, number) for label in labels]
-            return columns, shortened + sum(bool(encoding.overflowing) for encoding in batch.encodings)
+            cut = [bool(encoding.overflowing) for encoding in batch.encodings]
+            if shortened:
+                cut = [own or after != template.replace(TEXT, text) for own, after, text in zip(cut, written, texts, strict=True)]
+            return columns, cut
 
         return Encoded.of(split, some)
 

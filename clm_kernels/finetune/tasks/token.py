@@ -81,7 +81,7 @@ class TokenClassification(Task):
             split = longest_first(split, lambda words: sum(map(len, words)))
         number = {name: i for i, name in enumerate(label_names or ())}
 
-        def some(texts: list[list[str]], labels: list[list[str]]) -> tuple[dict[str, Any], int]:
+        def some(texts: list[list[str]], labels: list[list[str]]) -> tuple[dict[str, Any], list[int]]:
             written, _ = self.written(texts, tokenizer, max_length, template)
             batch = tokenizer(written, is_split_into_words=True, truncation=True, max_length=max_length)
             firsts = [first_tokens(encoding.word_ids) for encoding in batch.encodings]
@@ -91,7 +91,7 @@ class TokenClassification(Task):
                     _at_first_tokens(tags, first, len(ids), number)
                     for ids, tags, first in zip(batch["input_ids"], labels, firsts, strict=True)
                 ]
-            return columns, sum(len(text) - len(first) for text, first in zip(texts, firsts, strict=True))
+            return columns, [len(text) - len(first) for text, first in zip(texts, firsts, strict=True)]
 
         return Encoded.of(split, some)
 
@@ -127,7 +127,7 @@ class TokenClassification(Task):
         )
 
     def write(self, prediction: Prediction) -> str:
-        rows = zip(*prediction, strict=True)
+        rows = zip(*prediction[:3], strict=True)
         return "".join(
             f"{cell(word)}\t-\t-\n" if tag is None else f"{cell(word)}\t{cell(tag)}\t{probability:.4f}\n"
             for word, tag, probability in rows
