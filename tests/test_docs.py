@@ -17,7 +17,7 @@ ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS, *(ROOT / "benchmarks").glob("**/[A-Z]*.md")]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
-OF_CLI = [ROOT / "README.md", *(page for page in DOCS if page.stem in ("data", "methods", "decoders", "training"))]
+OF_CLI = [ROOT / "README.md", *(page for page in DOCS if page.stem in ("data", "methods", "decoders", "service", "shipping", "training"))]
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
@@ -74,7 +74,7 @@ def commands() -> list[str]:
 
 
 def options(command: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--[a-z-]+", helped(command)))
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", helped(command)))
 
 
 def shown_commands() -> list[str]:
@@ -99,7 +99,7 @@ def test_options_in_the_text_exist():
         for page in OF_CLI
         for code in re.findall(r"`([^`]+)`", prose(page))
         if not code.startswith("hf ")
-        for option in re.findall(r"(?<!\S)--[a-z-]+", code)
+        for option in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", code)
     }
     assert {page for page, _ in named} == {page.name for page in OF_CLI}
     assert sorted(pair for pair in named if pair[1] not in known) == []

@@ -31,6 +31,8 @@ def export(
     data: Annotated[
         str, typer.Option(help="Labelled file to compare on; by default what validated the run.", show_default=False)
     ] = "",
+    push: Annotated[str, typer.Option(help="Repository OWNER/NAME of the hub to upload it to.", show_default=False)] = "",
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public.")] = False,
     no_code: Annotated[
         bool, typer.Option("--no-code", help="Write no Python file; refused where transformers' own class predicts otherwise.")
     ] = False,
@@ -43,13 +45,17 @@ def export(
     Where no class of transformers pools as the head does, a Python file goes along with a checkpoint, for `trust_remote_code=True`.
     """
     require(onnx or not int8, "export", "int8", "given with --onnx", int8)
+    require(bool(push) or not public, "export", "public", "given with --push", public)
     require(not (onnx and sentence_transformers), "export", "onnx", "left out with --sentence-transformers", onnx)
     quiet()
     from ..finetune import Classifier
+    from ..finetune.shipping import push as hub
     from ..finetune.shipping.card import write_card
     from ..finetune.shipping.rows import real_rows
     from ..models.portable import MODULE
 
+    if push:
+        hub.check_repository(push)
     classifier = Classifier.load(model, delta)
     served = classifier.served()
     run = Path(delta).parent if delta else Path(model)
@@ -75,7 +81,10 @@ def export(
             f"{code} in it is code: plain transformers needs trust_remote_code=True for it\n"
             "(--no-code writes none, or refuses; --onnx and --sentence-transformers need none)"
         )
-    return Told({"saved": output, "compared": on, "found": found, "code": code}, f"saved: {output}")
+    pushed = hub.push(folder, push, public) if push else None
+    if pushed:
+        print(f"pushed: {pushed} ({'public' if public else 'private'}, unless it was there)")
+    return Told({"saved": output, "compared": on, "found": found, "code": code, "pushed": pushed}, f"saved: {output}")
 
 
 def _checkpoint(classifier: Any, output: Path, rows: Split | None, code: bool) -> list[str]:

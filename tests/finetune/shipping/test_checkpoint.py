@@ -68,7 +68,7 @@ def test_other_tokens_are_refused(tmp_path, monkeypatch):
 
     real = checkpoint.read_tokenizer
     monkeypatch.setattr(checkpoint, "read_tokenizer", read)
-    with pytest.raises(ValueError, match="^export: the tokens of text 1 must be the same"):
+    with pytest.raises(ValueError, match=r"^export: the tokens of text 1 must be the same"):
         classifier().export(tmp_path / "o", rows=unlabelled(["REFUND"]))
 
 

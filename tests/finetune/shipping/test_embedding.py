@@ -43,7 +43,7 @@ def test_sentence_transformers_gives_the_same(family, pooling, layers, tmp_path)
 
 def test_without_the_library_it_is_compared_all_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(embedding, "pool", lambda hidden, mask, mode: hidden[:, 0])
-    with pytest.raises(ValueError, match="^export: logits of the exported embeddings must be within 1e-05"):
+    with pytest.raises(ValueError, match=r"^export: logits of the exported embeddings must be within 1e-05"):
         export_embedding(classifier().served(), tmp_path / "o", None)
     assert not any((tmp_path / "o").iterdir())
 
@@ -53,10 +53,10 @@ def test_words_before_every_text_become_the_prompt(tmp_path):
     export_embedding(made.served(), tmp_path / "o", None)
     told = json.loads((tmp_path / "o" / "config_sentence_transformers.json").read_text())
     assert (told["prompts"], told["default_prompt_name"]) == ({"text": "my "}, "text")
-    with pytest.raises(ValueError, match="^export: the template must be one that ends in the text"):
+    with pytest.raises(ValueError, match=r"^export: the template must be one that ends in the text"):
         export_embedding(classifier(clm_template="my {text} please").served(), tmp_path / "p", None)
 
 
 def test_a_tagger_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="^export: sentence_transformers must be left out for a tagger"):
+    with pytest.raises(ValueError, match=r"^export: sentence_transformers must be left out for a tagger"):
         export_embedding(classifier(task="token").served(), tmp_path / "o", None)

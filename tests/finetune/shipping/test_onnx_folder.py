@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def test_it_is_read_without_torch_transformers_and_this_package(tmp_path):
     made = classifier(clm_template="my {text} please")
     made.calibration = replace(made.calibration, temperature=2.0)
     exported(made, tmp_path)
-    (tmp_path / "onnx_client.py").write_text(open(onnx_client.__file__, encoding="utf-8").read(), encoding="utf-8")
+    (tmp_path / "onnx_client.py").write_text(Path(onnx_client.__file__).read_text(encoding="utf-8"), encoding="utf-8")
     script = "import json, sys" + CLIENT.format(folder=str(tmp_path), texts=TEXTS)
     run = python(script, ["torch", "transformers", "clm_kernels"])
     assert run.returncode == 0, run.stderr
