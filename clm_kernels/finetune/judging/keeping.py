@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,7 +52,7 @@ def judge(
     """What `calibrate` does and reports, and by which texts are out of scope; None for tags, and for several labels a text."""
     train, validation = splits["train"], splits["validation"]
     whole = not task.per_token and isinstance(train.dataset[0]["labels"], int)
-    with kept_features(model) if whole else nullcontext([]) as features:
+    with kept_features(model, whole) as features:
         reported = calibrate(model, validation, task, tokenizer, label_names, batch_size)
     if not whole:
         return reported, None
