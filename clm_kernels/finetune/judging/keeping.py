@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ...models.heads import reads_text
 from .calibration import BINS, Calibration, calibration_error, reliability, softmax
 from .logits import Judged, judged, logits_of
 from .scope import Scope, drawn, kept_features
@@ -49,9 +50,10 @@ def calibrate(
 def judge(
     model: Any, splits: Mapping[str, Encoded], task: Task, tokenizer: PreTrainedTokenizerBase, label_names: list[str], batch_size: int
 ) -> tuple[dict[str, Any], Scope | None]:  # fmt: skip
-    """What `calibrate` does and reports, and by which texts are out of scope; None for tags, and for several labels a text."""
+    """What `calibrate` does and reports, and by which texts are out of scope; None for tags, for several labels
+    a text, and where the head does not read an encoder's or a decoder's hidden states."""
     train, validation = splits["train"], splits["validation"]
-    whole = not task.per_token and isinstance(train.dataset[0]["labels"], int)
+    whole = reads_text(model) and not task.per_token and isinstance(train.dataset[0]["labels"], int)
     with kept_features(model, whole) as features:
         reported = calibrate(model, validation, task, tokenizer, label_names, batch_size)
     if not whole:

@@ -110,10 +110,13 @@ def kept_features(model: nn.Module, wanted: bool = True) -> Iterator[list[Tensor
     features: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        hidden.append(output.last_hidden_state)
+        hidden.append(output[0])
 
     def pooled(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        features.append(pool(hidden.pop(), kwargs.get("attention_mask"), "mean").detach().float().cpu())
+        states, mask = hidden.pop(), kwargs.get("attention_mask")
+        whole = mask is None or mask.shape == states.shape[:2]  # Funnel's layers leave tokens out, but never the first
+        vectors = pool(states, mask, "mean") if whole else states[:, 0]
+        features.append(vectors.detach().float().cpu())
 
     hooks = []
     if wanted:
