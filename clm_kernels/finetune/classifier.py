@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
@@ -229,12 +228,13 @@ class Classifier:
             return
         encoded = self._encoded(texts, long)
         scope = ranking.scope
-        with kept_features(self.model) if scope else nullcontext([]) as features:
+        with kept_features(self.model, scope is not None) as features:
             found = [ranking.best(logits) for logits in self._logits(encoded, batch_size, progress)]
-        outside = (scope.scores(torch.cat(features)) < scope.threshold).tolist() if scope else None
+        near = scope.scores(torch.cat(features)) if scope else None
         for i in _given_order(encoded):
             probabilities, numbers = (values[i % batch_size] for values in found[i // batch_size])
-            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names, outside and outside[i])
+            outside = None if scope is None or near is None else bool(near[i] < scope.threshold)
+            yield ranking.decode(self._task, encoded, i, numbers, probabilities, self.label_names, outside)
 
     def _probabilities(self, texts: Sequence[Any], batch_size: int, progress: bool) -> Iterator[NDArray[np.float32]]:
         if not len(texts):

@@ -192,7 +192,7 @@ def _shown(verbose: bool) -> Iterator[None]:
         yield
         return
     stderr, bars, level = sys.stderr, logging.is_progress_bar_enabled(), logging.get_verbosity()
-    sys.stderr = _NoTerminal(stderr)  # type: ignore[assignment]
+    sys.stderr = _NoTerminal(stderr)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:

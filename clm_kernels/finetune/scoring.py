@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase, Trainer
 
+from ..models.heads import reads_text
 from .encode import Encoded
 from .judging.keeping import calibrate, scope_of
 from .judging.scope import Scope, kept_features
@@ -29,12 +29,13 @@ def score_best(
         report: gets both.
 
     Returns:
-        By what texts are out of scope; None for tags, for several labels a text, and in a process that writes nothing.
+        By what texts are out of scope; None for tags, for several labels a text, where the head does not read hidden states of
+        a text, and in a process that writes nothing.
     """
     calibration, scope, size = None, None, trainer.args.per_device_eval_batch_size
-    one_label = is_main() and not (task.per_token or task.several)
+    one_label = is_main() and not (task.per_token or task.several) and reads_text(model)
     if is_main() or task.several:  # whose scores need it in every process
-        with kept_features(model) if one_label else nullcontext([]) as features:
+        with kept_features(model, one_label) as features:
             fitted = calibrate(model, splits["validation"], task, tokenizer, list(names), size)
         calibration, report.calibration = fitted.calibration, fitted.told
         report.classes = _by_part("validation", fitted.classes)

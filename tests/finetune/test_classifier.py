@@ -77,13 +77,11 @@ def test_a_line_of_words_is_one_text(tagger):
     assert tagger.predict_proba("anna lives in rome").shape == (4, len(tagger.classes_))
 
 
-def test_progress_counts_batches_as_transformers_does(classifier, capfd):
+def test_progress_counts_batches_as_transformers_does(classifier, capfd, monkeypatch):
+    monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", True)  # which the command line switches off
     list(classifier.predict(TEXTS, 2, progress=True))
     assert "predict: 100%" in (shown := capfd.readouterr().err) and "2/2" in shown
     classifier.predict_proba(TEXTS, 2)
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        list(classifier.predict(TEXTS, 2, progress=True))
-    finally:
-        transformers.utils.logging.enable_progress_bar()
+    monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", False)
+    list(classifier.predict(TEXTS, 2, progress=True))
     assert capfd.readouterr().err == ""

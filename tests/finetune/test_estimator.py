@@ -184,6 +184,7 @@ def test_what_is_no_text_is_refused(given, message):
 
 def test_it_is_silent_unless_asked(model, monkeypatch, capfd):
     monkeypatch.setattr(estimator, "train_run", untrained)
+    monkeypatch.setattr(estimator.logging, "_tqdm_active", True)  # which the command line switches off
     for verbose in (False, True):
         clm.TextClassifier(model, verbose=verbose).fit(X, Y).predict(X)
         assert ("predict: 100%" in capfd.readouterr().err) == verbose

@@ -74,7 +74,7 @@ def test_what_stands_in_the_folder(adapted):
     output = Path(config.run.output)
     assert {path.name for path in output.iterdir()} == {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json", "report.json", "run.json", "run.yaml",
-        "selection.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "scope.safetensors", "selection.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     written = json.loads((output / "adapter_config.json").read_text())
     assert (written["r"], written["lora_alpha"], written["lora_dropout"]) == (RANK, 32, 0.1)

@@ -86,8 +86,8 @@ class Scope:
             return None
         tensors, told = read_tensors(path, "Classifier.load", FORMAT)
         with inside("Classifier.load", path):
-            means = tensors.get("means")
-            ours = means is not None and means.dim() == 2 and len(means) == labels and means.dtype == torch.float32
+            means = tensors.get("means", torch.empty(0))
+            ours = means.dim() == 2 and len(means) == labels and means.dtype == torch.float32
             require(ours, "Scope", "means", f"of {labels} labels, as the classifier's", "others")
             threshold, rows, kept = (parse_json(told.get(name, "null"), "Scope", name) for name in ("threshold", "rows", "kept"))
             sound = type(threshold) is float and -2 < threshold < 2 and type(rows) is int and rows > 0 and type(kept) is float
@@ -100,21 +100,27 @@ def _nearness(features: Tensor, means: Tensor) -> Tensor:
 
 
 @contextmanager
-def kept_features(model: nn.Module) -> Iterator[list[Tensor]]:
+def kept_features(model: nn.Module, wanted: bool = True) -> Iterator[list[Tensor]]:
     """Keeps what the head reads of each text, of every batch that the model is called with by keyword: ``(batch, size)`` each.
 
-    Where the head reads one token's vector as it stands in the last hidden states, it is the mean over the text's tokens.
+    Where the head reads one token's vector as it stands in the last hidden states, it is the mean over the text's tokens. Nothing is
+    kept unless it is `wanted`.
     """
     hidden: list[Tensor] = []
     features: list[Tensor] = []
 
     def keep(module: nn.Module, args: Any, output: Any) -> None:
-        hidden.append(output.last_hidden_state)
+        hidden.append(output[0])
 
     def pooled(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        features.append(pool(hidden.pop(), kwargs.get("attention_mask"), "mean").detach().float().cpu())
+        states, mask = hidden.pop(), kwargs.get("attention_mask")
+        whole = mask is None or mask.shape == states.shape[:2]  # Funnel's layers leave tokens out, but never the first
+        vectors = pool(states, mask, "mean") if whole else states[:, 0]
+        features.append(vectors.detach().float().cpu())
 
-    hooks = [base_model(model).register_forward_hook(keep), model.register_forward_hook(pooled, with_kwargs=True)]
+    hooks = []
+    if wanted:
+        hooks = [base_model(model).register_forward_hook(keep), model.register_forward_hook(pooled, with_kwargs=True)]
     try:
         yield features
     finally:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import build
 from tiny_runs import base, finished, silent  # noqa: F401
 from typer.testing import CliRunner
 
@@ -67,6 +68,40 @@ def test_features_are_what_the_head_reads(classifier):
     torch.testing.assert_close(features[0], read[0])
     classifier.model(**batch)
     assert len(features) == 1
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert", "llama", "gpt2", "deberta"])
+def test_features_of_any_family_do_not_depend_on_padding(family):
+    model = build(family).eval()
+    ids = torch.arange(5, 25).reshape(2, 10)
+    wide = {"input_ids": torch.cat([ids, torch.full((2, 4), 3)], 1), "attention_mask": torch.tensor([[1] * 10 + [0] * 4] * 2)}
+    model.config.pad_token_id = 3
+    with torch.no_grad(), kept_features(model) as features:
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        model(**wide)
+    assert features[0].shape == (2, model.config.hidden_size)
+    torch.testing.assert_close(features[0], features[1], rtol=1e-4, atol=1e-5)
+
+
+def test_where_tokens_are_left_out_the_first_is_taken():
+    class Base(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            return (input_ids[:, ::2, None].float(),)
+
+    class Model(torch.nn.Module):
+        base_model_prefix = "base"
+
+        def __init__(self):
+            super().__init__()
+            self.base = Base()
+
+        def forward(self, **inputs):
+            return self.base(**inputs)
+
+    model = Model()
+    with kept_features(model) as features:
+        model(input_ids=torch.tensor([[4, 5, 6, 0]]), attention_mask=torch.tensor([[1, 1, 1, 0]]))
+    assert features[0].tolist() == [[4.0]]
 
 
 def test_train_leaves_it_and_reports_it(output, classifier):
