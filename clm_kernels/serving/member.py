@@ -55,6 +55,8 @@ class Member:
         model.requires_grad_(False)
         shared = {id(weight) for weight in base.weights.values()}
         self._own = [weight for weight in model.parameters() if id(weight) not in shared]
+        for weight in self._own:
+            weight.data = weight.data.clone()  # else each keeps the whole file of the base's weights in memory
         self.values = {
             each: (delta.selection[each].to(model.device), delta.values[each].to(model.device)) for each in delta.values
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Mix:
     def __init__(self, members: Sequence[Member], counts: Sequence[int], length: int):
         ends = torch.tensor([0, *counts]).cumsum(0).tolist()
         self.members, self.shape = members, (ends[-1], length)
-        self.bounds = [slice(*pair) for pair in zip(ends, ends[1:])]
+        self.bounds = [slice(*pair) for pair in pairwise(ends)]
 
     def modules(self, path: str) -> list[Any]:
         """The module at this place below the head, in each task's own model."""

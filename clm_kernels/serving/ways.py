@@ -19,7 +19,7 @@ FEW = 8  # texts of a task
 
 def mixes(readings: Sequence[Reading]) -> bool:
     """Whether ``mix="auto"`` mixes: several tasks, with fewer than `FEW` texts each in the mean."""
-    return len(readings) > 1 and sum(map(len, readings)) < FEW * len(readings)
+    return len(readings) > 1 and sum(len(reading.rows) for reading in readings) < FEW * len(readings)
 
 
 def run(readings: Sequence[Reading], batch_size: int, mix: bool | str) -> None:
@@ -37,7 +37,7 @@ def run(readings: Sequence[Reading], batch_size: int, mix: bool | str) -> None:
 def _alike(reading: Reading) -> Any:
     """What texts of one batch must have in common."""
     tokenizer = reading.member.classifier.tokenizer
-    return tokenizer.pad_token_id, tokenizer.padding_side, *sorted(reading.row(0)), reading.member.sides
+    return tokenizer.pad_token_id, tokenizer.padding_side, *sorted(reading.row(int(reading.rows[0]))), reading.member.sides
 
 
 def _mixed_where_it_can(readings: list[Reading], batch_size: int) -> list[Reading]:
@@ -62,7 +62,7 @@ def apart(readings: Iterable[Reading], batch_size: int) -> None:
     for reading in readings:
         member = reading.member
         shares = member.begins > 0
-        together.setdefault((id(reading.encoded), member.sides) if shares else id(reading), []).append(reading)
+        together.setdefault((reading.texts, member.sides) if shares else id(reading), []).append(reading)
     for some in together.values():
         _share(sorted(some, key=lambda reading: -reading.member.begins), batch_size)
 
@@ -89,7 +89,7 @@ def mixed(readings: Sequence[Reading], batch_size: int) -> None:
     rows = [
         (-length, order[id(reading.encoded)], i, number)
         for number, reading in enumerate(readings)
-        for i, length in enumerate(reading.lengths)
+        for i, length in zip(reading.rows.tolist(), reading.lengths, strict=True)
     ]
     rows.sort()
     for begin in range(0, len(rows), batch_size):
