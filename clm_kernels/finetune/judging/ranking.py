@@ -20,13 +20,16 @@ if TYPE_CHECKING:
     from ..tasks import Task
 
 
-class Ranked(NamedTuple):
-    """A `Prediction` that knows the next best labels too; `best` has each with its probability, the best one first."""
-
+class _Ranked(NamedTuple):
     text: Any
     label: Any
     probability: Any
     best: list[tuple[str, float]]
+
+
+class Ranked(_Ranked):
+    """A `Prediction` that knows the next best labels too; `best` has each with its probability, the best one first."""
+
     truncated: bool = False
 
 
@@ -84,12 +87,19 @@ class Ranking:
         self, task: Task, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str]
     ) -> Predicted:
         """What is predicted of text i of a split."""
+        made: Any = self._made(task, encoded, i, numbers, probabilities, label_names)
+        made.truncated = bool(encoded.cuts[i])
+        return made
+
+    def _made(
+        self, task: Task, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str]
+    ) -> Predicted:  # fmt: skip
         first = (numbers[0], probabilities[0]) if self.top > 1 else (numbers, probabilities)
-        prediction: Any = task.decode(encoded, i, *first, label_names)._replace(truncated=bool(encoded.cuts[i]))
+        prediction: Any = task.decode(encoded, i, *first, label_names)
         if self.kept is not None and prediction.probability < self.kept.threshold:
             prediction = prediction._replace(label=None)
         if self.top == 1:
             return prediction
         names = [label_names[number] for number in numbers.tolist()]
         best = list(zip(names, probabilities.tolist(), strict=True))
-        return Ranked(*prediction[:3], best, prediction.truncated)
+        return Ranked(prediction.text, prediction.label, prediction.probability, best)
