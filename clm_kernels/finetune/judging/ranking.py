@@ -21,18 +21,21 @@ if TYPE_CHECKING:
     from .scope import Scope
 
 
-class Ranked(NamedTuple):
+class _Ranked(NamedTuple):
+    text: Any
+    label: Any
+    probability: Any
+    best: list[tuple[str, float]]
+    out_of_scope: bool | None = None
+
+
+class Ranked(_Ranked):
     """A `Prediction` that knows the next best labels too; `best` has each with its probability, the best one first.
 
     `out_of_scope`: whether the text is about none of the labels; None where nobody asked.
     """
 
-    text: Any
-    label: Any
-    probability: Any
-    best: list[tuple[str, float]]
     truncated: bool = False
-    out_of_scope: bool | None = None
 
 
 Predicted = Prediction | Ranked
@@ -97,8 +100,16 @@ class Ranking:
         outside: bool | None = None,
     ) -> Predicted:  # fmt: skip
         """What is predicted of text i of a split; `outside`: whether it is out of scope, where that is asked."""
+        made: Any = self._made(task, encoded, i, numbers, probabilities, label_names, outside)
+        made.truncated = bool(encoded.cuts[i])
+        return made
+
+    def _made(
+        self, task: Task, encoded: Encoded, i: int, numbers: Tensor, probabilities: Tensor, label_names: Sequence[str],
+        outside: bool | None,
+    ) -> Predicted:  # fmt: skip
         first = (numbers[0], probabilities[0]) if self.top > 1 else (numbers, probabilities)
-        prediction: Any = task.decode(encoded, i, *first, label_names)._replace(truncated=bool(encoded.cuts[i]))
+        prediction: Any = task.decode(encoded, i, *first, label_names)
         if self.kept is not None and prediction.probability < self.kept.threshold:
             prediction = prediction._replace(label=None)
         if self.top == 1 and outside is None:
@@ -106,4 +117,4 @@ class Ranking:
         names = [label_names[number] for number in numbers.reshape(-1).tolist()]
         best = list(zip(names, probabilities.reshape(-1).tolist(), strict=True))
         label = None if outside else prediction.label
-        return Ranked(prediction.text, label, prediction.probability, best, prediction.truncated, outside)
+        return Ranked(prediction.text, label, prediction.probability, best, outside)

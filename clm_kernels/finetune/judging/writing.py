@@ -57,8 +57,10 @@ def evaluate(
     require(ours, "evaluate", "output", "a new folder, or one of a former evaluation", repr(str(folder)))
     found = judge(str(model), str(data), str(delta), str(compare), columns, batch_size, draws, seed, long)
     found.evaluation.output = str(folder)
-    write: Callable[..., None] = partial(_write_several if isinstance(found, FoundSeveral) else _write, found, say=say)
-    write_folder(folder, write)
+    if isinstance(found, FoundSeveral):
+        write_folder(folder, partial(_write_several, found, say=say))
+    else:
+        write_folder(folder, partial(_write, found, say=say))
     return found.evaluation
 
 

@@ -21,14 +21,21 @@ if TYPE_CHECKING:
 Score = Callable[["EvalPrediction"], dict[str, float]]
 
 
-class Prediction(NamedTuple):
-    """Sequence: a text, its label, the label's probability. Token: words, their tags, the tags' probabilities;
-    tag and probability are None for a word that was cut off, and the label of a text where it is rejected. Multilabel: a text,
-    its labels, the likeliest first, and their probabilities. Truncated: whether the text was cut off."""
-
+class _Prediction(NamedTuple):
     text: Any
     label: Any
     probability: Any
+
+
+class Prediction(_Prediction):
+    """Sequence: a text, its label, the label's probability. Token: words, their tags, the tags' probabilities;
+    tag and probability are None for a word that was cut off, and the label of a text where it is rejected. Multilabel: a text,
+    its labels, the likeliest first, and their probabilities.
+
+    Attributes:
+        truncated: whether the text was cut off; no part of the tuple.
+    """
+
     truncated: bool = False
 
 

@@ -127,7 +127,7 @@ class TokenClassification(Task):
         )
 
     def write(self, prediction: Prediction) -> str:
-        rows = zip(*prediction[:3], strict=True)
+        rows = zip(*prediction, strict=True)
         return "".join(
             f"{cell(word)}\t-\t-\n" if tag is None else f"{cell(word)}\t{cell(tag)}\t{probability:.4f}\n"
             for word, tag, probability in rows
