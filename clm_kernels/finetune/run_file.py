@@ -139,7 +139,7 @@ def _which(before: Any, now: Any) -> str:
     if not isinstance(before, dict) or not isinstance(now, dict):
         return ""
     first = min((name for name in before.keys() | now.keys() if before.get(name) != now.get(name)), default="")
-    return f": {strangers.cut(min(changed, default=''))}"
+    return f": {strangers.cut(first)}"
 
 
 def _hashes(path: Path, model: bool) -> Any:
