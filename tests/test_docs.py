@@ -17,7 +17,10 @@ ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS, *(ROOT / "benchmarks").glob("**/[A-Z]*.md")]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
-OF_CLI = [ROOT / "README.md", *(page for page in DOCS if page.stem in ("data", "methods", "decoders", "service", "shipping", "training"))]
+OF_CLI = [
+    ROOT / "README.md",
+    *(page for page in DOCS if page.stem in ("data", "methods", "decoders", "service", "shipping", "training")),
+]
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
