@@ -288,7 +288,7 @@ class Classifier:
             rows: texts on which it is compared with the model in memory; without, texts of tokens drawn at random.
 
         Returns:
-            The largest difference of the logits, in proportion to the largest logit where that is beyond 1.
+            The largest difference of the logits; after an adapter, in proportion to the largest logit where that is beyond 1.
 
         Raises:
             ValueError: if the folder is not empty, only some layers attend to both sides, the head reads a mix of all layers, code

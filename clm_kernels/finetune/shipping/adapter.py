@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from ...escaping import visible
 from ...handles import Undo
 from ...models.plain_head import straighten
 from ...models.pooling import current_pooling
@@ -57,7 +59,7 @@ def warning(served: Served) -> str:
     if form is not None:
         form.restore()
         return ""
-    return f"in plain PEFT this adapter will give other scores: {_reason(served)}; `export --onnx` leaves what runs without this package"
+    return f"in plain PEFT this adapter will give other scores: {_reason(served)}; `export --onnx` or `--sentence-transformers` leaves what runs elsewhere"
 
 
 def write_adapter_card(folder: Path, served: Served, base: str, plain: bool) -> None:
@@ -67,8 +69,8 @@ def write_adapter_card(folder: Path, served: Served, base: str, plain: bool) -> 
         plain: whether plain PEFT gives the same scores.
     """
     kind = "token-classification" if served.task.per_token else "text-classification"
-    lines = ["---", f"base_model: {Path(base).name}", "library_name: peft", f"pipeline_tag: {kind}", "---", ""]
-    lines += [f"# A LoRA adapter for {Path(base).name}", "", f"{len(served.labels)} labels, trained by clm-kernels.", ""]
+    lines = ["---", f"base_model: {json.dumps(Path(base).name)}", "library_name: peft", f"pipeline_tag: {kind}", "---", ""]
+    lines += [f"# A LoRA adapter for {visible(Path(base).name)}", "", f"{len(served.labels)} labels, trained by clm-kernels.", ""]
     if plain:
         lines += [
             "In plain PEFT, with BASE the folder of the base model:",
@@ -84,7 +86,7 @@ def write_adapter_card(folder: Path, served: Served, base: str, plain: bool) -> 
             "--output NEW --onnx`, or `--sentence-transformers`.",
         ]
     if served.template != TEXT:
-        lines += ["", f"Every text is to be given as `{served.template}`."]
+        lines += ["", f"Every text is to be given as `{visible(served.template)}`."]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
+from ...escaping import visible
 from ...recipe import TEXT
 from ..artifacts import CARD, REPORT, RUN
 from ..outputs import read_json
@@ -40,7 +41,7 @@ def write_card(folder: Path, served: Served, kind: str, run: Path, compared: lis
     report = _json(run / REPORT)
     config = report.get("config") or _json(run / RUN).get("config") or {}
     name, base = folder.name, _name(config.get("model", ""))
-    blocks = [_header(served, kind, name, base, report), f"# {name}", _about(served, base, report), _use(served, kind)]
+    blocks = [_header(served, kind, name, base, report), f"# {visible(name)}", _about(served, base, report), _use(served, kind)]
     blocks += [_scores(report, run), _data(report), _made(config, report), _limits(served, report, compared)]
     (folder / CARD).write_text("\n\n".join(filter(None, blocks)) + "\n", encoding="utf-8")
 
@@ -73,9 +74,9 @@ def _header(served: Served, kind: str, name: str, base: str, report: dict[str, A
 
 def _about(served: Served, base: str, report: dict[str, Any]) -> str:
     what = "tags words" if served.task.per_token else "classifies texts"
-    made = f"A fine-tuned {base}" if base else "A fine-tuned model"
+    made = f"A fine-tuned {visible(base)}" if base else "A fine-tuned model"
     trained = f", {report['trained']:,} of whose {report['parameters']:,} numbers were trained" if report else ""
-    labels = ", ".join(f"`{label}`" for label in served.labels[:200])
+    labels = ", ".join(f"`{visible(label)}`" for label in served.labels[:200])
     return f"{made}{trained}, that {what} with {len(served.labels)} labels:\n\n{labels}{' …' * (len(served.labels) > 200)}"
 
 
@@ -89,7 +90,7 @@ def _use(served: Served, kind: str) -> str:
         task = "token-classification" if served.task.per_token else "text-classification"
         lines = ["from transformers import pipeline", "", f'pipeline("{task}", model=FOLDER, truncation=True)(TEXTS)']
         lines = [line.replace(", truncation=True", "") for line in lines] if served.task.per_token else lines
-    around = f"\n\nEvery text is to be given as `{served.template}`." if served.template != TEXT else ""
+    around = f"\n\nEvery text is to be given as `{visible(served.template)}`." if served.template != TEXT else ""
     return "\n".join(["## To use it", "", "```python", *lines, "```"]) + around
 
 

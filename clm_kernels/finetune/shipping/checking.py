@@ -13,21 +13,28 @@ from ...errors import require
 from ..encode import Encoded
 from .served import Served, largest_difference
 
-# Of the logits, for each one up to 1 and in proportion beyond. An adapter that is folded into float32 weights moves MiniLM's
-# logits by 2e-6; in bfloat16 the folded weights themselves are rounded, to eight bits.
-LIMITS = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 0.1, torch.float16: 0.02}
+# An adapter that is folded into the weights moves MiniLM's logits, on banking77, by 5e-7 of the largest in float32, by 5e-3 in
+# bfloat16 and by 6e-4 in float16, where the folded weights themselves are rounded.
+LIMITS = {torch.float32: 1e-5, torch.float64: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 
 
-def check_logits(what: str, expected: Sequence[NDArray], found: Sequence[NDArray], encoded: Encoded, limit: float) -> float:
-    """The largest difference, in proportion to the largest logit where that is beyond 1.
+def check_logits(
+    what: str, expected: Sequence[NDArray], found: Sequence[NDArray], encoded: Encoded, limit: float, relative: bool = True
+) -> float:
+    """The largest difference.
+
+    Args:
+        relative: in proportion to the largest logit, where that is beyond 1: what is added in another order rounds so.
 
     Raises:
         ValueError: beyond `limit`; names the row.
     """
-    scale = max(1.0, *(float(np.abs(row).max(initial=0)) for row in expected))
+    scale = max(1.0, *(float(np.abs(row).max(initial=0)) for row in expected)) if relative else 1.0
     difference, worst = largest_difference(expected, found)
     place = f"{encoded.split.path}, {encoded.split.where[worst]}".removeprefix(", ")
-    wanted = f"within {limit:g} of the trained model's (of the largest logit, {scale:.3g}) on all of {len(expected):,} texts"
+    wanted = (
+        f"within {limit:g}{f' of the largest, {scale:.3g},' * relative} of the trained model's on all of {len(expected):,} texts"
+    )
     require(difference <= limit * scale, "export", f"logits of {what}", wanted, f"a difference of {difference:.3g} at {place}")
     return difference / scale
 

@@ -60,6 +60,7 @@ def export_checkpoint(served: Served, folder: Path, code: bool, rows: Split | No
     served.tokenizer.model_max_length = served.max_length
     encoded = within(served, rows or served.drawn(), window)
     expected = logits_of(by_torch(served.model), served.batches(encoded))
+    folded = hasattr(served.model, "peft_config")
     fold(served.model)
     drawn = within(served, served.drawn(), window)
     form = in_plain_form(served.model, [*served.batches(encoded), *served.batches(drawn)])
@@ -75,7 +76,7 @@ def export_checkpoint(served: Served, folder: Path, code: bool, rows: Split | No
             with form:
                 served.model.save_pretrained(beside)
         served.tokenizer.save_pretrained(beside)
-        differences.append(_compared(served, beside, expected, encoded))
+        differences.append(_compared(served, beside, expected, encoded, folded))
 
     try:
         write_folder(folder, write)
@@ -94,11 +95,11 @@ def within(served: Served, rows: Split, most: int | None) -> Encoded:
     return served.encoded(rows.part(short or [0]))
 
 
-def _compared(served: Served, folder: Path, expected: Sequence[NDArray], encoded: Encoded) -> float:
+def _compared(served: Served, folder: Path, expected: Sequence[NDArray], encoded: Encoded, folded: bool) -> float:
     model = _read(served, folder)
     found = logits_of(by_torch(model), served.batches(encoded))
     check_tokens(served, read_tokenizer(folder), encoded)
-    return check_logits("the exported checkpoint", expected, found, encoded, LIMITS[model.dtype])
+    return check_logits("the exported checkpoint", expected, found, encoded, LIMITS[model.dtype], relative=folded)
 
 
 def _read(served: Served, folder: Path) -> Any:
