@@ -256,7 +256,7 @@ class TrainConfig:
             require(options[name] == DEFAULTS[name], "train", name, f"left out {reason}", repr(options[name]))
 
     def replace(self, **options: Any) -> TrainConfig:
-        """The same with other options, or other parts."""
+        """The same with other options, or other parts; what has no effect beside them is set back to its default."""
         return replace(self, **options)
 
     def options(self) -> dict[str, Any]:
