@@ -72,7 +72,8 @@ print(CliRunner().invoke(app, ["doctor"]).stdout)
         for command in ("train", "select", "tokens", "predict", "evaluate", "export", "profile", "estimate")
     ]
     assert (
-        f"missing transformers: of the commands only `bench` and this one run\n  to mend it: {install_here('transformers')}" in doctor
+        f"missing transformers: of the commands only `bench` and this one run\n  to mend it: {install_here('transformers')}"
+        in doctor
     )
 
 

@@ -34,7 +34,10 @@ MAPPINGS = {
 def tried(kind: str) -> dict[str, str]:
     """What became of one type: "yes", "-" where transformers has no such class, or why not."""
     if kind in REASONS:
-        return {task: REASONS[kind] if kind in names else "-" for task, names in MAPPINGS.items()} | {"pooling": "-", "replay": "-"}
+        return {task: REASONS[kind] if kind in names else "-" for task, names in MAPPINGS.items()} | {
+            "pooling": "-",
+            "replay": "-",
+        }
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
@@ -80,7 +83,9 @@ def main() -> None:
         try:
             stored["types"][kind] = tried(kind)
         except TimeoutError:
-            stored["types"][kind] = dict.fromkeys(("sequence", "token"), f"nothing after {LIMIT} s") | dict.fromkeys(("pooling", "replay"), "-")
+            stored["types"][kind] = dict.fromkeys(("sequence", "token"), f"nothing after {LIMIT} s") | dict.fromkeys(
+                ("pooling", "replay"), "-"
+            )
         signal.alarm(0)
         print(f"{kind} ({time.process_time() - start:.1f} s): {stored['types'][kind]}", flush=True)
         stored |= {"transformers": transformers.__version__, "torch": torch.__version__}

@@ -68,7 +68,9 @@ def replayed(folder: Path) -> None:
     """A frozen lower layer is replayed with the same logits."""
     loaded = load(folder, TASKS["sequence"], LABELS, natural_pooling(folder))
     model, inputs = loaded.model, batch(loaded, "sequence")
-    with patch(model, drawn_selection(model, Select(layers="upper half").resolved(), 0), biases=False, norms=False, head=loaded.head):
+    with patch(
+        model, drawn_selection(model, Select(layers="upper half").resolved(), 0), biases=False, norms=False, head=loaded.head
+    ):
         expected = run(model, inputs)
         with replay(model):
             for _ in range(2):

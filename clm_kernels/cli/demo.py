@@ -23,7 +23,10 @@ def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "
 
     console = Console()
     outcome = run(output, to_stderr)
-    tables = [show.selection(outcome.sparse.selection, by_chance=outcome.sparse.config["select"] == "random"), show.scores(outcome.sparse)]
+    tables = [
+        show.selection(outcome.sparse.selection, by_chance=outcome.sparse.config["select"] == "random"),
+        show.scores(outcome.sparse),
+    ]
     for table in [*tables, _comparison(outcome, show.size), _predictions(outcome)]:
         console.print(table)
     command = f'echo "my parcel never came" | clm-kernels predict --model {shlex.quote(output)}'

@@ -12,7 +12,9 @@ SCORED = ("select", "density", "backward", "kind", "block", "per")
 SELECTING = (*SCORED, "biases", "norms", "selection")
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets")
 TOKENS = ("energy", "noise", "cost")
-WITHOUT: dict[str, tuple[str, ...]] = {  # method -> options without effect there; replay and merge_tokens are judged by the methods
+WITHOUT: dict[
+    str, tuple[str, ...]
+] = {  # method -> options without effect there; replay and merge_tokens are judged by the methods
     "sparse": (*LORA, "mix_layers"),
     "full": (*SELECTING, "layers", *LORA, *TOKENS, "mix_layers"),
     "head": (*SELECTING, "layers", *LORA, *TOKENS),

@@ -45,7 +45,13 @@ def read_examples(
     for where, row in read_rows(path, unreadable):
         try:
             for name in wanted:
-                require(name in row, "read_split", f"{path}, {where}", f"a row with a column {name!r}{_named(name, data)}", listed(row))
+                require(
+                    name in row,
+                    "read_split",
+                    f"{path}, {where}",
+                    f"a row with a column {name!r}{_named(name, data)}",
+                    listed(row),
+                )
             text, label = task.read(row, columns, f"{path}, {where}: ", labelled)
         except ValueError as error:
             if bad is None:

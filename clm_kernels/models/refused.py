@@ -22,7 +22,13 @@ REASONS: dict[str, str] = {
     "canine": "it reads characters, without a table of embeddings that a tokenizer's ids would look up",
 }  # fmt: skip
 
-BY_PADDING = ("convbert", "fnet", "funnel", "nystromformer", "yoso")  # what their layers give for a text depends on the padding after it
+BY_PADDING = (
+    "convbert",
+    "fnet",
+    "funnel",
+    "nystromformer",
+    "yoso",
+)  # what their layers give for a text depends on the padding after it
 
 
 def check_kind(function: str, folder: str | os.PathLike) -> None:

@@ -10,7 +10,9 @@ from typing import cast
 from torch import Tensor, nn
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
-_ABOVE = re.compile(r"(?:pooler|contact_head)\.|(?:\w*norm\w*|ln\w*)\.[^.]+$", re.I)  # what stands beside the layers and reads the last one
+_ABOVE = re.compile(
+    r"(?:pooler|contact_head)\.|(?:\w*norm\w*|ln\w*)\.[^.]+$", re.I
+)  # what stands beside the layers and reads the last one
 _EMBEDS = re.compile(r"(?:\w*embed|\w*_emb|emb)(?!\w*after\.)", re.I)  # ESM's emb_layer_norm_after is none
 READ_DIRECTLY = {"DebertaEncoder": "rel_embeddings", "DebertaV2Encoder": "rel_embeddings"}  # class -> child read past its forward
 READ_BY_OTHERS = {"NonDynamicallyQuantizableLinear"}  # classes whose weight is read past their forward

@@ -65,6 +65,9 @@ def width(text: str) -> float:
 def fitted(text: str, room: float) -> str:
     """The text, with its middle left out if there is no room for it, as names that are alike differ at their ends."""
     kept = len(text)
-    while width(shown := text if kept == len(text) else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}") > room and kept:
+    while (
+        width(shown := text if kept == len(text) else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}") > room
+        and kept
+    ):
         kept -= 1
     return shown

@@ -16,6 +16,12 @@ def test_what_was_drawn_by_chance_takes_one_line():
 
 def test_when_units_are_drawn_by_chance():
     drawn = [{}, {"kind": "groups"}, {"block": 4}, {"select": "random"}, {"layers": "upper half"}]
-    scored = [{"select": "fisher"}, {"per": "weight"}, {"selection": "s"}, {"backward": 0.5}, {"selection": "s", "select": "random"}]
+    scored = [
+        {"select": "fisher"},
+        {"per": "weight"},
+        {"selection": "s"},
+        {"backward": 0.5},
+        {"selection": "s", "select": "random"},
+    ]
     assert all(TrainConfig(**options).selecting.by_chance for options in drawn)
     assert not any(TrainConfig(**options).selecting.by_chance for options in scored)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("matplotlib")
-from clm_kernels.finetune.cost_picture import figure  # noqa: E402
+from clm_kernels.finetune.cost_picture import figure
 
 
 def report(epochs, share=0.5):

@@ -153,7 +153,9 @@ def test_the_task_is_found_by_the_columns(tmp_path):
     both = [{**a, **b} for a, b in zip(texts(9, 0), sentences(9, 0), strict=True)]
     with pytest.raises(ValueError, match="task must be sequence or token, for the data has columns for both"):
         corpus(config_for(tmp_path, both))
-    with pytest.raises(ValueError, match="with columns 'text' and 'label' or 'tokens' and 'tags' \\(--text-column, .*\\), got 'words'"):
+    with pytest.raises(
+        ValueError, match=r"with columns 'text' and 'label' or 'tokens' and 'tags' \(--text-column, .*\), got 'words'"
+    ):
         corpus(config_for(tmp_path, [{"words": "x"}]))
 
 

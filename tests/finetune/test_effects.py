@@ -79,5 +79,5 @@ def test_fp16_on_a_cpu():
     pytest.importorskip("datasets")
     from clm_kernels.finetune import train
 
-    with pytest.raises(ValueError, match="^train: precision must be float32 or bf16 on a CPU, where fp16 changes nothing, got"):
+    with pytest.raises(ValueError, match=r"^train: precision must be float32 or bf16 on a CPU, where fp16 changes nothing, got"):
         train(TrainConfig(**GIVEN, precision="fp16"))

@@ -49,6 +49,12 @@ def test_numbered_tables_and_names_that_hold_emb():
 
 def build_markuplm():
     config = transformers.MarkupLMConfig(
-        vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, max_depth=2, xpath_unit_hidden_size=4
+        vocab_size=8,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_depth=2,
+        xpath_unit_hidden_size=4,
     )
     return transformers.MarkupLMForTokenClassification(config)

@@ -166,7 +166,9 @@ class TestEligibleWeights:
             ValueError, match=r"^choose: layers must be one of 'all', 'upper half', 'upper third', got 'lower half'$"
         ):
             eligible_weights(build(), "lower half")
-        with pytest.raises(ValueError, match=r"^choose: the model must have linear weights in numbered layers, got none in ModuleDict$"):
+        with pytest.raises(
+            ValueError, match=r"^choose: the model must have linear weights in numbered layers, got none in ModuleDict$"
+        ):
             eligible_weights(nn.ModuleDict({"only": nn.Linear(2, 2)}))
 
 

@@ -5,7 +5,7 @@ import pytest
 from clm_kernels.token_groups.groups import TokenGroup, TokenGroups
 
 pytest.importorskip("matplotlib")
-from clm_kernels.token_groups.picture import figure  # noqa: E402
+from clm_kernels.token_groups.picture import figure
 
 
 def group(text, z=3.0):
