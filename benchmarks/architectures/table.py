@@ -18,14 +18,15 @@ def table(stored: dict[str, Any]) -> str:
     rows = [HEAD]
     for kind, found in stored["types"].items():
         cells = [{"yes": "yes", "-": ""}.get(found[column], "no") for column in COLUMNS]
-        reasons = dict.fromkeys(found[column] for column in COLUMNS if found[column] not in ("yes", "-"))
-        rows.append(f"| {kind} | {' | '.join(cells)} | {'; '.join(map(short, reasons))} |")
+        reasons = dict.fromkeys(short(found[column]) for column in COLUMNS if found[column] not in ("yes", "-"))
+        rows.append(f"| {kind} | {' | '.join(cells)} | {'; '.join(reasons)} |")
     return "\n".join(rows)
 
 
 def short(reason: str) -> str:
-    """Without the name of the function that said it."""
-    return reason.partition(": ")[2] if reason.startswith(("choose: ", "replay: ", "layers_of: ", "pooling: ")) else reason
+    """Without the name of the function that said it, and what it got."""
+    named = reason.startswith(("choose: ", "replay: ", "layers_of: ", "pooling: "))
+    return (reason.partition(": ")[2] if named else reason).partition(", got ")[0]
 
 
 def write_table(stored: dict[str, Any]) -> None:

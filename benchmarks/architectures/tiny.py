@@ -42,7 +42,6 @@ OWN: dict[str, dict[str, Any]] = {  # what a type needs beside these
     "squeezebert": {"embedding_size": 32},
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2},
     "mistral4": {"head_dim": 16},
-    "zamba": {"num_hidden_layers": 3, "layers_block_type": ["linear_attention", "hybrid", "hybrid"]},
     "gptj": {"rotary_dim": 4},
     "esmc": {"num_key_value_heads": 4},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}},
@@ -56,13 +55,12 @@ def tiny_config(kind: str) -> Any:
     plain = CONFIG_MAPPING[kind]()
     known = {*plain.to_dict(), *plain.attribute_map}
     sizes = {name: value for name, value in SIZES.items() if name in known and not isinstance(getattr(plain, name, None), dict)}
-    sizes |= OWN.get(kind, {})
     if "kv_lora_rank" in known:  # DeepSeek's attention has as many keys as queries
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
     for name in ("layer_types", "mlp_layer_types", "layers_block_type"):
         if isinstance(layers := plain.to_dict().get(name), list):
             sizes[name] = (list(dict.fromkeys(layers)) * 2)[:2]  # one of each kind
-    return CONFIG_MAPPING[kind](**sizes)
+    return CONFIG_MAPPING[kind](**sizes | OWN.get(kind, {}))
 
 
 def save_tiny(kind: str, folder: Path) -> None:

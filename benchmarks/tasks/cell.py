@@ -21,6 +21,7 @@ from transformers import set_seed
 from clm_kernels.finetune import TrainConfig
 from clm_kernels.finetune.methods import Prepared, check
 from clm_kernels.finetune.recipe import Begun, begin, begin_report, fit
+from clm_kernels.measure.subject import beside
 from clm_kernels.models.features import run_once
 
 from . import cost
@@ -55,7 +56,7 @@ def train_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
             sizes = {part: getattr(settings, f"{part}_size") for part in ("train", "validation", "test")}
             files = write_parts(TASKS[cell.task], sizes, Path(folder) / "data", data_directory())
             config = config_of(cell, settings, files, f"{folder}/run")
-            check(config)
+            check(beside(config))  # without what a baseline alone reads
             result = _measured(config, way)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0], "seconds": {"whole": time.perf_counter() - started}}

@@ -256,18 +256,19 @@ class TrainConfig:
     ):
         if unknown := options.keys() - OPTIONS.keys():
             raise TypeError(f"TrainConfig: options must be among {', '.join(OPTIONS)}, got {min(unknown)!r}")
-        parts = {"data": data, "selecting": selecting, "lora": lora, "training": training, "run": run}
-        known_before = given is not None
-        if given is None:
-            given = (name for name, part in OPTIONS.items() if parts[part] is not None)
-        object.__setattr__(self, "given", frozenset({*given, *options}))
-        for part, known in PARTS.items():
+        given_parts = {"data": data, "selecting": selecting, "lora": lora, "training": training, "run": run}
+        parts = {part: given_parts[part] or known() for part, known in PARTS.items()}
+        before = (name for name, part in OPTIONS.items() if given_parts[part] is not None) if given is None else given
+        object.__setattr__(self, "given", frozenset({*before, *options}))
+        for part in PARTS:
             own = {name: value for name, value in options.items() if OPTIONS[name] == part}
-            object.__setattr__(self, part, replace(parts[part] or known(), **own))
-        if known_before:
-            self._set_back({name for name, _ in idle(self.options())} - options.keys())
+            object.__setattr__(self, part, replace(parts[part], **own))
+        if given is not None:
+            self._set_back({name for name, _ in idle(_options_of(parts))} | options.keys())
 
-    def _set_back(self, names: set[str]) -> None:
+    def _set_back(self, kept: set[str]) -> None:
+        """Sets options that have no effect back to their defaults, but those that are kept."""
+        names = {name for name, _ in idle(self.options())} - kept
         object.__setattr__(self, "given", self.given - names)
         for part in PARTS:
             own = {name: DEFAULTS[name] for name in names if OPTIONS[name] == part}
@@ -284,12 +285,12 @@ class TrainConfig:
             require(options[name] == DEFAULTS[name], "train", name, f"left out {reason}", repr(options[name]))
 
     def replace(self, **options: Any) -> TrainConfig:
-        """The same with other options, or other parts."""
+        """The same with other options, or other parts; what these leave without effect is set back to its default."""
         return replace(self, **options)
 
     def options(self) -> dict[str, Any]:
         """All fields of all parts by name, as they are recorded."""
-        return {name: value for part in PARTS for name, value in asdict(getattr(self, part)).items()}
+        return _options_of({part: getattr(self, part) for part in PARTS})
 
     def portable(self) -> dict[str, Any]:
         """As `options`, of files and folders the names alone: for what leaves the machine."""
@@ -299,3 +300,7 @@ class TrainConfig:
         """The same with absolute paths, as it is recorded."""
         given = self.options()
         return replace(self, **{path: os.path.abspath(given[path]) for path in PATHS if given[path]})
+
+
+def _options_of(parts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for part in parts.values() for name, value in asdict(part).items()}

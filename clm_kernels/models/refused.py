@@ -16,6 +16,7 @@ REASONS: dict[str, str] = {
     **dict.fromkeys(("bart", "bigbird_pegasus", "mbart", "mt5", "mvp", "plbart", "t5", "t5gemma", "umt5"), _TWO),
     **dict.fromkeys(("gemma3", "layoutlmv2", "layoutlmv3", "modernvbert", "perceiver", "qwen3_5", "qwen3_asr", "t5gemma2", "ultravbert"), _IMAGES),
     "reformer": "it trains on texts of a fixed length alone, which padding has to fill",
+    **dict.fromkeys(("zamba", "zamba2"), "some of its layers share their weights with layers far above them"),
     "xmod": "it asks for the language of each text",
     "bros": "it reads where words stand on a page beside texts",
     "canine": "it reads characters, without a table of embeddings that a tokenizer's ids would look up",

@@ -16,7 +16,7 @@ _ABOVE = re.compile(
 _EMBEDS = re.compile(r"(?:\w*embed|\w*_emb|emb)(?!\w*after\.)", re.I)  # ESM's emb_layer_norm_after is none
 READ_DIRECTLY = {"DebertaEncoder": "rel_embeddings", "DebertaV2Encoder": "rel_embeddings"}  # class -> child read past its forward
 READ_BY_OTHERS = {"NonDynamicallyQuantizableLinear"}  # classes whose weight is read past their forward
-READ_BY_LAYERS = ("rel_embeddings", "relative_attention_bias")  # relative positions: registered after the layers that read them
+READ_BY_LAYERS = ("rel_embeddings", "relative_attention_bias")  # relative positions, which every layer reads
 
 
 def base_model(model: nn.Module) -> nn.Module:

@@ -52,7 +52,7 @@ def test_what_cannot_be_reached_is_refused_with_what_can():
 
 # Runs
 
-OPTIONS = {"kind": "groups", "select": "auto", "per": "auto", "density": 0.125, "block": 2, "batch_size": 4, "epochs": 8}
+OPTIONS = {"kind": "groups", "select": "auto", "per": "auto", "density": 0.125, "batch_size": 4, "epochs": 8}
 
 
 @pytest.fixture(scope="module")

@@ -206,7 +206,8 @@ def test_embedding_rows_cost_the_whole_backward():
 def test_train_by_them(tmp_path, kind, kinds):
     model = save_model(tmp_path / "model")
     files = [option for part, path in write_data(tmp_path).items() for option in (f"--{part}", path)]
-    options = ["--batch-size", 8, "--density", 0.3, "--sensitivity-examples", 24, "--epochs", 1, "--block", 16]
+    options = ["--batch-size", 8, "--density", 0.3, "--sensitivity-examples", 24, "--epochs", 1]
+    options += ["--block", 16] if kind == "blocks" else []
     result = run("train", "--model", model, *files, "--output", tmp_path / "o", "--kind", kind, *options)
     assert result.exit_code == 0, result.stderr
     selection = Selection.load(tmp_path / "o" / "selection.safetensors")
