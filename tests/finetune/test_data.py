@@ -70,6 +70,11 @@ def test_the_delimiter_stands_in_the_header(tmp_path, header, found):
     assert find_delimiter(tmp_path / "a.csv") == found
 
 
+def test_what_is_usual_goes_before_what_seems_more_regular(tmp_path):
+    (tmp_path / "a.csv").write_text("text;x,label\none;two,a,b\nthree;four,c\n")
+    assert find_delimiter(tmp_path / "a.csv") == ","
+
+
 @pytest.mark.parametrize("delimiter", [";;", '"', "\n"])
 def test_a_delimiter_is_one_character(delimiter):
     with pytest.raises(ValueError, match="delimiter must be one character"):
