@@ -110,7 +110,7 @@ class Report:
         known = {spec.name for spec in fields(cls)}
         needed = {spec.name for spec in fields(cls) if spec.default_factory is MISSING and spec.default is MISSING}
         require(needed <= content.keys() <= known, "load", repr(str(path)), "the report of a run", "other names")
-        told = {name: content.get(name) for name in SCORES}
+        told: dict[str, Any] = {name: content.get(name) for name in SCORES}
         scored = fits(told, SCORES) and told["best_by"] in told["best"]
         require(scored, "load", repr(str(path)), "the report of a run with its scores", "another")
         return cls(**content)
