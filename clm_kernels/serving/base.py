@@ -39,10 +39,11 @@ class Base:
     def __init__(self, folder: str | Path, dtype: str):
         check_directory("Trunk", folder)
         check_folder("Trunk", folder, transformers.AutoModel)
+        self.folder, self._files = Path(folder), _marks(Path(folder))
         with refusing("Trunk", folder, "a base model"):
             model, info = read_model(transformers.AutoModel, folder, read_config(folder), dtype)
         device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-        self.folder, self.unread = Path(folder), {*info["missing_keys"]}
+        self.unread = {*info["missing_keys"]}
         self.weights = {name: weight.requires_grad_(False) for name, weight in weights(model.to(device)).items()}
         self.running = threading.Lock()
         self.tokenizers: WeakValueDictionary[str, Any] = WeakValueDictionary()
@@ -67,14 +68,16 @@ class Base:
         Raises:
             ValueError: if one differs beyond what the delta says.
         """
-        base, named = base_model(model), weights(model)
+        base, named, untouched = base_model(model), weights(model), _marks(self.folder) == self._files
         whole = {id(named[each]) for each in delta.whole}
         selected = {id(named[each]): entries for each, entries in delta.selection.items()}
         for inside, weight in weights(base).items():
             if id(weight) in whole:
                 continue
             shared = self.weights.get(inside)
-            same = shared is not None and (inside in self.unread or _agree(shared, weight, selected.get(id(weight))))
+            same = shared is not None and shared.dtype == weight.dtype
+            if same and not untouched and inside not in self.unread:
+                same = _agree(shared, weight, selected.get(id(weight)))
             expected = f"that of the base {str(self.folder)!r} but for what the delta changed"
             require(same, "Trunk.add", f"{inside!r} of {name!r}", expected, "another one")
             parent, _, own = inside.rpartition(".")
@@ -88,13 +91,19 @@ class Base:
 
 def _agree(shared: Tensor, weight: Tensor, selected: Entries | None) -> bool:
     """Whether both hold the same bits where nothing is selected; `weight` may have further rows, of new tokens."""
-    if shared.dtype != weight.dtype or shared.shape[1:] != weight.shape[1:] or len(shared) > len(weight):
+    if shared.shape[1:] != weight.shape[1:] or len(shared) > len(weight):
         return False
     if selected is None:
         return torch.equal(shared, weight)
     free = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
     free.view(-1)[selected.to(weight.device).flat_index().flatten()] = False
     return not bool((shared.ne(weight[: len(shared)]) & free[: len(shared)]).any())
+
+
+def _marks(folder: Path) -> list[tuple[int, int, int]]:
+    """What tells that the weights on disk are those of before, without reading them, which would bring all of them into memory."""
+    states = [path.stat() for path in sorted(folder.glob("*.safetensors"))]
+    return [(state.st_ino, state.st_mtime_ns, state.st_size) for state in states]
 
 
 def _same_weights(a: Path, b: Path) -> bool:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -11,29 +9,11 @@ from ..ops.grouped import Groups, Shape, groups_of
 from ..selection import Entries
 
 
-class Product(NamedTuple):
-    """``x[:, inputs] @ weight`` of several groups at once.
-
-    Attributes:
-        inputs: ``(G * c,)`` features of x, group after group; None for all.
-        weight: ``(G, c, r)``.
-    """
-
-    inputs: Tensor | None
-    weight: Tensor
-
-    def of(self, x: Tensor) -> Tensor:
-        """``(T, G * r)`` of x ``(T, in)``."""
-        groups, width, height = self.weight.shape
-        if self.inputs is not None:
-            x = x.index_select(1, self.inputs)
-        if groups == 1:
-            return x @ self.weight[0]
-        return torch.bmm(x.view(-1, groups, width).transpose(0, 1), self.weight).transpose(0, 1).reshape(-1, groups * height)
-
-
 class Part:
     """``x @ change.T`` of a weight ``(out, in)`` that changes at selected entries.
+
+    Rows and columns are one product. Of dealt groups those of one shape are a batch of products, of strips that are gathered
+    and scattered whole; blocks that are no groups count as a group each.
 
     Args:
         entries: rows, columns or blocks of the stored weight.
@@ -42,66 +22,85 @@ class Part:
     """
 
     def __init__(self, entries: Entries, change: Tensor, transposed: bool):
-        self._outputs = entries.shape[1 if transposed else 0]
-        if entries.kind == "blocks":
-            self._products, at = _of_blocks(entries, change, transposed)
-        else:
-            self._products, at = _of_lines(entries, change, transposed)
-        self._at, self._whole = at, at is None
-        self._once = at is not None and len(at.unique()) == len(at)
-        if at is not None and self._once:  # where each output stands among the products', or a zero behind them
-            self._at = at.new_full((self._outputs,), len(at))
-            self._at[at] = torch.arange(len(at), device=at.device)
-            self._behind = len(at) < self._outputs
+        made = _of_blocks if entries.kind == "blocks" else _of_lines
+        self._weights, sides = made(entries, change)
+        rows, columns = sides[::-1] if transposed else sides
+        if not transposed:
+            self._weights = [weight.mT for weight in self._weights]
+        self._weights = [weight.contiguous() for weight in self._weights]  # (G, in, out)
+        self._inputs, self._outputs = columns, rows
+        count = entries.shape[1 if transposed else 0]
+        self._once = rows is None or len(rows.strips.unique()) == len(rows.strips)
+        if rows is not None and self._once:  # where each strip stands among the products', or zeros behind them
+            places = rows.strips.new_full((count // rows.width,), len(rows.strips))
+            places[rows.strips] = torch.arange(len(rows.strips), device=places.device)
+            self._behind = rows.width * (len(rows.strips) < len(places))
+            self._outputs = Strips(places, rows.width)
 
     @property
     def nbytes(self) -> int:
-        tensors = [tensor for product in self._products for tensor in product if tensor is not None]
-        return sum(tensor.nbytes for tensor in [*tensors, *([] if self._at is None else [self._at])])
+        strips = [side.strips for side in (self._inputs, self._outputs) if side is not None]
+        return sum(tensor.nbytes for tensor in [*self._weights, *strips])
 
     def add_(self, y: Tensor, x: Tensor) -> None:
         """Adds it to y ``(T, out)``, for x ``(T, in)``."""
-        found = [product.of(x) for product in self._products]
-        if self._whole:
-            y += found[0]
+        found = self._product(x if self._inputs is None else self._inputs.of(x))
+        if self._outputs is None:
+            y += found
         elif self._once:
-            found += [y.new_zeros(len(y), 1)] if self._behind else []
-            y += torch.cat(found, 1).index_select(1, self._at)
-        else:  # several blocks of one row strip
-            y += y.new_zeros(y.shape[1], len(y)).index_add_(0, self._at, torch.cat(found, 1).T).T
+            found = torch.cat([found, found.new_zeros(len(y), self._behind)], 1) if self._behind else found
+            y += self._outputs.of(found)
+        else:
+            width = self._outputs.width
+            into = y.new_zeros(y.shape[1] // width, len(y) * width)
+            into.index_add_(0, self._outputs.strips, found.view(len(y), -1, width).transpose(0, 1).reshape(-1, len(y) * width))
+            y += into.view(-1, len(y), width).transpose(0, 1).reshape(len(y), -1)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """``(T, outputs)``, group after group, of the gathered inputs, which stand so too."""
+        sizes = [weight.shape[0] * weight.shape[1] for weight in self._weights]
+        found = []
+        for weight, own in zip(self._weights, x.split(sizes, 1), strict=True):
+            if len(weight) == 1:
+                found.append(own @ weight[0])
+            else:
+                groups = own.view(len(x), len(weight), -1).transpose(0, 1)
+                found.append(torch.bmm(groups, weight).transpose(0, 1).reshape(len(x), -1))
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
 
 
-def _of_lines(entries: Entries, change: Tensor, transposed: bool) -> tuple[list[Product], Tensor | None]:
-    index, weight = entries.index.long(), (change if transposed else change.T).contiguous()[None]
-    of_outputs = (entries.kind == "rows") != transposed
-    return [Product(None if of_outputs else index, weight)], index if of_outputs else None
+class Strips:
+    """Strips of features, each so many of them in a row.
+
+    Args:
+        strips: their numbers.
+        width: how many features each has.
+    """
+
+    def __init__(self, strips: Tensor, width: int):
+        self.strips, self.width = strips, width
+
+    def of(self, x: Tensor) -> Tensor:
+        """These features of x ``(T, features)``."""
+        return x.view(len(x), -1, self.width).index_select(1, self.strips).view(len(x), -1)
 
 
-def _of_blocks(entries: Entries, change: Tensor, transposed: bool) -> tuple[list[Product], Tensor]:
-    """One product for the groups of each shape; blocks that are no groups count as a group each."""
+def _of_lines(entries: Entries, change: Tensor) -> tuple[list[Tensor], tuple[Strips | None, Strips | None]]:
+    lines = Strips(entries.index.long(), 1)
+    return [change[None]], (lines, None) if entries.kind == "rows" else (None, lines)
+
+
+def _of_blocks(entries: Entries, change: Tensor) -> tuple[list[Tensor], tuple[Strips | None, Strips | None]]:
+    """``(G, rows, columns)`` of the groups of each shape, and the strips of rows and of columns, group after group."""
     index, (height, width) = entries.index.long(), change.shape[1:]
     grid = entries.shape[1] // width
     alone = Groups((Shape(len(index), 1, 1),), index // grid, index % grid, index, torch.arange(len(index), device=index.device))
     groups = groups_of(entries._held, entries.layout) or alone
     stacked = torch.empty_like(change)
     stacked[groups.order] = change
-    products, outputs, begin = [], [], [0, 0, 0]
-    for count, tall, wide in groups.shapes:
-        sizes = count * tall, count * wide, count * tall * wide
-        rows, columns, blocks = (
-            held[start : start + size]
-            for held, start, size in zip((groups.rows, groups.columns, stacked), begin, sizes, strict=True)
-        )
-        begin = [start + size for start, size in zip(begin, sizes, strict=True)]
-        weight = blocks.view(count, tall, wide, height, width).transpose(2, 3).reshape(count, tall * height, wide * width)
-        inputs, at = _lines(columns, width), _lines(rows, height)
-        if transposed:
-            inputs, at = at, inputs
-        products.append(Product(inputs, (weight if transposed else weight.mT).contiguous()))
-        outputs.append(at)
-    return products, torch.cat(outputs)
-
-
-def _lines(strips: Tensor, width: int) -> Tensor:
-    """Rows or columns of the strips."""
-    return (strips[:, None] * width + torch.arange(width, device=strips.device)).flatten()
+    blocks = stacked.split([count * tall * wide for count, tall, wide in groups.shapes])
+    weights = [
+        some.view(count, tall, wide, height, width).transpose(2, 3).reshape(count, tall * height, wide * width)
+        for some, (count, tall, wide) in zip(blocks, groups.shapes, strict=True)
+    ]
+    return weights, (Strips(groups.rows, height), Strips(groups.columns, width))
