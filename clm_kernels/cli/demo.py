@@ -26,7 +26,7 @@ def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "
     console = Console()
     outcome = run(output, to_stderr)
     tables = [
-        show.selection(outcome.sparse.selection, by_chance=outcome.sparse.config["select"] == "random"),
+        show.selection(outcome.sparse.selection, by_chance=outcome.sparse.config.get("select") == "random"),
         show.scores(outcome.sparse),
     ]
     for table in [*tables, _comparison(outcome, show.size), _predictions(outcome)]:

@@ -122,4 +122,4 @@ def select(
         "weights": [line._asdict() for line in lines],
         "saved": str(output) if wanted else None,
     }
-    return Told(document, str(table.title))
+    return Told(document, table if isinstance(table, str) else str(table.title))
