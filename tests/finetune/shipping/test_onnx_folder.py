@@ -40,7 +40,8 @@ def test_a_tagger_and_what_is_cut_off(tmp_path):
     made = classifier(task="token")
     exported(made, tmp_path / "o")
     client = onnx_client.OnnxClassifier(tmp_path / "o")
-    sentences = [*SENTENCES, ["parcel"] * 30]
+    pieces = [[f"{word}{end}" for word in ("bob", "parcel", "refund", "login", "anna", "smith")] for end in ("s", "ing")]
+    sentences = [*SENTENCES, ["parcel"] * 30, *pieces]
     assert client.tag(sentences) == [one.label for one in made.predict(sentences)]
     assert client.tag(sentences)[2][-1] is None
 
