@@ -51,14 +51,15 @@ def estimate(
     quiet()
     from ..finetune.models import check_directory
     from ..measure.estimate import estimate as predict
-    from ..measure.subject import resolved
+    from ..measure.subject import beside, resolved
     from ..models.folders import read_config
 
     require(device in ("cpu", "cuda"), "estimate", "device", "cpu or cuda", repr(device))
-    config.check(("model",))
+    own = beside(config)  # options of other methods shape what it is compared with
+    own.check(("model",))
     check_directory("estimate", config.data.model)
     described = read_config(config.data.model)
-    asked = resolved(config, described, length, "estimate")
+    asked = resolved(own, described, length, "estimate")
     console = Console()
     if not console.is_terminal:
         console.width = 140

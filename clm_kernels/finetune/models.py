@@ -15,7 +15,7 @@ from transformers import (
 
 from ..errors import listed, require
 from ..extension import Extension
-from ..models.bounds import check_folder, said
+from ..models.bounds import check_files, check_folder, said
 from ..models.folders import read_config, read_model, read_tokenizer, refusing
 from ..models.mixing import mix_layers
 from ..models.pooling import natural_pooling, set_pooling
@@ -72,6 +72,7 @@ def load(
         ValueError: if the directory is missing or holds no such model.
     """
     check_directory("load", path)
+    check_files("load", path)
     check_kind("load", path)
     ids = dict(enumerate(label_names))
     check_folder("load", path, task.auto_class, id2label=ids, label2id={name: i for i, name in ids.items()})

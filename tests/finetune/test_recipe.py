@@ -43,7 +43,7 @@ def test_what_stands_in_the_folder(finished):
     )
     delta = Delta.load(output / "delta.safetensors")
     assert delta.labels == ["access", "billing", "delivery"]
-    assert (delta.recipe.task, delta.recipe.pooling, delta.recipe.model) == ("sequence", "mean", "model")
+    assert (delta.recipe.task, delta.recipe.pooling, delta.recipe.model) == ("sequence", "mean", Path(config.data.model).name)
 
 
 def test_only_the_selection_biases_norms_and_head_have_moved(finished):
