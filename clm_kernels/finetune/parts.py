@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from .config import Data
 
 STDIN = "-"
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # as data sets on a hub name their files
 NAMES = {  # part -> how its file may be called, without its end
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "eval"),
@@ -63,7 +65,8 @@ def of_folder(data: Data) -> Data:
 
 
 def _named(folder: Path, part: str, names: tuple[str, ...]) -> str:
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.stem.lower() in names]
+    stems = {path: SHARD.sub("", path.stem.lower()) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
+    files = [path for path, stem in stems.items() if stem in names]
     one = f"one file for {part}"
     require(len(files) <= 1, "train", repr(str(folder)), f"a folder with {one}", listed(path.name for path in files))
     return str(files[0]) if files else ""

@@ -30,6 +30,10 @@ def paths(data):
     [
         (["train.jsonl", "dev.csv", "Test.tsv", "README.md", "train.txt"], ["train.jsonl", "dev.csv", "Test.tsv"]),
         (["train.parquet", "other.parquet"], ["train.parquet", "", ""]),
+        (
+            ["train-00000-of-00001.parquet", "test-00000-of-00001.parquet"],
+            ["train-00000-of-00001.parquet", "", "test-00000-of-00001.parquet"],
+        ),
     ],
 )
 def test_the_parts_of_a_folder_go_by_their_names(tmp_path, names, found):
@@ -44,6 +48,7 @@ def test_the_parts_of_a_folder_go_by_their_names(tmp_path, names, found):
     [
         (["dev.csv"], {}, "a folder with a file train"),
         (["train.csv", "train.jsonl"], {}, "a folder with one file for train, got 'train.csv' or 'train.jsonl'"),
+        (["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"], {}, "a folder with one file for train"),
         (["train.csv", "val.csv", "dev.csv"], {}, "a folder with one file for validation"),
         (["train.csv", "dev.csv"], {"validation": "other.csv"}, "validation must be left out, as .* has 'dev.csv'"),
     ],
