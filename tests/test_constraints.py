@@ -36,7 +36,13 @@ def test_the_tests_have_all_that_is_optional():
 
 def test_each_missing_package_is_told_with_the_extra_that_brings_it():
     """Some come along with another one that is asked for, or under another name."""
-    others = {"tokenizers": "transformers", "pyarrow": "datasets", "tqdm": "datasets", "filelock": "transformers", "sklearn": "scikit-learn"}
+    others = {
+        "tokenizers": "transformers",
+        "pyarrow": "datasets",
+        "tqdm": "datasets",
+        "filelock": "transformers",
+        "sklearn": "scikit-learn",
+    }
     for package, extra in extras.EXTRAS.items():
         assert canonicalize_name(others.get(package, package)) in {canonicalize_name(r.name) for r in brought(extra)}
     told = {canonicalize_name(others.get(package, package)) for package in extras.EXTRAS}
