@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from pathlib import Path
 
 import needs_datasets  # noqa: F401
@@ -132,6 +133,7 @@ def test_what_is_saved_is_read_by_the_program(fitted, tmp_path):
 
 def test_a_pickle_predicts_the_same_and_a_clone_nothing(fitted):
     again = pickle.loads(pickle.dumps(fitted))
+    assert again._classifier is None  # the files stand for it
     assert again.predict_proba(X[:5]).tolist() == fitted.predict_proba(X[:5]).tolist()
     assert clone(fitted).get_params() == fitted.get_params()
     with pytest.raises(NotFittedError):
@@ -188,3 +190,12 @@ def test_it_is_silent_unless_asked(model, monkeypatch, capfd):
     for verbose in (False, True):
         clm.TextClassifier(model, verbose=verbose).fit(X, Y).predict(X)
         assert ("predict: 100%" in capfd.readouterr().err) == verbose
+
+
+def test_the_trainer_sees_a_terminal_only_if_asked(model, monkeypatch):
+    seen = []
+    monkeypatch.setattr(estimator, "train_run", lambda config, say: seen.append(sys.stderr.isatty()) or untrained(config, say))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for verbose in (False, True):
+        clm.TextClassifier(model, verbose=verbose).fit(X, Y)
+    assert seen == [False, True] and sys.stderr.isatty()

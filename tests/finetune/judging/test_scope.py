@@ -15,6 +15,7 @@ from clm_kernels.cli import app
 from clm_kernels.finetune.artifacts import SCOPE
 from clm_kernels.finetune.judging.scope import Scope, drawn, kept_features
 from clm_kernels.finetune.outputs import recorded_config
+from clm_kernels.models.structure import base_model
 from clm_kernels.tensors import read_tensors, write_tensors
 
 TEXTS = ["where is my parcel", "paris rome anna bob lives in meets smith paris", "password"]
@@ -79,7 +80,8 @@ def test_features_of_any_family_do_not_depend_on_padding(family):
     with torch.no_grad(), kept_features(model) as features:
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
         model(**wide)
-    assert features[0].shape == (2, model.config.hidden_size)
+        states = base_model(model)(input_ids=ids)[0]
+    torch.testing.assert_close(features[0], states.mean(1))
     torch.testing.assert_close(features[0], features[1], rtol=1e-4, atol=1e-5)
 
 
@@ -100,7 +102,7 @@ def test_where_tokens_are_left_out_the_first_is_taken():
 
     model = Model()
     with kept_features(model) as features:
-        model(input_ids=torch.tensor([[4, 5, 6, 0]]), attention_mask=torch.tensor([[1, 1, 1, 0]]))
+        model(input_ids=torch.tensor([[4, 5, 6, 0]]), attention_mask=torch.ones(1, 4))
     assert features[0].tolist() == [[4.0]]
 
 
