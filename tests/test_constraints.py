@@ -36,19 +36,9 @@ def test_the_tests_have_all_that_is_optional():
 
 def test_each_missing_package_is_told_with_the_extra_that_brings_it():
     """Some come along with another one that is asked for, or under another name."""
-<<<<<<< HEAD
     others = dict.fromkeys(("tokenizers", "filelock", "yaml", "huggingface_hub"), "transformers")
     others |= dict.fromkeys(("pydantic", "starlette"), "fastapi") | dict.fromkeys(("pyarrow", "tqdm"), "datasets")
     others |= {"sklearn": "scikit-learn"}
-=======
-    others = {
-        "tokenizers": "transformers",
-        "pyarrow": "datasets",
-        "tqdm": "datasets",
-        "filelock": "transformers",
-        "sklearn": "scikit-learn",
-    }
->>>>>>> python
     for package, extra in extras.EXTRAS.items():
         assert canonicalize_name(others.get(package, package)) in {canonicalize_name(r.name) for r in brought(extra)}
     told = {canonicalize_name(others.get(package, package)) for package in extras.EXTRAS}
