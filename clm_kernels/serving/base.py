@@ -52,15 +52,21 @@ class Base:
     def nbytes(self) -> int:
         return sum(weight.nbytes for weight in {id(weight): weight for weight in self.weights.values()}.values())
 
-    def check(self, delta: Delta, name: str) -> None:
-        """Raises ValueError for a delta whose base, where it still lies on this disk, is another one."""
+    def check(self, delta: Delta, name: str) -> bool:
+        """Whether the base that the delta was trained on still lies on this disk, by which to tell it.
+
+        Raises:
+            ValueError: if that is another one, or the delta was trained in another dtype.
+        """
+        dtype, own = delta.recipe.dtype, str(next(iter(self.weights.values())).dtype).removeprefix("torch.")
+        require(dtype in ("", own), "Trunk.add", f"the delta of {name!r}", f"one in {own}, as the trunk is", f"one in {dtype}")
         trained_on = Path(delta.recipe.model)
-        gone = not delta.recipe.model or not trained_on.is_dir() or trained_on.samefile(self.folder)
-        same = gone or _same_weights(trained_on, self.folder)
-        expected = f"one of the base {str(self.folder)!r}"
-        require(
-            same, "Trunk.add", f"the delta of {name!r}", expected, f"one of {brief(delta.recipe.model)}, whose weights differ"
-        )
+        if not _holds_weights(trained_on):
+            return False
+        same = trained_on.samefile(self.folder) or _same_weights(trained_on, self.folder)
+        got = f"one of {brief(delta.recipe.model)}, whose weights differ"
+        require(same, "Trunk.add", f"the delta of {name!r}", f"one of the base {str(self.folder)!r}", got)
+        return True
 
     def share(self, model: nn.Module, delta: Delta, name: str) -> None:
         """Puts these weights into a model in which the delta is merged, in place of its own; what is trained whole stays its own.
@@ -104,6 +110,13 @@ def _marks(folder: Path) -> list[tuple[int, int, int]]:
     """What tells that the weights on disk are those of before, without reading them, which would bring all of them into memory."""
     states = [path.stat() for path in sorted(folder.glob("*.safetensors"))]
     return [(state.st_ino, state.st_mtime_ns, state.st_size) for state in states]
+
+
+def _holds_weights(folder: Path) -> bool:
+    try:
+        return any(folder.glob("*.safetensors"))
+    except OSError:  # a name that no folder can have
+        return False
 
 
 def _same_weights(a: Path, b: Path) -> bool:

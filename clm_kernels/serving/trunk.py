@@ -86,12 +86,12 @@ class Trunk:
         require(isinstance(name, str) and bool(name.strip()), "Trunk.add", "name", "a text that is not empty", brief(name))
         with self._changing:
             delta = read_delta(task, name)
-            self._base.check(delta, name)
+            told = self._base.check(delta, name)
             former = self._members.get(name)
             same = former is None or former.labels == delta.labels
             expected = f"those of the task that it replaces, {listed(former.labels) if former else ''} (drop that first)"
             require(same, "Trunk.add", f"the labels of {name!r}", expected, listed(delta.labels))
-            if not delta.originals and not Path(delta.recipe.model).is_dir():
+            if not told and not delta.originals:
                 warnings.warn(f"Trunk.add: nothing tells whether the base of {name!r} was this one", stacklevel=2)
             self._members = {**self._members, name: Member(name, delta, self._base)}
 

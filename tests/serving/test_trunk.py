@@ -2,17 +2,21 @@
 
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from random_deltas import leave, random_delta
-from tiny_task import byte_tokenizer, save_model, texts, tokenizer
+from tiny_runs import FAST, silent
+from tiny_task import byte_tokenizer, save_model, sentences, tokenizer, write_data
+from tiny_task import texts as made_texts
 
 import clm_kernels as clm
+from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.classifier import Classifier
 from clm_kernels.serving.member import Member
 
-TEXTS = [row["text"] for row in texts(12, 0)]
+TEXTS = [row["text"] for row in made_texts(12, 0)]
 SMALL = {"pad_token_id": None, "bos_token_id": 0, "eos_token_id": 1, "vocab_size": 400}
 MERGED = ("my refund", "the parcel")
 TASKS = {
@@ -117,6 +121,21 @@ def test_other_families(family, sides, tmp_path):
         assert [found[name] for found in every] == alone(model, tmp_path / name, TEXTS)
 
 
+@pytest.mark.parametrize("kind", ["sequence", "token"])
+def test_what_train_left(kind, tmp_path):
+    data = write_data(tmp_path, sentences if kind == "token" else made_texts)
+    model = save_model(tmp_path / "model", vocab_size=len(tokenizer()))
+    more = {"template": "of {text}"} if kind == "sequence" else {"pooling": "auto"}
+    config = TrainConfig(model=model, output=str(tmp_path / "out"), task=kind, **data, **FAST | {"epochs": 1} | more)
+    train(config, silent)
+    trunk = clm.Trunk(model)
+    trunk.add("it", tmp_path / "out")
+    classifier = Classifier.load(tmp_path / "out")
+    given = [text.split() for text in TEXTS] if kind == "token" else TEXTS
+    assert trunk.classify(given, "it") == list(classifier.predict(given))
+    assert kind == "token" or classifier.calibration.temperature != 1
+
+
 def test_memory_is_one_base_and_the_deltas(base, folders):
     names = ["intents", "merged", "head"]
     trunk = trunk_of(base, folders, names)
@@ -125,6 +144,8 @@ def test_memory_is_one_base_and_the_deltas(base, folders):
     assert memory.base == sum(weight.nbytes for weight in trunk._base.weights.values())
     for name in names:
         held = {id(weight): weight for weight in trunk._members[name].classifier.model.parameters()}
+        files = [weight.untyped_storage().nbytes() - weight.nbytes for each, weight in held.items() if each not in shared]
+        assert not any(files)  # a part of a mapped file keeps all of it
         own = sum(weight.nbytes for each, weight in held.items() if each not in shared)
         delta = clm.Delta.load(folders[name] / "delta.safetensors")
         chosen = sum(delta.values[each].nbytes + delta.selection[each].index.nbytes for each in delta.selection)
@@ -183,6 +204,12 @@ def test_what_cannot_be_added(base, folders, tmp_path):
     head = random_delta(other, lowest=float("inf"))
     refused(trunk, r"the delta of 'new' must be one of the base .*, whose weights differ", add, "new", head)
     gone = random_delta(other)
+    half = random_delta(base)
+    half.recipe = replace(half.recipe, dtype="bfloat16")
+    refused(trunk, r"the delta of 'new' must be one in float32, as the trunk is, got one in bfloat16", add, "new", half)
+    strange = random_delta(base)
+    strange.recipe = replace(strange.recipe, model="x" * 4000)  # no folder has such a name
+    add("strange", strange)
     shutil.rmtree(other)
     refused(trunk, r"does not hold the values of the base this delta was made on", add, "new", gone)
     with pytest.warns(UserWarning, match="nothing tells whether the base of 'new' was this one"):
