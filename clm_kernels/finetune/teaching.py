@@ -119,7 +119,7 @@ class Teaching(TrainerCallback):
             places, weights = self.draw(rows)
             batch = collate([{name: v for name, v in examples[i].items() if name != ROW} for i in places.tolist()])
             labels = sum(int(np.sum(np.not_equal(example["labels"], IGNORED))) for example in examples)
-            whole = len(places) == len(rows)
+            whole = len(places) == len(rows) and bool((weights == 1).all())
             return {**batch, ROW: rows[places], WEIGHT: weights[:0] if whole else weights / labels}
 
         return thinned

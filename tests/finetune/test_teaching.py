@@ -53,6 +53,20 @@ def test_nothing_is_left_out_without_noise_or_without_gradients():
     assert (chances_within(torch.ones(5), 0.1) < 1).all() and chances_within(NORMS, 0.1).min() == LEAST
 
 
+def test_a_batch_of_which_all_stay_by_chance_keeps_its_weights():
+    """Else an example would weigh one where it stays beside all others, and one over its chance where it does not: too little."""
+    made, rows, weighed = teaching(), [5, 6, 7, 9], torch.zeros(4)
+    made.chance[rows] = torch.tensor([0.95, 0.9, 1.0, 1.0]).double()
+    collate = made.collate(lambda kept: {"number": torch.tensor([each["number"] for each in kept])})
+    examples = [{"row": row, "labels": 1, "number": i} for i, row in enumerate(rows)]
+    for epoch in range(2000):
+        made.epoch = epoch
+        batch = collate(examples)
+        weights = batch["weight"] * 4 if len(batch["weight"]) else torch.ones(len(batch["number"]))
+        weighed[batch["number"]] += weights / 2000
+    assert weighed == pytest.approx(1, abs=0.02)
+
+
 @pytest.mark.parametrize("share", [0.15, 0.4, 0.8])
 def test_a_share_of_the_tokens_is_met_by_the_same_rule(share):
     lengths = torch.arange(1, len(NORMS) + 1)
