@@ -11,7 +11,7 @@ STATE = SimpleNamespace(is_world_process_zero=True, max_steps=2, global_step=2)
 
 
 def last_line(err):
-    return err.rsplit("\r", 1)[-1].rsplit("\n", 1)[-1].strip()
+    return err.rsplit("\r", 1)[-1].strip()
 
 
 @pytest.mark.parametrize("training", [True, False])
