@@ -41,7 +41,7 @@ def test_the_core_needs_torch_numpy_and_safetensors_alone(tmp_path):
     run = python(f"import os; os.chdir({str(tmp_path)!r})" + CORE, EXTRAS, PYTHONPATH=str(ROOT))
     assert run.returncode == 0, run.stderr
     lines = sorted(run.stdout.splitlines())
-    assert [line.split(":")[0] for line in lines] == ["Classifier", "evaluate", "train"]
+    assert [line.split(":")[0] for line in lines] == ["Classifier", "Trunk", "evaluate", "train"]
     assert all(line.endswith(' is needed: pip install "clm-kernels[train]"') for line in lines)
 
 
