@@ -46,7 +46,7 @@ def test_a_class_that_users_make_says_what_it_takes(found):
 
 def test_which_classes_users_make():
     assert {found.__name__ for found in PUBLIC.values() if inspect.isclass(found) and section(found, "Args")} == {
-        "Entries", "Selection", "SparseAdamW", "TrainConfig", "profiling",
+        "Entries", "Selection", "SparseAdamW", "TrainConfig", "Trunk", "profiling",
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from weakref import WeakValueDictionary
 
 import torch
@@ -82,12 +82,12 @@ class Base:
                 continue
             shared = self.weights.get(inside)
             same = shared is not None and shared.dtype == weight.dtype
-            if same and not untouched and inside not in self.unread:
+            if shared is not None and same and not untouched and inside not in self.unread:
                 same = _agree(shared, weight, selected.get(id(weight)))
             expected = f"that of the base {str(self.folder)!r} but for what the delta changed"
             require(same, "Trunk.add", f"{inside!r} of {name!r}", expected, "another one")
             parent, _, own = inside.rpartition(".")
-            base.get_submodule(parent)._parameters[own] = shared
+            base.get_submodule(parent)._parameters[own] = cast(nn.Parameter, shared)
 
     def tokenizer(self, read: Any) -> Any:
         """The tokenizer that does what the one that was just `read` does, as the tasks before have it."""

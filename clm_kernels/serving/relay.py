@@ -58,10 +58,10 @@ def handing(
     own = [vars(layer).get("forward") for layer in layers]
     try:
         for i, layer in enumerate(layers):
-            layer.forward = partial(run, i, layer.forward)  # type: ignore[method-assign]
+            layer.forward = partial(run, i, layer.forward)
         yield
     finally:
         for layer, forward in zip(layers, own, strict=True):
             vars(layer).pop("forward", None)
             if forward is not None:
-                layer.forward = forward  # type: ignore[method-assign]
+                layer.forward = forward

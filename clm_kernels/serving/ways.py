@@ -100,10 +100,10 @@ def mixed(readings: Sequence[Reading], batch_size: int) -> None:
 def _one_batch(parts: list[tuple[Reading, list[int]]]) -> None:
     """One batch of these rows of these texts."""
     places: dict[tuple[int, int], int] = {}
-    which = [places.setdefault((id(reading.encoded), i), len(places)) for reading, some in parts for i in some]
+    read = [places.setdefault((id(reading.encoded), i), len(places)) for reading, some in parts for i in some]
     source = {(id(reading.encoded), i): (reading, i) for reading, some in parts for i in some}
     once = padded(parts[0][0].member, [reading.row(i) for reading, i in (source[place] for place in places)])
-    which = torch.tensor(which, device=once["input_ids"].device)
+    which = torch.tensor(read, device=once["input_ids"].device)
     batch = {name: tensor[which] for name, tensor in once.items()}
     members = [reading.member for reading, _ in parts]
     begin, states = min(member.begins for member in members), dict[int, State]()
