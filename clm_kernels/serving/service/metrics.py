@@ -21,14 +21,13 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, waiting: Callable[[], int], tasks: Callable[[], int]):
-        self._all = CollectorRegistry()
-        told = {"registry": self._all}
-        self.requests = Counter("clm_requests", "Answers, by path and status.", ("path", "status"), **told)
-        self.texts = Counter("clm_texts", "Texts that were classified, by task.", ("task",), **told)
-        self.seconds = Histogram("clm_request_seconds", "From a request to its answer.", buckets=SECONDS, **told)
-        self.batches = Histogram("clm_batch_texts", "Texts of a batch.", buckets=SIZES, **told)
+        self._all = own = CollectorRegistry()
+        self.requests = Counter("clm_requests", "Answers, by path and status.", ("path", "status"), registry=own)
+        self.texts = Counter("clm_texts", "Texts that were classified, by task.", ("task",), registry=own)
+        self.seconds = Histogram("clm_request_seconds", "From a request to its answer.", buckets=SECONDS, registry=own)
+        self.batches = Histogram("clm_batch_texts", "Texts of a batch.", buckets=SIZES, registry=own)
         for name, what, number in (("waiting", "Texts that wait.", waiting), ("tasks", "Tasks that are served.", tasks)):
-            Gauge(f"clm_{name}", what, **told).set_function(number)
+            Gauge(f"clm_{name}", what, registry=own).set_function(number)
 
     def text(self) -> bytes:
         """All of them."""
