@@ -89,7 +89,7 @@ def test_both_are_learnt_saved_and_read_again(copy, tmp_path):
 
 def test_they_are_options_everywhere(copy, tmp_path):
     model = save_model(tmp_path / "model")
-    assert "biases" in run(copy, "train", "--help") and "answers" in run(copy, "train", "--help")
+    assert all(name in run(copy, "train", "--help-all") for name in ("biases", "answers"))
     assert "biases: model" in run(copy, "estimate", "--model", model, "--method", "biases", "--length", 16, "--batch-size", 2)
     small = ["--length", 8, "--batch-size", 2, "--steps", 1]
     assert "biases" in run(copy, "profile", "--model", model, "--method", "biases", *small)

@@ -14,12 +14,20 @@ import torch
 from .._version import __version__
 from ..errors import require
 from ..fingerprint import checksum
+from ..strangers import brief, fits
 from .encode import Encoded
 from .models import Loaded
 from .report import machine
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+FORM = {
+    "model": {"weights": str, "config.json": str},
+    "tokens": {str: str},
+    "processes": int,
+    "versions": {str: str},
+}  # as a manifest holds them
 
 
 def circumstances(loaded: Loaded, model: Path, splits: Mapping[str, Encoded], device: torch.device) -> dict[str, Any]:
@@ -85,6 +93,7 @@ def check_circumstances(before: Mapping[str, Any], now: Mapping[str, Any], say: 
     Raises:
         ValueError: for what would make it another run.
     """
+    require(fits(before, FORM), "train", "the manifest's record of the run", "as it was written", brief(before))
     for part, named in (("weights", "weights"), ("config.json", "a config.json")):
         same = before["model"][part] == now["model"][part]
         require(

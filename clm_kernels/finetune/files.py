@@ -146,5 +146,5 @@ def _parquet(path: Path, bad: Bad) -> Iterator[Row]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"row {number}", row
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"read_rows: {str(path)!r} must be a readable parquet file, got {str(error).splitlines()[0]}") from None

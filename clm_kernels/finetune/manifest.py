@@ -23,12 +23,7 @@ FORM = {
     "beside": {str: (str, None)},
     "step": int,
     "best": (int, None),
-    "run": {
-        "model": {"weights": str, "config.json": str},
-        "tokens": {str: str},
-        "processes": int,
-        "versions": {str: str},
-    },
+    "run": dict,
 }
 
 

@@ -98,8 +98,9 @@ def test_what_comes_later_changes_nothing_before(made):
 
 @pytest.mark.parametrize("method", ["sparse", "lora", "full", "head"])
 def test_every_method_trains_it(made, tmp_path, method):
-    config = TrainConfig(model=str(made), output=str(tmp_path / "o"), method=method, **write_data(tmp_path, sentences))
-    report = train(replace(config, **FAST | {"epochs": 2, "max_length": 32}), silent)
+    config = TrainConfig(model=str(made), output=str(tmp_path / "o"), **write_data(tmp_path, sentences))
+    config = replace(config, **FAST | {"epochs": 2, "max_length": 32})
+    report = train(config.replace(method=method), silent)
     assert report.test["accuracy"] > 0.6
     (prediction,) = Classifier.load(config.run.output).predict([["Anna", "Smith", "lives", "in", "Rome"]])
     assert len(prediction.label) == 5

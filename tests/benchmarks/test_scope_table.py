@@ -1,5 +1,6 @@
 """What `benchmarks.scope` measures, and that the tables in the docs are the stored ones."""
 
+import needs_datasets  # noqa: F401
 import numpy as np
 import pytest
 from places import ROOT

@@ -247,7 +247,7 @@ def tiny(tmp_path):
 def test_methods_train_what_they_say(tiny, method, task):
     if method == "lora":
         pytest.importorskip("peft")
-    config = TrainConfig(model=tiny, method=method, task=task, density=0.1, batch_size=2)
+    config = TrainConfig(model=tiny, task=task, density=0.1, batch_size=2).replace(method=method)
     report = steps.measure(config, length=8, steps=2, warm_up=2)
     everything = sum(p.numel() * 4 for p in build(task=task).parameters())
     if method == "full":

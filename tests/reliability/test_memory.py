@@ -14,6 +14,7 @@ from tiny_task import save_model, texts, write_jsonl
 
 from clm_kernels.cli.predict import _texts
 from clm_kernels.finetune import train
+from clm_kernels.finetune.config import Data
 from clm_kernels.finetune.spooling import spooled
 from clm_kernels.finetune.tasks import TASKS
 
@@ -103,7 +104,7 @@ def test_a_table_to_predict_is_not_held(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", texts(20_000, 0))
     tracemalloc.start()
     try:
-        assert sum(1 for _ in _texts(path, TASKS["sequence"], "text", "tokens")) == 20_000
+        assert sum(1 for _ in _texts(path, TASKS["sequence"], Data())) == 20_000
         assert tracemalloc.get_traced_memory()[1] < 500_000
     finally:
         tracemalloc.stop()
@@ -112,4 +113,4 @@ def test_a_table_to_predict_is_not_held(tmp_path):
 def test_a_table_with_an_error_at_its_end_gets_no_predictions(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [*texts(100, 0), {"text": ""}])
     with pytest.raises(ValueError, match="line 101"):
-        next(_texts(path, TASKS["sequence"], "text", "tokens"))
+        next(_texts(path, TASKS["sequence"], Data()))

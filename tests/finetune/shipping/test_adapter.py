@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import FAST
+from tiny_runs import PLAIN as OPTIONS
 from tiny_task import save_model, write_data
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
         if (family, pooling) not in made:
             folder, said = tmp_path_factory.mktemp("lora"), []
             config = TrainConfig(model=save_model(folder / "model", family, pad_token_id=0), **write_data(folder, count=12))
-            options = FAST | {"epochs": 1, "pooling": pooling, "method": "lora", "lora_rank": 2, "output": str(folder / "o")}
+            options = OPTIONS | {"epochs": 1, "pooling": pooling, "method": "lora", "lora_rank": 2, "output": str(folder / "o")}
             train(replace(config, **options), said.append)
             made[family, pooling] = folder, said
         return made[family, pooling]
