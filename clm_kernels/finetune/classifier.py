@@ -132,7 +132,7 @@ class Classifier:
         named = config.architectures
         name = str(named[0]) if isinstance(named, list) and named else ""
         known = [task for task in TASKS.values() if task.suits(name, getattr(config, "problem_type", None))]
-        found = f"{name or 'a model'} in {str(folder)!r}"
+        found = f"{cut(name) or 'a model'} in {str(folder)!r}"
         require(bool(known), "Classifier.load", "model", "a fine-tuned classifier", found)
         task = known[0]
         labels = [config.id2label.get(i) for i in range(config.num_labels)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import require
 from .columns import Column
 from .split import Split
 from .spooling import spooled
@@ -85,9 +86,16 @@ def longest_first(split: Split, size: Callable[[Any], int]) -> Split:
     return split.part(np.argsort(-sizes, kind="stable"))
 
 
-def with_lengths(batch: BatchEncoding) -> dict[str, Any]:
-    """The tokenizer's columns, and how many tokens each text has."""
-    return {**batch, "length": [len(ids) for ids in batch["input_ids"]]}
+def with_lengths(batch: BatchEncoding, most: int) -> dict[str, Any]:
+    """The tokenizer's columns, and how many tokens each text has.
+
+    Raises:
+        ValueError: for a text of more tokens than it was to be cut off at, as where the special ones alone are more.
+    """
+    lengths = [len(ids) for ids in batch["input_ids"]]
+    longest = max(lengths, default=0)
+    require(longest <= most, "encode", "the tokenizer", f"one that cuts texts off at {most} tokens", f"{longest:,} of one text")
+    return {**batch, "length": lengths}
 
 
 def needs_space(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -263,5 +263,7 @@ def _refused_by_the_disk(error: BaseException, output: Path) -> str:
         full = error.errno in FULL or (inside and error.errno in (errno.EACCES, errno.EPERM, errno.EIO))
         return os.strerror(error.errno) if full and error.errno else ""
     told = next((os.strerror(number) for number in FULL if os.strerror(number) in str(error)), "")
-    by_torch = isinstance(error, RuntimeError) and any(words in str(error) for words in ("PytorchStreamWriter", "unexpected pos"))
+    by_torch = isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("PytorchStreamWriter", "unexpected pos", "iostream error")
+    )
     return told or ("a file could not be written whole" if by_torch else "")

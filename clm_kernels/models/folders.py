@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..errors import listed, require
-from ..strangers import MEGABYTE, cut, read_json
+from ..strangers import MEGABYTE, brief, cut, read_json
 
 PREFIX = "clm_pooled_"  # of the types under which `save_portable` writes checkpoints
 ATTENTION = ("eager", "sdpa", "flex_attention")  # any other name may be that of a kernel on the hub, which is code
@@ -123,8 +123,8 @@ def read_adapter_config(folder: str | os.PathLike) -> Any:
     other = [name for name, value in known.items() if name not in OF_ADAPTERS and value and value != plain.get(name)]
     other = [name for name in other if name not in ("peft_type", "peft_version")]
     place = repr(str(Path(folder) / ADAPTER_CONFIG))
-    require(known.get("peft_type") == "LORA", "read_adapter_config", place, "of LoRA", repr(known.get("peft_type")))
-    require(not other, "read_adapter_config", place, "one that the method lora left", f"one with {listed(other, 3)}")
+    require(known.get("peft_type") == "LORA", "read_adapter_config", place, "of LoRA", brief(known.get("peft_type")))
+    require(not other, "read_adapter_config", place, "one that the method lora left", f"one with {cut(listed(other, 3), 300)}")
     with refusing("read_adapter_config", folder, "an adapter's folder"):
         return LoraConfig(**{name: known[name] for name in OF_ADAPTERS if name in known})
 

@@ -1,11 +1,14 @@
 """Token ids, labels at first tokens, and words that do not fit."""
 
+import json
+
 import needs_datasets  # noqa: F401
 import numpy as np
 import pytest
 import torch
 from models import build
 from tiny_task import sentences, texts, tokenizer
+from tokenizers import Tokenizer
 from transformers import EvalPrediction, GPT2Config, RobertaConfig
 
 from clm_kernels.finetune.encode import IGNORED
@@ -97,6 +100,19 @@ def test_cut_texts_are_counted():
     encoded = TASKS["sequence"].encode(split_of(["my refund now", "parcel"], ["a", "b"]), ["a", "b"], tokenizer(), 4, sort=False)
     assert encoded.cut == 1
     assert [len(ids) for ids in encoded.dataset["input_ids"]] == [4, 3] == encoded.dataset["length"][:]
+
+
+@pytest.mark.parametrize("task", ["sequence", "token"])
+def test_a_tokenizer_that_does_not_cut_off_is_refused(task):
+    """One whose special tokens alone are more, as a stranger's may be: the model would read beyond its positions."""
+    made, described = tokenizer(), json.loads(tokenizer().backend_tokenizer.to_str())
+    described["post_processor"]["single"] += [described["post_processor"]["single"][-1]] * 20
+    made._tokenizer = Tokenizer.from_str(json.dumps(described))
+    split = split_of([["my", "refund"]] if task == "token" else ["my refund"], [["O", "O"] if task == "token" else "a"])
+    with pytest.raises(
+        ValueError, match=r"^encode: the tokenizer must be one that cuts texts off at 9 tokens, got \d+ of one text$"
+    ):
+        TASKS[task].encode(split, None, made, 9, sort=False)
 
 
 def test_sorting_keeps_examples_together():

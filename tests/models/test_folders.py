@@ -1,6 +1,7 @@
 """The door to model folders: the only one, and what goes through it."""
 
 import ast
+import json
 import sys
 
 import pytest
@@ -70,6 +71,16 @@ def saved_adapter(folder, **changes):
 def test_an_adapters_config_is_what_peft_reads(tmp_path):
     as_peft = saved_adapter(tmp_path)
     assert read_adapter_config(tmp_path) == as_peft
+
+
+def test_long_names_are_cut_in_what_is_said(tmp_path):
+    saved_adapter(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    for changes in ({"9" * 5000: 1}, {"peft_type": "9" * 5000}):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        with pytest.raises(ValueError, match=r"^read_adapter_config: ") as caught:
+            read_adapter_config(tmp_path)
+        assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tiny_runs import assert_same, silent, trained_tensors
 from clm_kernels import files
 from clm_kernels.finetune import TrainConfig, locks, manifest, train
 from clm_kernels.finetune.checkpoints import last_checkpoint
-from clm_kernels.finetune.outputs import write_folder
+from clm_kernels.finetune.outputs import advice_when_a_disk_is_full, write_folder
 from clm_kernels.finetune.trainer import RunTrainer
 
 FULL = r"^train: output must be a folder with room to write to, got .*/o' \({}\)$"
@@ -46,6 +46,20 @@ def told(kind):
 
 def torch_says():
     raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0")
+
+
+TOLD = ("inline_container.cc:672] . PytorchStreamWriter failed", "unexpected pos 64 vs 0", "basic_ios::clear: iostream error")
+
+
+@pytest.mark.parametrize("words", TOLD)
+def test_each_way_in_which_torch_tells_of_a_full_disk(words, tmp_path):
+    with (
+        pytest.raises(RuntimeError, match=FULL.format("a file could not be written whole")),
+        advice_when_a_disk_is_full(tmp_path),
+    ):
+        raise RuntimeError(words)
+    with pytest.raises(RuntimeError, match=r"^size mismatch$"), advice_when_a_disk_is_full(tmp_path / "o"):
+        raise RuntimeError("size mismatch")
 
 
 @pytest.mark.parametrize("write", WRITES)

@@ -71,7 +71,7 @@ class SequenceClassification(Task):
         def some(texts: list[str], labels: list[str]) -> tuple[dict[str, Any], list[bool]]:
             written, shortened = self.written(texts, tokenizer, max_length, template)
             batch = tokenizer(written, truncation=True, max_length=max_length)
-            columns = with_lengths(batch)
+            columns = with_lengths(batch, max_length)
             if label_names is not None:
                 columns["labels"] = [self.target(label, number) for label in labels]
             cut = [bool(encoding.overflowing) for encoding in batch.encodings]

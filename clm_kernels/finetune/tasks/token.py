@@ -85,7 +85,7 @@ class TokenClassification(Task):
             written, _ = self.written(texts, tokenizer, max_length, template)
             batch = tokenizer(written, is_split_into_words=True, truncation=True, max_length=max_length)
             firsts = [first_tokens(encoding.word_ids) for encoding in batch.encodings]
-            columns = {**with_lengths(batch), FIRSTS: list(map(positions, firsts))}
+            columns = {**with_lengths(batch, max_length), FIRSTS: list(map(positions, firsts))}
             if label_names is not None:
                 columns["labels"] = [
                     _at_first_tokens(tags, first, len(ids), number)
