@@ -55,7 +55,7 @@ TOLD = ("inline_container.cc:672] . PytorchStreamWriter failed", "unexpected pos
 def test_each_way_in_which_torch_tells_of_a_full_disk(words, tmp_path):
     with (
         pytest.raises(RuntimeError, match=FULL.format("a file could not be written whole")),
-        advice_when_a_disk_is_full(tmp_path),
+        advice_when_a_disk_is_full(tmp_path / "o"),
     ):
         raise RuntimeError(words)
     with pytest.raises(RuntimeError, match=r"^size mismatch$"), advice_when_a_disk_is_full(tmp_path / "o"):
