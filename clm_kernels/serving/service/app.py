@@ -133,7 +133,9 @@ def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any
         of = [asked.task] * len(texts)
         every = len(tasks.labels(asked.task)) if asked.task in tasks.names else 1
         found = await answered(texts, of, every)
-        return {"task": asked.task, **tasks.described(asked.task, found[0]), "words": weights(words, found)}
+        told = tasks.described(asked.task, found[0])
+        told.pop("best", None)  # every label, which only the weights are made of
+        return {"task": asked.task, **told, "words": weights(words, found)}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
