@@ -56,7 +56,7 @@ WRITING = ".writing-"  # how a folder begins that is moved over when all is in i
 DRAWN = "?" * 8  # what tempfile adds to a name
 HALF = tuple(f".{name[:32]}.{DRAWN}" for name in (*OURS, OWNER))  # what stays of a write that was killed
 BESIDE = (RUN, SELECTION, SCORES)  # what a run writes once, and reads again to go on
-COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column")
+COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 FREE = ("resume", "overwrite", "output", "keep_checkpoints")  # options that may be others when a run goes on
 

@@ -1,7 +1,7 @@
 """What a run's delta says of the machine, and what a run remembers of its data for whoever predicts."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from tiny_task import texts, write_jsonl
 from clm_kernels import Classifier, Delta
 from clm_kernels.finetune import train
 from clm_kernels.finetune.artifacts import DELTA
+from clm_kernels.finetune.config import Data
+from clm_kernels.finetune.outputs import recorded_columns
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +61,9 @@ def test_another_column_can_be_named(renamed, tmp_path):
 def test_train_names_the_options_of_columns(renamed, base, tmp_path):  # noqa: F811
     refused = run("train", "--model", base.data.model, "--train", renamed[1], "--output", tmp_path / "out")
     assert refused.exit_code == 2 and "--text-column, --label-column" in refused.stderr
+
+
+def test_every_column_of_a_run_is_remembered():
+    """A new one in `Data` too: `predict` and `evaluate` read what was trained on, whatever the task."""
+    named = {spec.name for spec in fields(Data) if spec.name.endswith("_column")} | {"label_separator"}
+    assert recorded_columns(dict.fromkeys(named, "x")).keys() == named
