@@ -32,6 +32,7 @@ SIZES = {  # bytes at most; Gemma's tokenizer has 33 MB
 }
 HEADER = 64 * MEGABYTE  # of the weights, at most
 COUNTED, MOST = re.compile(r"(layers?|labels|heads|experts|blocks|groups|stages)$"), 100_000  # what is made one by one
+HEADS = re.compile(r"heads?$")  # by which a width is divided when the model runs
 DROPOUT = re.compile(r"(dropout|pdrop)(_prob)?$")  # a probability, which is asked for when the model runs
 TIMES, BESIDES = 2, 10_000_000  # numbers in the model for each one in the files, and beside these: a head, a causal mask
 CALLS = 1_000  # that make a tensor, beside those for the files' tensors
@@ -81,7 +82,7 @@ def check_folder(function: str, folder: str | os.PathLike, auto_class: Any, **ch
 
 
 def check_files(function: str, folder: str | os.PathLike) -> None:
-    """Refuses a folder whose files are too large, or whose config counts what no model has so many of.
+    """Refuses a folder whose files are too large, or whose config counts what no model has so many or so few of.
 
     Raises:
         ValueError: if it is so. Of a file that is too large nothing has been read.
@@ -94,6 +95,7 @@ def check_files(function: str, folder: str | os.PathLike) -> None:
         place = f"{brief(name)} in {cut(repr(str(path)), 4096)}"
         require(value == value, function, place, "a number", "nan")
         require(value <= MOST or not COUNTED.search(name), function, place, f"at most {MOST:,}", brief(value))
+        require(value > 0 or not HEADS.search(name), function, place, "at least 1", brief(value))
         require(0 <= value <= 1 or not DROPOUT.search(name), function, place, "in [0, 1]", brief(value))
 
 
