@@ -55,6 +55,7 @@ def main(
     option: Annotated[
         list[str], typer.Option(help="NAME=VALUE, a field of TrainConfig for all methods, e.g. density=0.01.")
     ] = (),
+    fresh: Annotated[bool, typer.Option("--fresh", help="Rows and seeds that no choice has seen, as CLAIM.md has it.")] = False,
     model: Annotated[str, typer.Option(help="Directory of the base model. (default: all-MiniLM-L6-v2)")] = "",
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS / "tasks",
     jobs: Annotated[int, typer.Option(min=1, help="Cells that run side by side and share the processor's cores.")] = 1,
@@ -75,7 +76,7 @@ def main(
         settings = Settings(
             model=model or str(model_directory()), train_size=train_size or None, validation_size=validation_size or None,
             test_size=test_size or None, epochs=epochs, batch_size=batch_size, max_length=max_length,
-            options=settings_of(list(option)),
+            options=settings_of(list(option)), fresh=fresh,
         )  # fmt: skip
     except ValueError as error:
         raise SystemExit(str(error)) from error

@@ -54,7 +54,8 @@ def train_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             sizes = {part: getattr(settings, f"{part}_size") for part in ("train", "validation", "test")}
-            files = write_parts(TASKS[cell.task], sizes, Path(folder) / "data", data_directory())
+            fresh_for = cell.seed if settings.fresh else None
+            files = write_parts(TASKS[cell.task], sizes, Path(folder) / "data", data_directory(), fresh_for)
             config = config_of(cell, settings, files, f"{folder}/run")
             check(beside(config))  # without what a baseline alone reads
             result = _measured(config, way)

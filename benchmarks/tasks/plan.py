@@ -12,7 +12,6 @@ from .tasks import TASKS
 
 LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 START = LADDER[2:6]
-TUNING_SEED = 0
 
 
 def next_rates(scores: Mapping[float, float]) -> list[float]:
@@ -66,14 +65,14 @@ class Plan:
         method = METHODS[method].rates_of or method
         tried: dict[float, list[Cell]] = {}
         for rate in LADDER:
-            cells = [Cell(tuner, method, "tune", TUNING_SEED, rate) for tuner in self.tuners(task)]
+            cells = [Cell(tuner, method, "tune", store.settings.first_seed - 1, rate) for tuner in self.tuners(task)]
             if any(store.get(cell) for cell in cells):
                 tried[rate] = cells
         done = [cell for cells in tried.values() for cell in cells if store.get(cell)]
         scores = {rate: self._score(cells, store) for rate, cells in tried.items() if all(map(store.get, cells))}
         if scores and all(score == float("-inf") for score in scores.values()):
             return None, done, []  # it cannot run: one failure says so
-        cells = [Cell(tuner, method, "tune", TUNING_SEED, rate) for rate in next_rates(scores) for tuner in self.tuners(task)]
+        cells = [Cell(tuner, method, "tune", store.settings.first_seed - 1, rate) for rate in next_rates(scores) for tuner in self.tuners(task)]
         cells = [cell for cell in cells if not store.get(cell)]
         return (best_rate(scores) if scores and not cells else None), done, cells
 
@@ -86,7 +85,7 @@ class Plan:
         """Every cell known so far, with whether it is done, in the order of running; None for one whose rate is open."""
         rates = {(task, method): self.rates(task, method, store) for task in self.tasks for method in self.methods}
         tuned: set[Cell] = set()
-        for seed in range(1, max(self.seeds, self.headline_seeds) + 1):
+        for number in range(max(self.seeds, self.headline_seeds)):
             for task in self.tasks:
                 for method in self.methods:
                     way = METHODS[method]
@@ -97,10 +96,10 @@ class Plan:
                         if cell not in tuned:
                             tuned.add(cell)
                             yield cell, cell in done
-                    if seed > (self.headline_seeds if way.headline else self.seeds):
+                    if number >= (self.headline_seeds if way.headline else self.seeds):
                         continue
                     if rate is not None:
-                        cell = Cell(task, method, "test", seed, rate)
+                        cell = Cell(task, method, "test", store.settings.first_seed + number, rate)
                         yield cell, store.get(cell) is not None
                     elif open_cells:
                         yield None, False

@@ -14,6 +14,7 @@ from clm_kernels.files import write_atomically
 from .methods import METHODS
 
 Result = dict[str, Any]
+FRESH_SEED = 101
 FORMER = {"backward": "cost"}  # options by the names that they had when results were first stored
 
 
@@ -26,6 +27,7 @@ class Settings:
         train_size, validation_size, test_size: examples of each part; None for all.
         options: fields of TrainConfig for all methods (density, kind, biases …).
         tune_size: examples of train that learning rates are tuned with; None for as many as are trained on.
+        fresh: whether rows that no choice has seen are taken, other ones to train on for each seed, and other seeds.
     """
 
     model: str
@@ -37,6 +39,12 @@ class Settings:
     max_length: int = 128
     options: dict[str, Any] = field(default_factory=dict)
     tune_size: int | None = None
+    fresh: bool = False
+
+    @property
+    def first_seed(self) -> int:
+        """Of those that are reported; the one before it tunes the learning rates."""
+        return FRESH_SEED if self.fresh else 1
 
     def at(self, stage: str) -> Settings:
         """The settings of the cells of a stage; those that tune are shared by all grids that tune alike."""
@@ -54,7 +62,7 @@ class Settings:
 
     def recorded(self) -> dict[str, Any]:
         """The settings as a result keeps them: without a path, which differs between machines."""
-        kept = {name: value for name, value in asdict(self).items() if name != "tune_size" or value is not None}
+        kept = {name: value for name, value in asdict(self).items() if name not in ("tune_size", "fresh") or value}
         return {**kept, "model": self.model_id}
 
 

@@ -25,7 +25,8 @@ from benchmarks.tasks.cell import config_of, train_cell
 from benchmarks.tasks.methods import METHODS, available
 from benchmarks.tasks.run import Runner
 from benchmarks.tasks.store import Cell, Store
-from benchmarks.tasks.tasks import TASKS, drawn, labels_of, write_parts
+from benchmarks.tasks.drawing import drawn, labels_of
+from benchmarks.tasks.tasks import TASKS, write_parts
 from clm_kernels.finetune.trainer import EpochSampler
 from clm_kernels.selecting.units.control import random_selection
 
