@@ -72,7 +72,11 @@ class Plan:
         scores = {rate: self._score(cells, store) for rate, cells in tried.items() if all(map(store.get, cells))}
         if scores and all(score == float("-inf") for score in scores.values()):
             return None, done, []  # it cannot run: one failure says so
-        cells = [Cell(tuner, method, "tune", store.settings.first_seed - 1, rate) for rate in next_rates(scores) for tuner in self.tuners(task)]
+        cells = [
+            Cell(tuner, method, "tune", store.settings.first_seed - 1, rate)
+            for rate in next_rates(scores)
+            for tuner in self.tuners(task)
+        ]
         cells = [cell for cell in cells if not store.get(cell)]
         return (best_rate(scores) if scores and not cells else None), done, cells
 

@@ -22,10 +22,10 @@ from tiny_task import texts, write_jsonl
 import clm_kernels as clm
 from benchmarks.tasks import cost
 from benchmarks.tasks.cell import config_of, train_cell
+from benchmarks.tasks.drawing import drawn, labels_of
 from benchmarks.tasks.methods import METHODS, available
 from benchmarks.tasks.run import Runner
 from benchmarks.tasks.store import Cell, Store
-from benchmarks.tasks.drawing import drawn, labels_of
 from benchmarks.tasks.tasks import TASKS, write_parts
 from clm_kernels.finetune.trainer import EpochSampler
 from clm_kernels.selecting.units.control import random_selection
