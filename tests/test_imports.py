@@ -18,7 +18,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"__main__"},
     {"cli"},
     {"demo"},
-    {"measure", "serving"},
+    {"measure", "peft", "serving"},
     {"finetune"},
     {"selecting"},
     {"token_groups"},

@@ -109,12 +109,18 @@ class CompactLayer(Compact):
         """x, weight and bias as autocast would cast them (it does not reach into a custom function's backward)."""
         parameters = self._parameters  # without nn.Module's search for attributes, as this runs in every forward
         weight, bias = parameters["weight"], parameters["bias"]
-        device = x.device.type
-        # autocast leaves float64 alone, and there is none for meta tensors
-        if x.dtype == torch.float64 or x.is_meta or not torch.is_autocast_enabled(device):
+        dtype = autocast_dtype(x)
+        if dtype is None:
             return x, weight, bias
-        dtype = torch.get_autocast_dtype(device)
         return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """What autocast would cast the operands of a product with x to; it leaves float64 alone, and there is none for meta tensors."""
+    device = x.device.type
+    if x.dtype == torch.float64 or x.is_meta or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 class CompactLinear(CompactLayer, nn.Linear):

@@ -41,11 +41,17 @@ def random_selection(
     generator = torch.Generator().manual_seed(seed)
     selection = {}
     for name, module in eligible_weights(model, layers).items():
-        shape, size = tuple(module.weight.shape), block if kind == "blocks" else None
-        units = Entries.of(kind, [], shape, size).units
-        count = max(1, round(density * units))
-        if dry:
-            selection[name] = Entries.without_data(kind, count, shape, size)
-        else:
-            selection[name] = Entries.of(kind, torch.randperm(units, generator=generator)[:count], shape, size)
+        selection[name] = drawn(tuple(module.weight.shape), kind, density, block, generator, dry)
     return Selection(selection)
+
+
+def drawn(
+    shape: tuple[int, int], kind: str, density: float, block: tuple[int, int], generator: torch.Generator, dry: bool = False
+) -> Entries:
+    """So much of one weight's units as `random_selection` draws, groups aside; if `dry`, as many on the meta device."""
+    size = block if kind == "blocks" else None
+    units = Entries.of(kind, [], shape, size).units
+    count = max(1, round(density * units))
+    if dry:
+        return Entries.without_data(kind, count, shape, size)
+    return Entries.of(kind, torch.randperm(units, generator=generator)[:count], shape, size)
