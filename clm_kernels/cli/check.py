@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ..escaping import visible
 from ..finetune.config import TrainConfig
+from ..finetune.hub import on_hub
 from .console import Console
 from .options import config_options
 from .told import Told
@@ -40,7 +41,7 @@ def check(
     error, which train refuses or which makes a score meaningless.
     """
     config.replace(train=train).check(("train",))
-    if config.data.model:
+    if config.data.model or on_hub(train):
         from .quiet import quiet
 
         quiet()

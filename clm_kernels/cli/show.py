@@ -98,6 +98,8 @@ def summary(report: Any) -> Table:
     if report.spent:
         asked = f" ({report.config['cost']:.1%} was asked for)" if report.planned else ""
         table.add_row("all epochs", f"{sum(report.spent) / len(report.spent):.1%} of full fine-tuning's FLOPs{asked}")
+    if "paid" in (told := report.minutes):
+        table.add_row("minutes", f"{told['paid']:.1f} ({told['predicted']:.1f} predicted, {told['asked']:g} asked for)")
     if epochs:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
     if fitted := report.calibration:

@@ -5,6 +5,7 @@ Nothing here needs torch or transformers.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from ..errors import require
 from ..options import check_choices, check_counts, option
 from ..selecting.config import Select
 from .effects import idle
+from .given_shares import parsed
+from .hub import on_hub
 from .names import METHODS, TASKS
 from .templates import TEXT, check_template
 
@@ -33,7 +36,10 @@ class Data:
     """What is read: files, their columns, and the base model with its tokenizer. An empty string means "not given"."""
 
     model: str = _data("", "Directory of the model to start from (config.json, weights, tokenizer).")
-    train: str = _data("", "Training data: .jsonl, .csv, .tsv, .parquet or .conll; a folder of parts; -: standard input.")
+    train: str = _data(
+        "",
+        "Training data: .jsonl, .csv, .tsv, .parquet or .conll; a folder of parts; hf://datasets/OWNER/NAME; -: standard input.",
+    )
     validation: str = _data("", "Validation data, which picks the best checkpoint; a part of train if not given.")
     test: str = _data("", "Test data, scored once, at the end.")
     task: str = _data("auto", "What to learn; auto: from the columns of the training data.", ("auto", *TASKS))
@@ -133,6 +139,13 @@ class Training:
         None,
         "Part of full fine-tuning's FLOPs that the run may take: in place of noise and skip, which it sets as it goes.",
     )
+    minutes: float | None = _training(
+        None,
+        "Minutes that the run may take: in place of cost, and where that is not enough of epochs, which it finds by timing steps.",
+    )
+    shares: str = _training(
+        "", "With cost: shares of the second epoch, the third …, as 0.5,0.4; what a run within minutes has found, in run.yaml."
+    )
     balance: str = _training(
         "none",
         "Let rare labels count as frequent ones: by weights in the loss, or by a sample that draws their texts more often.",
@@ -169,12 +182,13 @@ class Training:
         require(one, "train", "energy and noise", "given one without the other", f"{self.energy} and {self.noise}")
         require(0 <= self.skip < 1, "train", "skip", "in [0, 1)", self.skip)
         require(self.cost is None or 0 < self.cost <= 1, "train", "cost", "in (0, 1]", self.cost)
-        if self.cost is not None:
-            for name, none in (("energy", "1"), ("noise", 0.0), ("skip", 0.0), ("replay", None)):
-                value = getattr(self, name)
-                require(value in (none, False), "train", name, "left out with cost, which decides it", repr(value))
-        every = "none or weights with skip and cost, which read every text once an epoch"
-        require(self.balance != "sample" or not (self.skip or self.cost), "train", "balance", every, repr(self.balance))
+        require(self.minutes is None or 0 < self.minutes < math.inf, "train", "minutes", "above 0", self.minutes)
+        parsed(self.shares)
+        for name in ("cost", "minutes"):
+            self._check_deciding(name)
+        every = "none or weights with skip, cost and minutes, which read every text once an epoch"
+        all_read = self.skip or self.cost or self.minutes
+        require(self.balance != "sample" or not all_read, "train", "balance", every, repr(self.balance))
         require(not (self.packing and self.replay), "train", "packing and replay", "not both given", "both")
         whole = "above 1 with skip, as the first epoch leaves nothing out"
         require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)
@@ -185,6 +199,16 @@ class Training:
         positive = self.learning_rate is None or self.learning_rate > 0
         require(positive, "train", "learning_rate", "above 0", self.learning_rate)
         check_counts(self, "batch_size", "gradient_accumulation", "eval_steps", "patience")
+
+    def _check_deciding(self, option: str) -> None:
+        """Raises ValueError for what is given beside an option that decides it."""
+        if getattr(self, option) is None:
+            return
+        further = (("cost", None), ("packing", False)) if option == "minutes" else ()
+        for name, none in (("energy", "1"), ("noise", 0.0), ("skip", 0.0), ("replay", None), *further):
+            value = getattr(self, name)
+            decided = "which decides it" if name != "packing" else "which times batches as they are padded"
+            require(value in (none, False), "train", name, f"left out with {option}, {decided}", repr(value))
 
 
 @dataclass(frozen=True)
@@ -281,6 +305,10 @@ class TrainConfig:
             require(bool(options[name]), "train", name, "given", "nothing")
         for part in PARTS:
             getattr(self, part).check()
+        several = self.run.seeds > 1 or self.run.search > 0
+        require(
+            not several or self.training.minutes is None, "train", "minutes", "left out with seeds and search", options["minutes"]
+        )
         for name, reason in idle(options):
             require(options[name] == DEFAULTS[name], "train", name, f"left out {reason}", repr(options[name]))
 
@@ -299,7 +327,7 @@ class TrainConfig:
     def absolute(self) -> TrainConfig:
         """The same with absolute paths, as it is recorded."""
         given = self.options()
-        return replace(self, **{path: os.path.abspath(given[path]) for path in PATHS if given[path]})
+        return replace(self, **{path: os.path.abspath(given[path]) for path in PATHS if given[path] and not on_hub(given[path])})
 
 
 def _options_of(parts: dict[str, Any]) -> dict[str, Any]:

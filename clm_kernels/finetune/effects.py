@@ -26,6 +26,7 @@ BESIDE: dict[str, tuple[tuple[str, ...], str]] = {  # option -> options that it 
 }
 ALONE: dict[str, tuple[tuple[str, ...], str]] = {  # option -> options that are idle without it
     "merge_tokens": (("merge_by",), "without merge_tokens"),
+    "cost": (("shares",), "without cost"),
 }
 BACKWARD = ("gradient_checkpointing", "recompute_norms")  # of the base model, which the head alone needs for merged tokens only
 

@@ -9,7 +9,7 @@ lost most. Other splits between tokens and examples lost more (benchmarks/tasks/
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,11 @@ BEGIN = 0.03  # of the gradient's squared norm, what the first steps leave to ch
 GAIN = 1.0  # by how much the logarithm of that moves for a share that is off by one
 RANGE = (1e-6, 0.95)
 PACE = "pace"  # what its line of the log is found by
+
+
+def by_cost(epoch: int, share: float) -> float | None:
+    """Of every epoch None: its share goes by what is left to spend."""
+    return None
 
 
 class Price(NamedTuple):
@@ -93,25 +98,36 @@ class Pace(TrainerCallback):
         part: of full fine-tuning's FLOPs.
         epochs: of the run.
         lengths: tokens of each training example.
+        shares: takes the number of an epoch that begins and the share of the one before, and tells its share where that goes by
+            something else than what is left to spend.
 
     Attributes:
+        told: what `shares` has told, of the second epoch, the third, and so on.
         planned: FLOPs of each epoch beside full fine-tuning's, as seen from the beginning.
 
     Raises:
         ValueError: for a part that cannot be reached, or that leaves nothing out.
     """
 
-    def __init__(self, active: ActiveTokens, cost: Mapping[str, Any], part: float, epochs: float, lengths: list[int]):
+    def __init__(
+        self, active: ActiveTokens, cost: Mapping[str, Any], part: float, epochs: float, lengths: list[int],
+        shares: Callable[[int, float], float | None] = by_cost,
+    ):  # fmt: skip
+        self.shares = shares
         self.active, self.price, self.epochs = active, Price.of(cost), epochs
         check_cost(part, self.price, epochs)
         self.lengths = torch.tensor(lengths, dtype=torch.float64)
         every = sum(cost["layers"].values())
         self.weights = {name: flops / every for name, flops in cost["layers"].items()}
         # of the budget what is left, and what this epoch has taken; of its tokens the share that is to be read and to be active
-        self.now = {"left": part * epochs, "epoch": 0.0, "read": 1.0, "share": 1.0, "missed": BEGIN}
+        self.now: dict[str, Any] = {"left": part * epochs, "epoch": 0.0, "read": 1.0, "share": 1.0, "missed": BEGIN}
         self.counted = (0.0, 0.0)  # of this epoch, tokens that came and that were kept, each by what it costs
         share = self._share(0.0)
         self.planned = [min(1.0, epochs - i) * self.price.at(share) * (share if i else 1) for i in range(math.ceil(epochs))]
+
+    @property
+    def told(self) -> list[float]:
+        return self.now.get("told", [])
 
     def chances(self, norms: Tensor) -> Tensor:
         """With what chance each example stays in the epoch that begins, as `Teaching` asks."""
@@ -133,6 +149,10 @@ class Pace(TrainerCallback):
             former = lines(state.log_history)
             if former:  # chance may have read more than was to be expected
                 self.now["left"] -= self.now["epoch"] * (former[-1]["tokens"] / self.now["read"] - 1)
+            told = self.shares(int(state.epoch), self.now["share"])
+            if told is not None:
+                self.now["left"] = (self.epochs - state.epoch) * told * self.price.at(told)
+                self.now["told"] = [*self.told, told]
             self.now |= {"share": self._share(state.epoch), "epoch": 0.0, "read": 1.0}
 
     def on_step_end(self, args, state, control, **kwargs):

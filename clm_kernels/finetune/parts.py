@@ -1,4 +1,4 @@
-"""Where the training data comes from, if that is no file: a folder that holds a file for each part, or standard input."""
+"""Where the training data comes from, if that is no file: a folder with a file for each part, a hub, or standard input."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import listed, require
 from .files import SUFFIXES
+from .hub import fetched, on_hub, pinned
 
 if TYPE_CHECKING:
     from .config import Data
@@ -30,16 +31,28 @@ NAMES = {  # part -> how its file may be called, without its end
 
 @contextmanager
 def with_files(data: Data) -> Iterator[Data]:
-    """The same with a file for each part, where `train` is a folder or standard input.
+    """The same with a file for each part, where `train` is a folder, a data set of the hub or standard input.
 
     What is read from standard input stands in a temporary file until the end of the context.
 
     Raises:
         ValueError: for a folder without train, with two files for a part, or with a part that is given too; for standard input
             that is given twice, empty, or shared by several processes.
+        RuntimeError: if the hub does not give its data set.
     """
     for name in ("validation", "test"):
-        require(getattr(data, name) != STDIN, "train", name, "a file, as standard input is train's alone", repr(STDIN))
+        given = getattr(data, name)
+        require(
+            given != STDIN and not on_hub(given),
+            "train",
+            name,
+            "a file, as standard input and the hub are train's alone",
+            repr(given),
+        )
+    if on_hub(data.train):
+        folder = fetched(pinned(data.train), frozenset(name for names in NAMES.values() for name in names))
+        yield of_folder(replace(data, train=str(folder)))
+        return
     if data.train != STDIN:
         yield of_folder(data) if data.train and Path(data.train).is_dir() else data
         return

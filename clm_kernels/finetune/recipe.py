@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,6 @@ from ..selection import Selection
 from .advice import advice_when_out_of_memory
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT, RUN_FILE
 from .balancing import check_balance, drawing_chances, label_weights
-from .checking.checked import check_corpus
-from .checking.shown import left_out_line, one_line
 from .checkpoints import Sealing, drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
 from .circumstances import check_circumstances, circumstances
@@ -38,6 +36,7 @@ from .config import PATHS, REQUIRED, TrainConfig
 from .cost_picture import draw_cost
 from .data import Corpus, load_data
 from .encode import Encoded
+from .hub import on_hub, pinned
 from .interruption import Interruption, tidied_up_after
 from .judging.keeping import CONFIG_KEY, DETAIL
 from .judging.scope import Scope
@@ -48,12 +47,14 @@ from .merging import merge_tokens
 from .methods import Method, Prepared, check, method_of, resolved
 from .models import Loaded, limited_by, load_base, longest, pooling_for
 from .outputs import advice_when_a_disk_is_full, beside, check_output, is_main, run_folder, write_folder
-from .pacing import Pace
+from .pacing import Pace, by_cost
 from .packed import Packed
 from .parts import with_files
+from .pricing import Shares, as_found, within
 from .replaying import replaying
 from .report import Report, machine, validations
 from .run_file import save_run_file
+from .said import say_cuts, say_data
 from .scoring import score_best
 from .shares import ActiveShares, spent
 from .tasks import Task
@@ -102,15 +103,18 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
+    if on_hub(config.data.train):  # so that the run file says which of its commits was read
+        config = config.replace(train=pinned(config.data.train))
     if several := several_runs(config):
         return several(config, say, train)
     say = say if is_main() else say_nothing
     output, paths = Path(config.run.output), {name: config.options()[name] for name in PATHS}
+    began = time.perf_counter()
     with tidied_up_after(), locked(output) if is_main() else nullcontext(), with_files(config.data) as data:
         config, checkpoint = check_output(config.replace(data=data), say)
         method_of(config).check_packages("train")
         with advice_when_out_of_memory(config), advice_when_a_disk_is_full(output):
-            return _train(begin(config, say, checkpoint), say, paths)
+            return _train(begin(config, say, checkpoint), say, paths, began)
 
 
 def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
@@ -181,7 +185,7 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     asked = config.options()
     corpus, config, loaded, merged = _read(config, say)
     check_balance(config.training, corpus.task)
-    _say_data(corpus, say)
+    say_data(corpus, say)
     if config.training.gradient_checkpointing:
         check_checkpointing("train", loaded.model)
     if config.training.packing:
@@ -191,7 +195,7 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     require(not halved, "train", "dtype", named, repr(config.data.dtype))
     splits = _encoded(config, corpus, loaded, tuple(corpus.splits))
     limit = longest(loaded, config.data.max_length)
-    _say_cuts(splits, corpus.task, limit, limited_by(loaded, config.data.max_length), say)
+    say_cuts(splits, corpus.task, limit, limited_by(loaded, config.data.max_length), say)
     if config.data.long == "error":
         for name, split in splits.items():
             check_cuts("train", split, corpus.task.unit, limit, name)
@@ -243,7 +247,7 @@ def begin_report(
     )  # fmt: skip
 
 
-def _train(run: Begun, say: Say, paths: Mapping[str, str]) -> Report:
+def _train(run: Begun, say: Say, paths: Mapping[str, str], began: float) -> Report:
     config, loaded, output, checkpoint = run.config, run.loaded, run.output, run.checkpoint
     started = time.perf_counter()
     groups = None if checkpoint else run.method.find_groups(config, loaded, run.corpus.train)
@@ -251,12 +255,17 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str]) -> Report:
     seconds = time.perf_counter() - started
     if groups is not None and not groups and choice.scores:
         say("no run of words tells a label: the units are scored by all tokens")
+    minutes: dict[str, Any] = {}
+    shares = as_found(config.training.shares)
+    if config.training.minutes is not None:
+        config, minutes, shares = within(config, loaded, choice.selection, run.splits, run.task, run.args, began, say)
+        run = replace(run, config=config, args=arguments(config.training, config.run, run.args.metric_for_best_model or ""))
     cost = _counted(run, choice.selection, say)
     set_seed(config.run.seed)
     parameters, lines = loaded.model.num_parameters(), overview(*choice, loaded.model)
     prepared = run.method.prepare(loaded.model, config, choice.selection, head=loaded.head, extension=loaded.extension)
     report = begin_report(run, choice.selection, prepared, parameters, seconds, lines)
-    report.cost = cost
+    report.cost, report.minutes = cost, minutes
     if checkpoint:
         say(f"resuming after {checkpoint.name}, with the options that the run was begun with")
     with run_folder(config, run.corpus.record, run.asked, checkpoint):
@@ -267,7 +276,7 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str]) -> Report:
             if groups:
                 groups.save(output / GROUPS)
         with _recording(run, prepared, say) as recorder:
-            scope = fit(run, prepared, report, say, *filter(None, [recorder]))
+            scope = fit(run, prepared, report, say, *filter(None, [recorder]), shares=shares)
         if is_main():
             if recorder:
                 words = recorder.words(config.training.energy)
@@ -275,6 +284,11 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str]) -> Report:
                 report.words = words.best()
             if scope:
                 scope.save(output)
+            if found := ",".join(map(repr, minutes.get("shares", []))):
+                again = run.resolved.replace(**paths, shares=found)
+                save_run_file(output / RUN_FILE, again, run.circumstances["versions"])
+            if "asked" in minutes:
+                minutes["paid"] = (time.perf_counter() - began) / 60
             _save(run, prepared, report)
             draw_cost(report, output / COST_PICTURE, say)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
@@ -303,7 +317,9 @@ def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManag
     return Recorder(run.loaded.model, active, read, bool(run.config.training.patience), run.checkpoint, say)
 
 
-def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: TrainerCallback) -> Scope | None:
+def fit(
+    run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: TrainerCallback, shares: Shares = by_cost
+) -> Scope | None:  # fmt: skip
     """Trains, puts the best checkpoint's weights into the model, and fills in the scores; as `score_best`."""
     training, args, task, names, splits = run.config.training, run.args, run.task, run.corpus.label_names, run.splits
     model, tokenizer = run.loaded.model, run.loaded.tokenizer
@@ -313,12 +329,12 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         say("recompute_norms changes nothing: torch fuses this model's normalisation, which keeps its input alone anyway")
     progress, interruption = Progress(report.best_by, say), Interruption(say)
     sealing = Sealing(beside(run.output), run.circumstances)  # after all that writes to a checkpoint
-    shares = [ActiveShares(prepared.active, report.cost, say)] if prepared.active else []
+    counting = [ActiveShares(prepared.active, report.cost, say)] if prepared.active else []
     lengths = list(splits["train"].dataset["length"])
     pace = None
     if training.cost is not None:
         assert prepared.active is not None  # a model without layers that can leave tokens out has been refused
-        pace = Pace(prepared.active, report.cost, training.cost, training.epochs, lengths)
+        pace = Pace(prepared.active, report.cost, training.cost, training.epochs, lengths, shares)
     chances = pace.chances if pace else partial(chances_within, noise=training.skip)
     weights = label_weights(training, splits["train"], len(names))
     weights = weights if weights is None else weights.to(args.device)
@@ -328,7 +344,7 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
         preprocess_logits_for_metrics=lambda logits, labels: task.predicted(logits),
-        callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), sealing, interruption, *shares, *early_stopping(training.patience)],
+        callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), sealing, interruption, *counting, *early_stopping(training.patience)],
         optimizers=(prepared.optimizer, None), teaching=teaching, label_weights=weights,
         chances=drawing_chances(training, splits["train"], len(names)),
     )  # fmt: skip
@@ -349,8 +365,10 @@ def fit(run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: Tr
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.packing = packed.shares(say) if packed else {}
     report.history = validations(trainer.state.log_history)
-    report.active = [line for callback in shares for line in callback.epochs(trainer.state.log_history)]
+    report.active = [line for callback in counting for line in callback.epochs(trainer.state.log_history)]
     report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []
+    if pace and pace.told:
+        report.minutes["shares"] = pace.told
     if report.cost and bool(report.active) == bool(prepared.active):
         once = lower.layers / number_of_layers(model) if lower else 0.0
         report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, once)
@@ -372,17 +390,3 @@ def _save(run: Begun, prepared: Prepared, report: Report) -> None:
         report.sizes[method.called] = left.stat().st_size
     report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
     report.save(output / REPORT)
-
-
-def _say_data(corpus: Corpus, say: Say) -> None:
-    """Says what was left out, and the worst of what `check` finds in the rest: a line each."""
-    if is_main():
-        for line in filter(None, (left_out_line(corpus.record), one_line(check_corpus(corpus)))):
-            say(line)
-
-
-def _say_cuts(splits: dict[str, Encoded], task: Task, limit: int, by: str, say: Say) -> None:
-    for name, split in splits.items():
-        if split.cut:
-            counted = "; cut-off words count as missed" if task.per_token and name != "train" else ""
-            say(f"{name}: {split.cut:,} {task.unit} cut off at {limit} tokens{counted} ({by} sets the limit)")

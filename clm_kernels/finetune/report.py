@@ -63,6 +63,11 @@ class Report:
             checkpoints; their `mean` and `sd` (of a sample), by part and score. Empty for one.
         search: all `trials`, each with its options, its validation score and seconds; the number of the `best`; the `space`
             that was searched. Empty without it.
+        minutes: what was `asked` for, what was `predicted` before training and what was `paid`, until the result was to be written;
+            the `epochs` and `cost` that were found, and the `share` of tokens and examples that it means (None: all); the
+            `seconds` of the prediction's parts; the `speed`, seconds of a `batch` and of a token, as they were measured. Empty
+            without. `shares`: of the second epoch and each later one, as the clock, or `Training.shares`, has told them; of a run that
+            was resumed there is nothing else.
         scope: the `threshold` below which a text is out of scope, on how many validation texts (`rows`) it was fitted, and which
             part of them it keeps; empty for tags.
     """
@@ -94,6 +99,7 @@ class Report:
     seeds: dict[str, Any] = field(default_factory=dict)
     search: dict[str, Any] = field(default_factory=dict)
     scope: dict[str, Any] = field(default_factory=dict)
+    minutes: dict[str, Any] = field(default_factory=dict)
     classes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:

@@ -15,7 +15,7 @@ OTHER = {  # a value that is not the default, of each option that may be idle
     "select": "fisher", "density": 0.3, "backward": 0.5, "kind": "columns", "block": 4, "per": "weight", "biases": False,
     "norms": False, "selection": "s", "layers": "upper half", "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.0,
     "lora_targets": "all-linear", "energy": "0.9", "noise": 0.1, "cost": 0.5, "mix_layers": True, "merge_by": "score",
-    "validation_fraction": 0.3, "gradient_checkpointing": True, "recompute_norms": True,
+    "validation_fraction": 0.3, "gradient_checkpointing": True, "recompute_norms": True, "shares": "0.5",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ..config import TrainConfig
 from ..data import find_task
 from ..methods import method_of, resolved
 from ..outputs import inner_folders
+from ..parts import with_files
 from ..report import Report
 from ..tasks import Task
 from .folders import finished, inner, keep, remove, several_in
@@ -45,7 +46,8 @@ def train_search(config: TrainConfig, say: Say, train: Train) -> Report:
     needs("optuna", "train")
     with several_in(config, say) as (whole, given):
         output = Path(whole.run.output)
-        space = space_of(whole, given, find_task(whole.data))
+        with with_files(whole.data) as data:
+            space = space_of(whole, given, find_task(data))
         trials = read_trials(output / TRIALS, tuple(space)) if (output / TRIALS).is_file() else []
         while len(trials) < whole.run.search:
             options = proposed(space, trials, whole.run.seed)

@@ -92,6 +92,8 @@ class Method(ABC):
         mixed = config.data.mix_layers
         require(not mixed or self.mixes, "train", "mix_layers", f"left out with the method {self.name}", mixed)
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
+        minutes, steps = config.training.minutes, f"left out with the method {self.name}, unless it replays nothing (no-replay)"
+        require(minutes is None or not self.wants_replay(config), "train", "minutes", steps, minutes)
         file = config.training.replay_file
         require(not file or self.wants_replay(config), "train", "replay_file", "left out without replay", repr(file))
 

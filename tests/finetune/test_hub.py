@@ -1,0 +1,179 @@
+"""Training data on a hub: one that is made up, and a server on loopback that huggingface_hub and datasets ask themselves."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, Features, List, Value
+from hub_stand_in import COMMIT, hub
+from pyarrow.parquet import read_table
+from tiny_runs import assert_same, base, silent, trained_tensors  # noqa: F401
+from tiny_task import TOPICS, texts
+
+from clm_kernels.finetune import train
+from clm_kernels.finetune.config import Data, TrainConfig
+from clm_kernels.finetune.hub import Address, pinned
+from clm_kernels.finetune.parts import with_files
+from clm_kernels.finetune.run_file import load_run_file, read_run
+
+NAMES = sorted(TOPICS)
+FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=NAMES)})
+ADDRESS = "hf://datasets/me/intents"
+
+
+def rows(count, seed):
+    return Dataset.from_list(texts(count, seed), features=FEATURES)
+
+
+@pytest.fixture
+def loaded(tmp_path, monkeypatch):
+    """What `load_dataset` gives, to be filled; and what it was asked for."""
+    parts, asked = {}, []
+
+    def load_dataset(*given, **options):
+        asked.append((*given, options["revision"]))
+        return parts
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi", lambda: SimpleNamespace(dataset_info=lambda name, revision: SimpleNamespace(sha=COMMIT))
+    )
+    return SimpleNamespace(parts=parts, asked=asked)
+
+
+@pytest.mark.parametrize(
+    "text", [ADDRESS, f"{ADDRESS}@refs/convert/parquet", f"{ADDRESS}@v1:small", f"{ADDRESS}:a-b", "hf://datasets/x"]
+)
+def test_an_address_is_written_as_it_is_read(text):
+    assert str(Address.of(text)) == text
+    assert Address.of(f"{ADDRESS}@refs/a:b") == ("me/intents", "refs/a", "b")
+
+
+@pytest.mark.parametrize("text", ["hf://datasets/", f"{ADDRESS}/train.csv", f"{ADDRESS}@", "hf://datasets/a b"])
+def test_what_names_no_data_set_is_refused(text):
+    with pytest.raises(ValueError, match="train must be hf://datasets/OWNER/NAME, with @REVISION and :CONFIG"):
+        pinned(text)
+
+
+def test_labels_get_their_names_in_lists_too(loaded):
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B-X"])), "n": Value("int64")})
+    content = {"tokens": [["a", "b"], []], "tags": [[0, 1], []], "n": [3, 4]}
+    loaded.parts |= {"train": Dataset.from_dict(content, features=features), "other": rows(3, 0)}
+    with with_files(Data(train=f"{ADDRESS}@main:tagged")) as data:
+        assert read_table(data.train).to_pydict() == content | {"tags": [["O", "B-X"], []]}
+        assert sorted(path.name for path in Path(data.train).parent.iterdir()) == ["train.parquet"]
+    assert loaded.asked == [("me/intents", "tagged", COMMIT)]
+
+
+def test_it_is_fetched_once(loaded, monkeypatch):
+    loaded.parts["train"] = rows(6, 0)
+    with with_files(Data(train=ADDRESS)) as first:
+        pass
+    monkeypatch.setattr("huggingface_hub.HfApi", None)
+    with with_files(Data(train=f"{ADDRESS}@{COMMIT}")) as second:
+        assert second == first and len(loaded.asked) == 1
+    assert [path.name for path in Path(first.train).parents[1].iterdir()] == [COMMIT]  # nothing half written stays
+
+
+def test_a_part_without_labels_is_left_out_and_without_train_it_is_refused(loaded):
+    kept_back = Dataset.from_dict({"text": ["a"], "label": [-1]}, features=FEATURES)
+    loaded.parts |= {"train": rows(6, 0), "validation": rows(3, 1), "test": kept_back}
+    with with_files(Data(train=ADDRESS)) as data:
+        assert Path(data.validation).name == "validation.parquet" and not data.test
+    del loaded.parts["train"], loaded.parts["validation"]
+    loaded.parts["all"] = rows(3, 0)
+    del loaded.parts["test"]
+    with (
+        pytest.raises(ValueError, match="must be a data set with a part train, got 'all'"),
+        with_files(Data(train=f"{ADDRESS}:b")),
+    ):
+        pass
+
+
+def test_it_is_train_alone(loaded):
+    for name in ("validation", "test"):
+        said = f"{name} must be a file, as standard input and the hub are train's alone"
+        with pytest.raises(ValueError, match=said), with_files(Data(train="x.csv", **{name: ADDRESS})):
+            pass
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no way\nthere"), ValueError("Config name is missing.\nPick one")])
+def test_what_the_hub_says_is_one_line_with_what_to_do(loaded, monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fails)
+    said = " ".join(str(error).split())
+    with pytest.raises(RuntimeError) as raised, with_files(Data(train=f"{ADDRESS}@{COMMIT}:x")):
+        pass
+    assert str(raised.value) == (
+        f"train: {ADDRESS}@{COMMIT}:x was not fetched ({said}); where a hub is in reach, hf download me/intents --repo-type dataset"
+        " --local-dir DIR, and then --train DIR"
+    )
+
+
+def test_a_run_records_its_commit_and_is_repeated(base, loaded, tmp_path, monkeypatch):  # noqa: F811
+    loaded.parts |= {"train": rows(24, 0), "test": rows(6, 2)}
+    config = replace(base, train=ADDRESS, validation="", test="", epochs=1, output=str(tmp_path / "a"))
+    report = train(config, silent)
+    assert report.labels == NAMES and report.test and report.data["test"]["rows"] == 6
+    file = load_run_file(tmp_path / "a" / "run.yaml")
+    assert (file.options["train"], file.options["test"]) == (f"{ADDRESS}@{COMMIT}", "")
+    monkeypatch.setattr("huggingface_hub.HfApi", None)
+    again = train(read_run(tmp_path / "a" / "run.yaml", silent, output=str(tmp_path / "b")), silent)
+    assert again.data == report.data
+    assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
+
+
+def test_an_address_is_no_path():
+    assert TrainConfig(model="m", train=ADDRESS).absolute().data.train == ADDRESS
+
+
+ASKING = """
+import sys
+from pathlib import Path
+from clm_kernels.finetune.config import Data
+from clm_kernels.finetune.parts import with_files
+
+with with_files(Data(train=sys.argv[1])) as data:
+    print(data.train, data.test, sep="\\n")
+Path(sys.argv[2]).write_text(f"open({sys.argv[3]!r}, 'w')")
+try:
+    with with_files(Data(train=sys.argv[1] + ":other")):
+        pass
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_a_real_client_fetches_it_and_runs_no_code(tmp_path):
+    """In a process of its own, as huggingface_hub reads its environment once."""
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    for part, count in (("train", 9), ("test", 6)):
+        rows(count, count).to_parquet(str(repository / f"{part}-00000-of-00001.parquet"))
+    with hub(repository) as (environment, asked):
+        environment |= {"HF_HOME": str(tmp_path / "home")}
+        command = [sys.executable, "-c", ASKING, ADDRESS, str(repository / "intents.py"), str(tmp_path / "ran")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
+    train_file, test_file, refused = done.stdout.splitlines()
+    assert read_table(train_file).to_pylist() == texts(9, 9) and read_table(test_file).num_rows == 6
+    assert f"GET /datasets/me/intents/resolve/{COMMIT}/train-00000-of-00001.parquet" in asked
+    assert refused.startswith(f"train: {ADDRESS}@{COMMIT}:other was not fetched (Dataset scripts are no longer supported")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_offline_it_says_so_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
+    for address in (ADDRESS, f"{ADDRESS}@{COMMIT}"):
+        with (
+            pytest.raises(RuntimeError, match=r"offline mode is enabled.*, and then --train DIR"),
+            with_files(Data(train=address)),
+        ):
+            pass
