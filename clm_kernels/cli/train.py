@@ -45,6 +45,7 @@ def train(
     quiet()
     config = _as_asked(config, run_file, settings or [])
     from .. import finetune
+    from ..finetune.artifacts import PAGE
     from ..finetune.outputs import is_main
     from . import show
 
@@ -68,6 +69,8 @@ def train(
     if report.seeds:
         console.print(show.seeds(report.seeds, report.best_by))
     console.print(f"try it: clm-kernels predict --model {shlex.quote(config.run.output)} FILE", markup=False, soft_wrap=True)
+    if (page := Path(config.run.output) / PAGE).is_file():
+        console.print(f"look at it: {visible(str(page))}", markup=False, highlight=False, soft_wrap=True)
     return Told(asdict(report), show.essence(report, config.run.output))
 
 

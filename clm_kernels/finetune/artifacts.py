@@ -6,6 +6,7 @@ INNER = ("seed-*", "trial-*")  # folders of several runs, each with all of this
 TRIALS = "trials.csv"
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
 ACTIVE, COST_PICTURE = "active_tokens.json", "cost.png"
+PAGE = "report.html"
 SCOPE = "scope.safetensors"
 SCORES, PICTURE = "sensitivity.safetensors", "selection.png"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
@@ -13,5 +14,5 @@ CARD = "README.md"
 WHOLE = "model.safetensors"  # as transformers names it, where it is one file
 EVALUATIONS = "evaluation-*"  # folders, of what is told of the run later
 OF_EVALUATION = (
-    "evaluation.json", "classes.csv", "confusion.csv", "errors.csv", "mislabels.csv", "confusion.png", "reliability.png",
+    "evaluation.json", "classes.csv", "confusion.csv", "errors.csv", "mislabels.csv", "confusion.png", "reliability.png", PAGE,
 )  # fmt: skip

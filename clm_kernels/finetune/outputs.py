@@ -30,6 +30,7 @@ from .artifacts import (
     GROUPS,
     INNER,
     OF_EVALUATION,
+    PAGE,
     PICTURE,
     REPORT,
     RUN,
@@ -50,6 +51,7 @@ OF_TRANSFORMERS = (
 )  # fmt: skip
 RESULTS = (
     RUN_FILE, TRIALS, DELTA, ADAPTER, ADAPTER_CONFIG, CARD, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCOPE, SCORES, PICTURE,
+    PAGE,
 )  # fmt: skip
 OURS = (RUN, REPORT, *RESULTS, *OF_TRANSFORMERS)
 WRITING = ".writing-"  # how a folder begins that is moved over when all is in it

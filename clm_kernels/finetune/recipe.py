@@ -27,7 +27,7 @@ from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .advice import advice_when_out_of_memory
-from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, REPORT, RUN_FILE
+from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, PAGE, REPORT, RUN_FILE
 from .balancing import check_balance, drawing_chances, label_weights
 from .checkpoints import Sealing, drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
@@ -39,7 +39,6 @@ from .encode import Encoded
 from .hub import on_hub, pinned
 from .interruption import Interruption, tidied_up_after
 from .judging.keeping import CONFIG_KEY, DETAIL
-from .judging.scope import Scope
 from .locks import locked
 from .manifest import read_manifest
 from .many import several_runs
@@ -49,13 +48,14 @@ from .models import Loaded, limited_by, load_base, longest, pooling_for
 from .outputs import advice_when_a_disk_is_full, beside, check_output, is_main, run_folder, write_folder
 from .pacing import Pace, by_cost
 from .packed import Packed
+from .page.writing import write_page
 from .parts import with_files
 from .pricing import Shares, as_found, within
 from .replaying import replaying
 from .report import Report, machine, validations
 from .run_file import save_run_file
 from .said import say_cuts, say_data
-from .scoring import score_best
+from .scoring import Scored, score_best
 from .shares import ActiveShares, spent
 from .tasks import Task
 from .teaching import Teaching, chances_within, lines
@@ -82,7 +82,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     Everything is checked before a file is made. The best checkpoint is the one with the best validation score; the
     test data is scored once, after that choice. Methods sparse and head leave a `Delta` (``delta.safetensors``),
     lora leaves an adapter in PEFT's format, full a whole checkpoint; beside it stand the config, the tokenizer, the
-    selection and ``report.json``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture
+    selection, ``report.json`` and ``report.html``; where a sensitivity was measured, its scores, and if matplotlib is installed a picture
     of what they chose and left. Checkpoints are for resuming: they go when all is written, unless the config keeps them.
 
     Under torchrun process 0 alone writes and says anything; the others' reports lack the sizes of what it has written, and
@@ -276,14 +276,14 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], began: float) -> Repo
             if groups:
                 groups.save(output / GROUPS)
         with _recording(run, prepared, say) as recorder:
-            scope = fit(run, prepared, report, say, *filter(None, [recorder]), shares=shares)
+            scored = fit(run, prepared, report, say, *filter(None, [recorder]), shares=shares)
         if is_main():
-            if recorder:
-                words = recorder.words(config.training.energy)
+            words = recorder.words(config.training.energy) if recorder else None
+            if words:
                 words.save(output / ACTIVE)
                 report.words = words.best()
-            if scope:
-                scope.save(output)
+            if scored.scope:
+                scored.scope.save(output)
             if found := ",".join(map(repr, minutes.get("shares", []))):
                 again = run.resolved.replace(**paths, shares=found)
                 save_run_file(output / RUN_FILE, again, run.circumstances["versions"])
@@ -291,6 +291,7 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], began: float) -> Repo
                 minutes["paid"] = (time.perf_counter() - began) / 60
             _save(run, prepared, report)
             draw_cost(report, output / COST_PICTURE, say)
+            write_page(output / PAGE, report, scored, words, say)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
         drop_checkpoints(output / CHECKPOINTS)
     return report
@@ -319,7 +320,7 @@ def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManag
 
 def fit(
     run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: TrainerCallback, shares: Shares = by_cost
-) -> Scope | None:  # fmt: skip
+) -> Scored:
     """Trains, puts the best checkpoint's weights into the model, and fills in the scores; as `score_best`."""
     training, args, task, names, splits = run.config.training, run.args, run.task, run.corpus.label_names, run.splits
     model, tokenizer = run.loaded.model, run.loaded.tokenizer

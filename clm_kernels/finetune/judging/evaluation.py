@@ -39,7 +39,6 @@ from .several import (
     swapped_labels,
     wrong_marks,
 )  # fmt: skip
-from .thresholds import marked, sigmoid
 
 CONFUSED = 50  # pairs of labels that are kept
 
@@ -186,8 +185,7 @@ def _marks(classifier: Classifier, split: Split, batch_size: int, long: str) -> 
     windowed = _windowed(classifier, encoded, batch_size, long)
     logits = all_logits(classifier.model, encoded, classifier.tokenizer, batch_size) if windowed is None else windowed
     gold, names = marks(encoded.split.labels, classifier.label_names), classifier.label_names
-    probabilities = sigmoid(logits, classifier.calibration.temperature)
-    return Marks(names, encoded.split, gold, marked(logits, classifier.calibration), probabilities), logits
+    return Marks.of(names, encoded.split, gold, logits, classifier.calibration), logits
 
 
 def _encoded(classifier: Classifier, split: Split, long: str) -> Encoded:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..metrics import spans
+from .items import Items
 from .logits import Judged
 
 DRAWS, SEED, LEVEL = 1000, 1, 0.95
@@ -41,20 +42,20 @@ class McNemar(NamedTuple):
     p: float
 
 
-def scorers(found: Judged, names: Sequence[str]) -> dict[str, Scorer]:
+def scorers(found: Judged | Items, names: Sequence[str]) -> dict[str, Scorer]:
     """The scores of these names (``accuracy``, ``macro_f1``, ``f1``), as functions of how often each text is counted."""
     made = {"accuracy": _accuracy, "macro_f1": _macro_f1, "f1": _span_f1}
     return {name: made[name](found) for name in names}
 
 
-def _accuracy(found: Judged) -> Scorer:
+def _accuracy(found: Judged | Items) -> Scorer:
     texts = len(found.split)
     right = np.bincount(found.text, found.gold == found.predicted, texts)
     size = np.bincount(found.text, minlength=texts)
     return lambda times: float(times @ right) / max(1.0, float(times @ size))
 
 
-def _macro_f1(found: Judged) -> Scorer:
+def _macro_f1(found: Judged | Items) -> Scorer:
     labels, seen, hit = len(found.label_names), found.seen, found.gold == found.predicted
 
     def score(times: NDArray) -> float:
@@ -66,7 +67,7 @@ def _macro_f1(found: Judged) -> Scorer:
     return score
 
 
-def _span_f1(found: Judged) -> Scorer:
+def _span_f1(found: Judged | Items) -> Scorer:
     counts = []
     for gold, predicted in zip(*tags_of(found), strict=True):
         truth, guess = spans(gold), spans(predicted)
@@ -75,7 +76,7 @@ def _span_f1(found: Judged) -> Scorer:
     return lambda times: float(2 * (times @ hits) / (times @ either)) if times @ either else 0.0
 
 
-def tags_of(found: Judged) -> tuple[list[list[str]], list[list[str]]]:
+def tags_of(found: Judged | Items) -> tuple[list[list[str]], list[list[str]]]:
     """Gold and predicted tags of every sentence; a word that was cut off has O."""
     ends = np.cumsum(np.bincount(found.text, minlength=len(found.split)))[:-1]
     names = [*found.label_names, "O"]  # the last one is `CUT_OFF`

@@ -13,10 +13,11 @@ from torch import Tensor
 from ...errors import require
 from .calibration import BINS, Calibration, calibration_error, reliability, softmax
 from .classes import ClassScore
+from .items import Items
 from .logits import Judged, all_logits, judged, logits_of
 from .scope import Scope, drawn, kept_features
-from .several import error_of_marks, marked_classes, marks
-from .thresholds import HALF, calibrated, marked
+from .several import Marks, error_of_marks, marked_classes, marks
+from .thresholds import HALF, calibrated
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -29,10 +30,11 @@ DETAIL = "calibration"  # in `Recipe.details`, of what is kept without a config
 
 
 class Fitted(NamedTuple):
-    """A calibration, what a report says of it, and how each label fares where a text may have several."""
+    """A calibration, what a report says of it, what it is of, and how each label fares where a text may have several."""
 
     calibration: Calibration
     told: dict[str, Any]
+    items: Items | Marks
     classes: Sequence[ClassScore] = ()
 
 
@@ -60,7 +62,8 @@ def calibrate(
     found = judged(model, validation, task, tokenizer, label_names, batch_size)
     calibration = Calibration.fit(found.logits[found.seen], found.gold[found.seen], rejects=not task.per_token)
     setattr(model.config, CONFIG_KEY, calibration.to_dict())
-    return Fitted(calibration, _told(calibration, int(found.seen.sum()), partial(error_at, found)))
+    told = _told(calibration, int(found.seen.sum()), partial(error_at, found))
+    return Fitted(calibration, told, Items.of(found, softmax(found.logits, calibration.temperature)))
 
 
 def _of_several(
@@ -71,8 +74,9 @@ def _of_several(
     setattr(model.config, CONFIG_KEY, calibration.to_dict())
     told = _told(calibration, len(gold), lambda temperature: error_of_marks(logits, gold, temperature))
     thresholds = dict(zip(label_names, calibration.thresholds, strict=True))
-    classes = marked_classes(gold, marked(logits, calibration), label_names)
-    return Fitted(calibration, told | {"thresholds": thresholds}, classes)
+    of_logits = Marks.of(label_names, validation.split, gold, logits, calibration)
+    classes = marked_classes(gold, of_logits.found, label_names)
+    return Fitted(calibration, told | {"thresholds": thresholds}, of_logits, classes)
 
 
 def _told(calibration: Calibration, rows: int, error: Callable[[float], float]) -> dict[str, Any]:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..split import Split
-from .calibration import Bin, calibration_error, reliability
+from .calibration import Bin, Calibration, calibration_error, reliability
 from .classes import ClassScore, Confused, scored
 from .mislabels import likely_mislabels
-from .thresholds import f1, sigmoid
+from .thresholds import f1, marked, sigmoid
 
 
 def marks(labels: Sequence[Sequence[str]], label_names: Sequence[str]) -> NDArray[np.bool_]:
@@ -53,6 +53,11 @@ class Marks:
     gold: NDArray[np.bool_]
     found: NDArray[np.bool_]
     probabilities: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, names: Sequence[str], split: Split, gold: NDArray, logits: NDArray, calibration: Calibration) -> Marks:
+        """Of logits, with the thresholds and the temperature of a calibration."""
+        return cls(list(names), split, gold, marked(logits, calibration), sigmoid(logits, calibration.temperature))
 
 
 def scorers_of_marks(marked: Marks) -> dict[str, Callable[[NDArray], float]]:

@@ -12,10 +12,13 @@ import numpy as np
 
 from ...errors import require
 from ...escaping import cell, visible
+from ..artifacts import PAGE
 from ..outputs import write_folder
+from ..page.writing import write_judged
 from .confusion_picture import draw_confusion
 from .evaluation import Evaluation, Found, FoundSeveral, judge
 from .intervals import DRAWS, SEED
+from .items import Items
 from .logits import CUT_OFF, Judged
 from .reliability_picture import draw_reliability
 from .several import doubtful_marks, wrong_marks
@@ -32,8 +35,8 @@ def evaluate(
 
     That is ``evaluation.json`` with scores, their intervals, classes and calibration; ``classes.csv``, ``confusion.csv``,
     ``errors.csv`` (the surest mistakes first) and ``mislabels.csv`` (labels that are likely wrong, the likeliest first);
-    and, if matplotlib is installed, ``confusion.png`` and ``reliability.png``. Where a text may have several labels there is no
-    confusion matrix.
+    ``report.html``, which shows most of it on one page; and, if matplotlib is installed, ``confusion.png`` and
+    ``reliability.png``. Where a text may have several labels there is no confusion matrix.
 
     Args:
         model: what `Classifier.load` takes.
@@ -82,6 +85,7 @@ def _write(found: Found, folder: Path, say: Callable[[str], None]) -> None:
         draw_reliability(evaluation.bins, folder / "reliability.png", evaluation.unit)
     except ImportError as error:
         say(f"pictures left out: {error}")
+    write_judged(folder / PAGE, Items.of(judged, found.probabilities), evaluation, say)
 
 
 def _write_several(found: FoundSeveral, folder: Path, say: Callable[[str], None]) -> None:
@@ -104,6 +108,7 @@ def _write_several(found: FoundSeveral, folder: Path, say: Callable[[str], None]
         draw_reliability(evaluation.bins, folder / "reliability.png", evaluation.unit)
     except ImportError as error:
         say(f"pictures left out: {error}")
+    write_judged(folder / PAGE, marked, evaluation, say)
 
 
 def _errors(found: Found) -> Iterable[list[Any]]:

@@ -18,7 +18,16 @@ from clm_kernels.finetune import Classifier, train
 from clm_kernels.finetune.judging.calibration import Calibration, calibration_error, reliability, softmax
 from clm_kernels.finetune.judging.keeping import CONFIG_KEY
 
-FILES = {"evaluation.json", "classes.csv", "confusion.csv", "errors.csv", "mislabels.csv", "confusion.png", "reliability.png"}
+FILES = {
+    "evaluation.json",
+    "classes.csv",
+    "confusion.csv",
+    "errors.csv",
+    "mislabels.csv",
+    "confusion.png",
+    "reliability.png",
+    "report.html",
+}
 
 
 def read(path):
