@@ -74,11 +74,12 @@ def save_deltas(folder: Path, layers: str) -> list[Path]:
     return paths
 
 
-def random_delta(layers: str, labels: int, seed: int) -> Delta:
+def random_delta(layers: str, labels: int, seed: int, base: Path | None = None) -> Delta:
     """Dealt groups, biases and norms of these layers, and a head, each by chance some way from the base."""
     torch.manual_seed(seed)
+    base = base or model_directory()
     names = [f"label {i}" for i in range(labels)]
-    loaded = load(model_directory(), TASKS["sequence"], names, "mean")
+    loaded = load(base, TASKS["sequence"], names, "mean")
     model, depth = loaded.model, depths(loaded.model)
     named, selection = weights(model), dealt_groups(model, density=DENSITY, layers=layers, seed=seed)
     inside = [name for name in bias_names(model) | norm_names(model) if LAYERS[layers] <= depth[name] < float("inf")]
@@ -90,7 +91,8 @@ def random_delta(layers: str, labels: int, seed: int) -> Delta:
     values = {name: changed(read(named[name], entries)) for name, entries in selection.items()}
     marks = {name: fingerprint(read(named[name], entries)) for name, entries in selection.items()}
     marks |= {name: fingerprint(named[name]) for name in whole if name not in loaded.head}
-    recipe = recipe_of(model, Recipe(task="sequence", model=str(model_directory()), max_length=128, pooling="mean"))
+    longest = min(128, model.config.max_position_embeddings)
+    recipe = recipe_of(model, Recipe(task="sequence", model=str(base), max_length=longest, pooling="mean"))
     return Delta(selection, values, {name: changed(named[name]) for name in whole}, marks, names, recipe)
 
 

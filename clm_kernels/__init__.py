@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .finetune.config import TrainConfig as TrainConfig
     from .finetune.estimator import TextClassifier as TextClassifier
     from .finetune.judging.writing import evaluate as evaluate
+    from .finetune.many.tasks import train_tasks as train_tasks
     from .finetune.recipe import train as train
     from .measure.profiling.session import profiling as profiling
     from .models.attention import bidirectional as bidirectional
@@ -67,6 +68,7 @@ _HOMES = {  # public name -> the module that it is imported from when it is firs
     "sensitivity": "selecting.scores.sensitivity",
     "set_pooling": "models.pooling",
     "train": "finetune.recipe",
+    "train_tasks": "finetune.many.tasks",
     "warm_up_head": "selecting.scores.warm_up",
 }
 _PACKAGES = ("ops",)  # that are reached as attributes without being imported by name

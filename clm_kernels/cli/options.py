@@ -14,11 +14,15 @@ from ..finetune.config import PARTS, TrainConfig
 from .brief import COMMON
 
 
-def config_options(names: Iterable[str] | None = None) -> Callable:
+def config_options(names: Iterable[str] | None = None, repeated: Iterable[str] = ()) -> Callable:
     """Gives a command the fields of the parts of `TrainConfig` (or some of them) as options, beside its own parameters.
 
     The command takes the config that they make as its first argument. Where it has them all, ``--help`` shows the common
     ones, and ``--help-all`` the rest too.
+
+    Args:
+        names: of the fields; all by default.
+        repeated: fields that may be given several times; what was given of them is the command's second argument, by name.
     """
     hints = {name: hint for part in PARTS.values() for name, hint in get_type_hints(part).items()}
     known = {spec.name: spec for part in PARTS.values() for spec in fields(part)}
@@ -30,11 +34,15 @@ def config_options(names: Iterable[str] | None = None) -> Callable:
             options = {spec.name: given.pop(spec.name) for spec in specs}
             said = {name for name in options if getattr(context.get_parameter_source(name), "name", "") != "DEFAULT"}
             given.pop("help_all", None)
-            return command(TrainConfig(**{name: options[name] for name in said}), **given)
+            lists = {name: options[name] for name in repeated if name in said}
+            config = TrainConfig(**{name: options[name] for name in said if name not in lists})
+            return command(config, *([lists] if repeated else []), **given)
 
-        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[2 if repeated else 1 :]
         context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-        options = [_parameter(spec, hints[spec.name], brief=names is None) for spec in specs]
+        options = [
+            _parameter(spec, list[str] if spec.name in repeated else hints[spec.name], brief=names is None) for spec in specs
+        ]
         parameters = [context, *options, *own, *([_HELP_ALL] if names is None else [])]
         run.__signature__ = inspect.Signature([p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters])
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -65,9 +73,10 @@ def _parameter(spec: Field, hint: type, brief: bool) -> inspect.Parameter:
     names = [f"{flag}/--no-{flag[2:]}"] if both else [flag]
     option = typer.Option(
         *names, help=COMMON.get(spec.name) if brief else _help(spec), rich_help_panel=spec.metadata["group"],
-        show_default=spec.default not in ("", None, False), hidden=brief and spec.name not in COMMON,
+        metavar="<str>" if hint == list[str] else None, show_default=spec.default not in ("", None, False), hidden=brief and spec.name not in COMMON,
     )  # fmt: skip
-    return inspect.Parameter(spec.name, inspect.Parameter.KEYWORD_ONLY, default=spec.default, annotation=Annotated[hint, option])
+    default = [] if hint == list[str] else spec.default
+    return inspect.Parameter(spec.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option])
 
 
 def _help(spec: Field) -> str:

@@ -52,6 +52,7 @@ def serve(
     told = {"log_level": "warning", "timeout_keep_alive": KEEP, "timeout_graceful_shutdown": 30}
     config = uvicorn.Config(make_app(Served(trunk), limits, token), host=host, port=port, **told)
     listening = config.bind_socket()
+    listening.listen(config.backlog)  # so that nobody who reads the next line comes too early
     stderr.print(f"serving at http://{host}:{listening.getsockname()[1]}", markup=False)
     uvicorn.Server(config).run([listening])
 

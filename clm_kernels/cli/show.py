@@ -149,6 +149,22 @@ def search(found: dict[str, Any], most: int = 20) -> Table:
     return table
 
 
+def tasks(found: dict[str, Any]) -> Table:
+    """The scores of several tasks, each by what its best checkpoint was chosen by; `found` as `Trained.table` has it."""
+    table = Table(title="tasks", box=box.SIMPLE_HEAD)
+    for heading in ("task", "kind", "score"):
+        table.add_column(heading)
+    for heading in ("validation", "test"):
+        table.add_column(heading, justify="right")
+    for name, one in found["tasks"].items():
+        by = one["best_by"]
+        tested = f"{one['test'][by]:.4f}" if one["test"] else ""
+        table.add_row(name, one["task"], by.replace("_", " "), f"{one['validation'][by]:.4f}", tested)
+    for name in found["failed"]:
+        table.add_row(name, "", "failed", "", "", style="bold red")
+    return table
+
+
 def essence(report: Any, output: str) -> str:
     """The score that counts, and where the result is."""
     if found := report.seeds:

@@ -12,8 +12,9 @@ import typer
 from ..errors import require
 from ..escaping import visible
 from ..finetune.config import TrainConfig
+from ..finetune.task_files import FILES, Tasks, by_key, by_task
 from .console import Console
-from .errors import Stopped, code_of
+from .errors import OTHER, USER_INPUT, Stopped, code_of, one_line, stderr
 from .options import config_options
 from .quiet import quiet
 from .told import Told
@@ -25,9 +26,10 @@ SELECTING = (
 )  # fmt: skip
 
 
-@config_options()
+@config_options(repeated=FILES)
 def train(
     config: TrainConfig,
+    files: dict[str, list[str]],
     run_file: Annotated[
         str, typer.Option("--config", help="A run.yaml to do again, with these options.", show_default=False)
     ] = "",
@@ -40,10 +42,14 @@ def train(
 
     Validation chooses what is kept; the test data is scored once, at the end.
     Leaves a small delta (with lora PEFT's adapter, with full a checkpoint), the
-    tokenizer, report.json and run.yaml.
+    tokenizer, report.json and run.yaml. Several tasks: --train NAME=FILE each.
     """
     quiet()
-    config = _as_asked(config, run_file, settings or [])
+    plain, tasks = by_task(files)
+    common, tasks = by_key(settings or [], tasks)
+    config = _as_asked(config.beside(**plain, **dict.fromkeys(FILES if tasks else (), "")), run_file, common)
+    if tasks or _resumes_tasks(config):
+        return _several(config, tasks)
     from .. import finetune
     from ..finetune.artifacts import PAGE
     from ..finetune.outputs import is_main
@@ -52,7 +58,7 @@ def train(
     try:
         report = finetune.train(config)
     except KeyboardInterrupt as stop:
-        raise (Stopped(_after_interruption(config), code_of(stop)) if is_main() else typer.Exit(code_of(stop))) from None
+        raise (_stopped(config, stop) if is_main() else typer.Exit(code_of(stop))) from None
     if not is_main():
         return None
     console = Console()
@@ -72,6 +78,46 @@ def train(
     if (page := Path(config.run.output) / PAGE).is_file():
         console.print(f"look at it: {visible(str(page))}", markup=False, highlight=False, soft_wrap=True)
     return Told(asdict(report), show.essence(report, config.run.output))
+
+
+def _several(config: TrainConfig, tasks: Tasks) -> Told:
+    """Trains several tasks, and prints a table of them all; the exit code tells whether one has failed, and why."""
+    from ..finetune.many.tasks import train_tasks
+    from . import show
+
+    try:
+        trained = train_tasks(config, tasks or None)
+    except KeyboardInterrupt as stop:
+        raise _stopped(config, stop) from None
+    console, output = Console(), config.run.output
+    console.print(show.tasks(trained.table()))
+    for name, error in trained.failed.items():
+        stderr.print(f"{name} failed: {one_line(error)}", markup=False)
+    served = " ".join(f"--task {shlex.quote(f'{name}={Path(output) / name}')}" for name in trained.reports)
+    if trained.failed:
+        what = f"to train what failed: clm-kernels train --resume --output {shlex.quote(output)}"
+        stderr.print(what if served else "no task is trained; nothing is kept", markup=False)
+    else:
+        base = shlex.quote(next(iter(trained.reports.values())).config["model"])
+        console.print(f"try them: clm-kernels serve --model {base} {served}", markup=False, soft_wrap=True)
+    mistakes = all(isinstance(error, ValueError) for error in trained.failed.values())
+    code = (USER_INPUT if mistakes else OTHER) if trained.failed else 0
+    lines = [f"{name}: {show.essence(one, str(Path(output) / name))}" for name, one in trained.reports.items()]
+    failed = {name: one_line(error) for name, error in trained.failed.items()}
+    document = {"tasks": {name: asdict(one) for name, one in trained.reports.items()}, "failed": failed}
+    return Told(document, "\n".join([*lines, *(f"{name}: failed: {message}" for name, message in failed.items())]), code)
+
+
+def _resumes_tasks(config: TrainConfig) -> bool:
+    if not config.run.resume:
+        return False
+    from ..finetune.outputs import tasks_in
+
+    return bool(tasks_in(Path(config.run.output)))
+
+
+def _stopped(config: TrainConfig, stop: KeyboardInterrupt) -> Stopped:
+    return Stopped(_after_interruption(config), code_of(stop))
 
 
 def _as_asked(config: TrainConfig, run_file: str, settings: list[str]) -> TrainConfig:

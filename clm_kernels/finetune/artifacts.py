@@ -4,6 +4,7 @@ RUN, REPORT, CHECKPOINTS = "run.json", "report.json", "checkpoints"
 RUN_FILE = "run.yaml"
 INNER = ("seed-*", "trial-*")  # folders of several runs, each with all of this
 TRIALS = "trials.csv"
+TASKS = "tasks.json"  # of several tasks, each in a folder of its own name
 DELTA, SELECTION, GROUPS = "delta.safetensors", "selection.safetensors", "token_groups.json"
 ACTIVE, COST_PICTURE = "active_tokens.json", "cost.png"
 PAGE = "report.html"

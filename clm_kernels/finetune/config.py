@@ -316,6 +316,11 @@ class TrainConfig:
         """The same with other options, or other parts; what these leave without effect is set back to its default."""
         return replace(self, **options)
 
+    def beside(self, **options: Any) -> TrainConfig:
+        """One with what was given to this one and these options, as if all had been given at once."""
+        said = {name: value for name, value in self.options().items() if name in self.given}
+        return TrainConfig(**said | options)
+
     def options(self) -> dict[str, Any]:
         """All fields of all parts by name, as they are recorded."""
         return _options_of({part: getattr(self, part) for part in PARTS})

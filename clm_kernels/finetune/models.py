@@ -23,6 +23,7 @@ from ..models.positions import position_limits
 from ..models.refused import check_kind
 from ..models.structure import depths, head_names
 from .config import Data
+from .sharing import Shared
 from .sides import set_sides
 from .tasks import Task
 from .templates import CONFIG_KEY, TEXT
@@ -56,6 +57,7 @@ def load(
     template: str = TEXT,
     bidirectional: str = "auto",
     mixed: bool = False,
+    shared: Shared | None = None,
 ) -> Loaded:
     """Loads a base model and puts a head for these labels on it.
 
@@ -67,6 +69,7 @@ def load(
         template: words around every text; recorded in the model's config.
         bidirectional: which layers attend to both sides, as `Data` has it.
         mixed: whether the head reads a mix of all layers.
+        shared: has read the weights before, or keeps them for later.
 
     Raises:
         ValueError: if the directory is missing or holds no such model.
@@ -79,7 +82,7 @@ def load(
     with refusing("load", path, f"a model for {task.name} classification"):
         config = read_config(path, id2label=ids, label2id={name: i for i, name in ids.items()})
         config.problem_type = task.problem
-        model, info = read_model(task.auto_class, path, config, dtype)
+        model, info = (shared.read_model if shared else read_model)(task.auto_class, path, config, dtype)
         tokenizer = load_tokenizer(tokenizer or path, task, config)
     rows = model.get_input_embeddings().weight.shape[0]
     within = f"the tokenizer's pad token {tokenizer.pad_token!r}", f"one of the model's {rows} embedding rows"
@@ -139,11 +142,11 @@ def _try(tokenizer: PreTrainedTokenizerBase) -> None:
         require(False, "load", "the tokenizer", "one that takes a text", said(error))
 
 
-def load_base(data: Data, task: Task, label_names: Sequence[str]) -> Loaded:
+def load_base(data: Data, task: Task, label_names: Sequence[str], shared: Shared | None = None) -> Loaded:
     """`load` as the config says it; the head is torch's own draw."""
     return load(
         data.model, task, label_names, pooling_for(data, task), data.dtype, template=data.template,
-        bidirectional=data.bidirectional, mixed=data.mix_layers,
+        bidirectional=data.bidirectional, mixed=data.mix_layers, shared=shared,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -38,6 +39,7 @@ from .artifacts import (
     SCOPE,
     SCORES,
     SELECTION,
+    TASKS,
     TRIALS,
 )
 from .checkpoints import drop_all_but, drop_checkpoints, drop_unfinished, last_checkpoint, usable_checkpoint
@@ -50,7 +52,7 @@ OF_TRANSFORMERS = (
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
 RESULTS = (
-    RUN_FILE, TRIALS, DELTA, ADAPTER, ADAPTER_CONFIG, CARD, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCOPE, SCORES, PICTURE,
+    RUN_FILE, TRIALS, TASKS, DELTA, ADAPTER, ADAPTER_CONFIG, CARD, SELECTION, GROUPS, ACTIVE, COST_PICTURE, SCOPE, SCORES, PICTURE,
     PAGE,
 )  # fmt: skip
 OURS = (RUN, REPORT, *RESULTS, *OF_TRANSFORMERS)
@@ -60,6 +62,7 @@ HALF = tuple(f".{name[:32]}.{DRAWN}" for name in (*OURS, OWNER))  # what stays o
 BESIDE = (RUN, SELECTION, SCORES)  # what a run writes once, and reads again to go on
 COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+TASK_NAME = re.compile(r"\w[\w.-]{0,99}")
 FREE = ("resume", "overwrite", "output", "keep_checkpoints")  # options that may be others when a run goes on
 
 
@@ -158,6 +161,7 @@ def is_main() -> bool:
 
 def clear(output: Path) -> None:
     """Takes away what a run has put into the folder, and nothing else: files of these names, its checkpoints, half-written files."""
+    inner = inner_folders(output)  # by the record, which goes too
     for path in (path for pattern in (*OURS, *HALF) for path in output.glob(pattern)):
         if path.is_symlink() or path.is_file():
             path.unlink()
@@ -167,7 +171,7 @@ def clear(output: Path) -> None:
     for folder in output.glob(EVALUATIONS):
         drop_evaluation(folder)
     drop_checkpoints(output / CHECKPOINTS)
-    for folder in inner_folders(output):
+    for folder in inner:
         clear(folder)
         with suppress(OSError):  # something else stands in it
             folder.rmdir()
@@ -175,8 +179,26 @@ def clear(output: Path) -> None:
 
 def inner_folders(output: Path) -> list[Path]:
     """Those of several runs in the folder of all."""
-    found = (folder for pattern in INNER for folder in sorted(output.glob(pattern)))
+    found = [folder for pattern in INNER for folder in sorted(output.glob(pattern))]
+    found += [output / name for name in tasks_in(output)]
     return [folder for folder in found if not folder.is_symlink() and (folder / RUN).is_file()]
+
+
+def tasks_in(output: Path) -> dict[str, dict[str, Any]]:
+    """The tasks of which a folder holds a run each, by their names, with the options that each was given; none in other folders."""
+    told: Any = {}
+    with suppress(ValueError):  # of a record that is damaged, which is said where a run goes on
+        told = read_json(output / RUN).get("tasks") if (output / RUN).is_file() else {}
+    named = isinstance(told, dict) and all(is_task_name(name) and isinstance(one, dict) for name, one in told.items())
+    known = named and all(_is_option(option, value) for one in told.values() for option, value in one.items())
+    return told if known else {}
+
+
+def is_task_name(name: str) -> bool:
+    """Whether a folder of this name may stand in that of several tasks, beside what a run leaves, on any system."""
+    ours = (*OURS, *INNER, EVALUATIONS, CHECKPOINTS)
+    plain = TASK_NAME.fullmatch(name) is not None and not name.endswith(".")
+    return plain and not any(fnmatch(name.lower(), pattern.lower()) for pattern in ours)
 
 
 def drop_evaluation(folder: Path) -> None:

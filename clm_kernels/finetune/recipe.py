@@ -57,6 +57,7 @@ from .run_file import save_run_file
 from .said import say_cuts, say_data
 from .scoring import Scored, score_best
 from .shares import ActiveShares, spent
+from .sharing import Shared
 from .tasks import Task
 from .teaching import Teaching, chances_within, lines
 from .trainer import Bar, Progress, RunTrainer, arguments, early_stopping
@@ -76,7 +77,7 @@ def say_nothing(line: str) -> None:
     """In place of `to_stderr` where process 0 says it already."""
 
 
-def train(config: TrainConfig, say: Say = to_stderr) -> Report:
+def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = None) -> Report:
     """Trains a classifier as `config` says, and leaves it in the output folder.
 
     Everything is checked before a file is made. The best checkpoint is the one with the best validation score; the
@@ -91,6 +92,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     Args:
         config: what to train on what, and how.
         say: takes a line about the progress; the standard error by default.
+        shared: what runs on the same base have in common, as `train_tasks` gives it; results do not depend on it.
 
     Raises:
         ValueError: for anything in the config or the files that cannot be right.
@@ -106,7 +108,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
     if on_hub(config.data.train):  # so that the run file says which of its commits was read
         config = config.replace(train=pinned(config.data.train))
     if several := several_runs(config):
-        return several(config, say, train)
+        return several(config, say, partial(train, shared=shared))
     say = say if is_main() else say_nothing
     output, paths = Path(config.run.output), {name: config.options()[name] for name in PATHS}
     began = time.perf_counter()
@@ -114,7 +116,7 @@ def train(config: TrainConfig, say: Say = to_stderr) -> Report:
         config, checkpoint = check_output(config.replace(data=data), say)
         method_of(config).check_packages("train")
         with advice_when_out_of_memory(config), advice_when_a_disk_is_full(output):
-            return _train(begin(config, say, checkpoint), say, paths, began)
+            return _train(begin(config, say, checkpoint, shared), say, paths, began)
 
 
 def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
@@ -148,6 +150,7 @@ class Begun:
         asked: the options as they were given.
         circumstances: what else the run depends on.
         checkpoint: the one to go on from, if this run resumes another.
+        shared: with other runs on the same base.
     """
 
     config: TrainConfig
@@ -160,6 +163,7 @@ class Begun:
     asked: dict[str, Any]
     circumstances: dict[str, Any]
     checkpoint: Path | None
+    shared: Shared | None = None
 
     @property
     def output(self) -> Path:
@@ -180,10 +184,10 @@ class Begun:
         return self.config.replace(best_by=self.args.metric_for_best_model, **pooled)
 
 
-def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begun:
+def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None, shared: Shared | None = None) -> Begun:
     """Reads the data and the model of a run whose config has been checked; of one that goes on, they must be what they were."""
     asked = config.options()
-    corpus, config, loaded, merged = _read(config, say)
+    corpus, config, loaded, merged = _read(config, say, shared)
     check_balance(config.training, corpus.task)
     say_data(corpus, say)
     if config.training.gradient_checkpointing:
@@ -208,15 +212,15 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None) -> Begu
     told = Recipe(corpus.task.name, config.data.model, limit, template=config.data.template)
     if is_main() and (line := method_of(config).said_before(loaded, corpus.label_names, told)):
         say(line)
-    return Begun(config, corpus, loaded, splits, args, limit, merged, asked, found, checkpoint)
+    return Begun(config, corpus, loaded, splits, args, limit, merged, asked, found, checkpoint, shared)
 
 
-def _read(config: TrainConfig, say: Say) -> tuple[Corpus, TrainConfig, Loaded, dict[str, Any]]:
+def _read(config: TrainConfig, say: Say, shared: Shared | None = None) -> tuple[Corpus, TrainConfig, Loaded, dict[str, Any]]:
     """The data, the config with what ``auto`` stands for there, the model, and what to report of merged tokens."""
     corpus = load_data(config.data, config.run.seed)
     config = resolved(config, corpus.task)
     set_seed(config.run.seed)  # the head is made at random
-    loaded = load_base(config.data, corpus.task, corpus.label_names)
+    loaded = load_base(config.data, corpus.task, corpus.label_names, shared)
     return corpus, config, *merge_tokens(config.data, loaded, corpus, say)
 
 
@@ -357,7 +361,8 @@ def fit(
         trainer.add_callback(packed)
     started = time.perf_counter()
     wanted = run.method.wants_replay(run.config)
-    replayed = replaying(wanted, model, training, tokenizer, splits["train"], args, report, say)
+    last = run.shared.last if run.shared else None
+    replayed = replaying(wanted, model, training, tokenizer, splits["train"], args, report, say, last)
     with interruption, packed or nullcontext(), replayed as lower:
         if not run.checkpoint:
             run.method.start(run.config, run.loaded, splits["train"])

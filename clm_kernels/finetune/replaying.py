@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from ..models.features import run_once
-from ..models.keeping import INPUTS, Keeping
+from ..models.keeping import INPUTS, Keeping, Last
 from ..models.structure import number_of_layers
 from .config import Training
 from .encode import Encoded
@@ -24,23 +24,27 @@ Say = Callable[[str], None]
 @contextmanager
 def replaying(
     wanted: bool, model: PreTrainedModel, training: Training, tokenizer: PreTrainedTokenizerBase, train: Encoded,
-    args: TrainingArguments, report: Report, say: Say,
+    args: TrainingArguments, report: Report, say: Say, last: Last | None = None,
 ) -> Iterator[Keeping | None]:  # fmt: skip
     """A context in which a model that is ready for training replays its lower layers; nothing changes unless that is wanted.
 
     The texts run by length, and not as training draws them, so that a resumed run replays the same numbers. Where replay is
     the default and the model has none, a line says why, and nothing changes.
 
+    Args:
+        last: what the layers gave in the run before this one, if that is to be taken over where it is the same.
+
     Raises:
         ValueError: if the config asks for it and the model has none.
         OSError: if its file cannot be read or written.
     """
-    started, lower = time.perf_counter(), None
+    started, lower, one_before = time.perf_counter(), None, bool(last and last.made_by)
     with ExitStack() as undo:
         if wanted:
             try:
                 lower = undo.enter_context(run_once(model))
-                _fill(lower, training, by_length(train, tokenizer, args.per_device_eval_batch_size, args.device), args)
+                texts = by_length(train, tokenizer, args.per_device_eval_batch_size, args.device)
+                _fill(lower, training, texts, args, last)
             except ValueError as error:
                 if training.replay:
                     raise
@@ -50,17 +54,21 @@ def replaying(
         if lower is not None:
             report.seconds["replay"] = time.perf_counter() - started
             file = f" ({training.replay_file}: {lower.file})" if lower.file else ""
+            other = ", run anew for other texts or layers than in the task before" if one_before and not lower.file else ""
+            before = ", as the task before gave it" if lower.taken_over else other
             say(
                 f"replaying {lower.layers} of {number_of_layers(model)} layers; what they gave for {lower.texts:,} texts takes "
-                f"{lower.nbytes / 1e6:,.0f} MB{file}"
+                f"{lower.nbytes / 1e6:,.0f} MB{file}{before}"
             )
         yield lower
 
 
-def _fill(lower: Keeping, training: Training, batches: Iterator[dict[str, Tensor]], args: TrainingArguments) -> None:
+def _fill(
+    lower: Keeping, training: Training, batches: Iterator[dict[str, Tensor]], args: TrainingArguments, last: Last | None
+) -> None:
     dtype = torch.float16 if args.fp16 else torch.bfloat16
     with torch.autocast(args.device.type, dtype, enabled=args.fp16 or args.bf16):
-        lower.fill(batches, training.replay_file)
+        lower.fill(batches, training.replay_file, last)
 
 
 def by_length(

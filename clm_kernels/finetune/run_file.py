@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,13 @@ def _hashes(path: Path, model: bool) -> Any:
 
 
 def _sha256(path: Path) -> str:
+    """Of a file that is as it was, as a base of several runs, it is not read again."""
+    state = path.stat()
+    return _digest(path.absolute(), (state.st_ino, state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, state: tuple[int, ...]) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

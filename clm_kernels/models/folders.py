@@ -7,12 +7,13 @@ package is refused by name before it is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import listed, require
 from ..strangers import MEGABYTE, brief, cut, read_json
@@ -20,7 +21,7 @@ from ..strangers import MEGABYTE, brief, cut, read_json
 PREFIX = "clm_pooled_"  # of the types under which `save_portable` writes checkpoints
 ATTENTION = ("eager", "sdpa", "flex_attention")  # any other name may be that of a kernel on the hub, which is code
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
-INDEX, ADAPTER_CONFIG = "model.safetensors.index.json", "adapter_config.json"
+WHOLE, INDEX, ADAPTER_CONFIG = "model.safetensors", "model.safetensors.index.json", "adapter_config.json"
 OF_ADAPTERS = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "fan_in_fan_out", "modules_to_save", "task_type", "inference_mode",
     "base_model_name_or_path",
@@ -93,17 +94,45 @@ def read_tokenizer(folder: str | os.PathLike, config: Any = None) -> Any:
         return AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
 
 
-def read_model(auto_class: Any, folder: str | os.PathLike, config: Any, dtype: str) -> tuple[Any, dict[str, Any]]:
+def read_model(
+    auto_class: Any, folder: str | os.PathLike, config: Any, dtype: str, tensors: Mapping[str, Tensor] | None = None
+) -> tuple[Any, dict[str, Any]]:
     """A model of this config with the weights in a folder's safetensors files, and what transformers tells of loading them.
+
+    Args:
+        tensors: what `read_tensors_of` gave for the folder, whose files are then not read again. The model has copies.
 
     Raises:
         ValueError: if the weights are a pickle, lie elsewhere, or are an adapter's.
     """
     _check_weights(Path(folder))
-    return auto_class.from_pretrained(
-        folder, config=config, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, use_safetensors=True,
-        trust_remote_code=False, local_files_only=True,
-    )  # fmt: skip
+    told = {
+        "config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True, "use_safetensors": True,
+        "local_files_only": True,
+    }  # fmt: skip
+    if tensors is None:
+        return auto_class.from_pretrained(folder, trust_remote_code=False, **told)
+    with torch.random.fork_rng([]), torch.device("meta"):
+        chosen = type(build_model(auto_class, config, torch.float32))
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    model, info = chosen.from_pretrained(None, state_dict=copies, **told)
+    model.name_or_path = model.config.name_or_path = str(folder)
+    return model, info
+
+
+def read_tensors_of(folder: str | os.PathLike) -> dict[str, Tensor]:
+    """The tensors in a folder's safetensors files, in the order in which transformers reads them.
+
+    Raises:
+        ValueError: as `read_model`, or if a file is damaged.
+    """
+    from safetensors.torch import load_file
+
+    _check_weights(Path(folder))
+    whole = Path(folder) / WHOLE
+    shards = [WHOLE] if whole.is_file() else sorted(set(described(folder, INDEX)["weight_map"].values()))
+    with refusing("read_model", folder, "a folder with whole safetensors files"):
+        return {name: tensor for shard in shards for name, tensor in load_file(Path(folder) / shard).items()}
 
 
 def build_model(auto_class: Any, config: Any, dtype: torch.dtype) -> Any:
@@ -170,7 +199,7 @@ def _check_weights(folder: Path) -> None:
     require(
         not adapter, "read_model", repr(str(folder)), "a whole model (`export` merges an adapter)", f"one with {ADAPTER_CONFIG}"
     )
-    if (folder / "model.safetensors").is_file():
+    if (folder / WHOLE).is_file():
         return
     shards = described(folder, INDEX).get("weight_map")
     pickles = sorted(path.name for path in folder.glob("*.bin"))

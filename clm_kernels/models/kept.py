@@ -43,6 +43,12 @@ class Rows:
     def get(self, key: bytes) -> Tensor | None:
         return self._rows.get(key)
 
+    def copy(self) -> Rows:
+        """The same rows, to which others may be added apart."""
+        same = Rows(self.max_bytes)
+        same._rows, same.nbytes = dict(self._rows), self.nbytes
+        return same
+
     def keep(self, key: bytes, row: Tensor) -> None:
         """Keeps a copy, unless that would take more than `max_bytes` in all."""
         if self.nbytes + row.nbytes <= self.max_bytes:

@@ -149,13 +149,15 @@ def test_health_and_counters():
         async with client() as one:
             await one.post("/classify", json={"texts": ["a", "b"], "tasks": "topics"})
             await one.post("/classify", json={"texts": []})
+            await one.post("/classify", json={"texts": ["broken"], "tasks": "topics"})
             return (await one.get("/healthz")).json(), (await one.get("/metrics")).text
 
     health, counters = asyncio.run(run())
     assert health == {"status": "ok", "tasks": FakeTasks.names}
     for line in (
         'clm_requests_total{path="/classify",status="200"} 1.0', 'clm_requests_total{path="/classify",status="422"} 1.0',
-        'clm_texts_total{task="topics"} 2.0', "clm_waiting 0.0", "clm_tasks 3.0", "clm_batch_texts_count 1.0",
+        'clm_requests_total{path="/classify",status="500"} 1.0', "clm_request_seconds_count 3.0",
+        'clm_texts_total{task="topics"} 2.0', "clm_waiting 0.0", "clm_tasks 3.0", "clm_batch_texts_count 2.0",
     ):  # fmt: skip
         assert line in counters, counters
 

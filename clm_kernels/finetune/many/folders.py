@@ -53,7 +53,7 @@ def several_in(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, fro
         try:
             yield whole, frozenset(read_json(output / RUN).get("given", ()))
         except BaseException:
-            if not (output / TRIALS).is_file() and not any(begun(folder) for folder in inner_folders(output)):
+            if not is_begun(output):
                 with suppress(OSError):
                     clear(output)
             raise
@@ -64,7 +64,7 @@ def finished(config: TrainConfig, say: Say, train: Train) -> Report:
     folder = Path(config.run.output)
     if (folder / REPORT).is_file():
         return Report.load(folder / REPORT)
-    if last_checkpoint(folder / CHECKPOINTS):
+    if is_begun(folder):
         return train(TrainConfig(output=str(folder), resume=True), say)
     return train(config.replace(overwrite=(folder / RUN).is_file()), say)
 
@@ -111,5 +111,7 @@ def _as_given(config: TrainConfig, record: Mapping[str, Any]) -> TrainConfig:
     )
 
 
-def begun(folder: Path) -> bool:
-    return (folder / REPORT).is_file() or last_checkpoint(folder / CHECKPOINTS) is not None
+def is_begun(folder: Path) -> bool:
+    """Whether there is anything of a run, or of several, that need not be done again."""
+    whole = (folder / REPORT).is_file() or (folder / TRIALS).is_file() or last_checkpoint(folder / CHECKPOINTS) is not None
+    return whole or any(is_begun(inner) for inner in inner_folders(folder))

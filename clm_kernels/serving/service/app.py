@@ -4,8 +4,7 @@ Annotations are evaluated here: FastAPI reads the forms of bodies, which depend 
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, Protocol
@@ -18,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from .batching import Batcher, Busy, Closed
 from .explaining import left_out, weights
-from .guards import BoundedBody, Token
+from .guards import BoundedBody, Counted, Token
 from .limits import Limits
 from .metrics import Metrics
 
@@ -80,16 +79,6 @@ def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any
     app = FastAPI(title="clm_kernels", lifespan=lifespan, openapi_url=None)
     _answer_errors_in_one_form(app)
 
-    @app.middleware("http")
-    async def counted(request: Request, call: Callable[[Request], Awaitable[Response]]) -> Response:
-        began = time.perf_counter()
-        response = await call(request)
-        path = request.url.path if request.url.path in ("/classify", "/explain") else "other"
-        metrics.requests.labels(path, str(response.status_code)).inc()
-        if path != "other":
-            metrics.seconds.observe(time.perf_counter() - began)
-        return response
-
     async def answered(texts: list[Any], of: list[str], top: int) -> list[Any]:
         for name in of:
             if name not in tasks.names:
@@ -109,7 +98,7 @@ def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any
         return found
 
     @app.post("/classify")
-    async def classify(asked: Asked) -> dict[str, Any]:
+    async def classify(asked: Asked) -> JSONResponse:
         """What each text is, by the tasks that were asked for: one for all, one for each, or without any all of them."""
         count, named = len(asked.texts), asked.tasks
         if isinstance(named, list) and len(named) != count:
@@ -120,7 +109,8 @@ def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any
         each = len(of) // count
         found = await answered([text for text in asked.texts for _ in range(each)], of, asked.top)
         told = [{"task": name} | tasks.described(name, one) for name, one in zip(of, found, strict=True)]
-        return {"results": told if named is not None else [told[i : i + each] for i in range(0, len(told), each)]}
+        results = told if named is not None else [told[i : i + each] for i in range(0, len(told), each)]
+        return JSONResponse({"results": results})  # which FastAPI would else look through once more
 
     @app.post("/explain")
     async def explain(asked: Doubted) -> dict[str, Any]:
@@ -152,7 +142,8 @@ def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any
         }
         return HTMLResponse(files(__package__).joinpath("page.html").read_text(encoding="utf-8"), headers=safe)
 
-    guarded: Any = Token(app, token) if token else app
+    counted = Counted(app, metrics)
+    guarded: Any = Token(counted, token) if token else counted
     return BoundedBody(guarded, limits.body)
 
 
