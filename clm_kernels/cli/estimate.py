@@ -12,6 +12,7 @@ from rich.table import Table
 from ..defaults import ACTIVE_SHARE, LENGTH
 from ..errors import require
 from ..finetune.config import TrainConfig
+from .across import across
 from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
@@ -39,6 +40,13 @@ def estimate(
             help="Part of the tokens assumed in the backward, where --energy leaves some out; with --cost it is found.",
         ),
     ] = ACTIVE_SHARE,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Processes that train together, each with all of the model and --batch-size texts a step.")
+    ] = 1,
+    tflops: Annotated[
+        float | None,
+        typer.Option(help="With --processes: TFLOPs a second that one of them reaches, for the network that hides the exchange."),
+    ] = None,
 ) -> Told:
     """Predict memory and FLOPs of a training step from the config alone, and say on which GPUs full, LoRA and sparse fit.
 
@@ -51,10 +59,13 @@ def estimate(
     quiet()
     from ..finetune.models import check_directory
     from ..measure.estimate import estimate as predict
+    from ..measure.estimate.processes import exchange as together
     from ..measure.subject import beside, resolved
     from ..models.folders import read_config
 
     require(device in ("cpu", "cuda"), "estimate", "device", "cpu or cuda", repr(device))
+    require(tflops is None or processes > 1, "estimate", "tflops", "left out without processes", tflops)
+    require(tflops is None or tflops > 0, "estimate", "tflops", "above 0", tflops)
     own = beside(config)  # options of other methods shape what it is compared with
     own.check(("model",))
     check_directory("estimate", config.data.model)
@@ -79,11 +90,18 @@ def estimate(
     console.print(_parts(found[asked], f"{training.method}: {title}"))
     beside = {name: found[other] for name, other in others.items()}
     console.print(_fits(beside, title))
+    shared = {}
+    if processes > 1:
+        ways = others if asked in others.values() else {training.method: asked, **others}
+        shared = {name: together(described, way, length, device, processes, tflops, found[way]) for name, way in ways.items()}
+        console.print(across(shared, title))
     one = found[asked].as_dict()
     document = {
         "model": config.data.model, "method": training.method, "batch_size": training.batch_size, "length": length,
         "dtype": asked.data.dtype, "device": device, "bytes_and_flops": one, "beside": {name: other.as_dict() for name, other in beside.items()},
     }  # fmt: skip
+    if shared:
+        document["processes"] = {name: other.as_dict() for name, other in shared.items()}
     return Told(
         document, f"{training.method}: {one['peak'] / 1e9:.3f} GB at the peak of a step, {one['flops'] / 1e12:.3f} TFLOPs"
     )

@@ -102,6 +102,9 @@ def summary(report: Any) -> Table:
         table.add_row("minutes", f"{told['paid']:.1f} ({told['predicted']:.1f} predicted, {told['asked']:g} asked for)")
     if epochs:
         table.add_row("an epoch", f"{sorted(epochs)[len(epochs) // 2]:.1f} s (median of {len(epochs)}, validation not counted)")
+    if shared := report.exchanged:
+        entries = f"{shared['bytes_an_entry']:.3g} bytes for each of {shared['entries']:,} numbers"
+        table.add_row("exchanged", f"{size(shared['bytes'])} a step in each of {shared['processes']} processes ({entries})")
     if fitted := report.calibration:
         errors = f"calibration error on validation {fitted['error_before']:.3f} -> {fitted['error_after']:.3f}"
         table.add_row("temperature", f"{fitted['temperature']:.2f} ({errors})")

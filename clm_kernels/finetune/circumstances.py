@@ -15,13 +15,16 @@ from .._version import __version__
 from ..errors import require
 from ..fingerprint import checksum
 from ..strangers import brief, fits
+from .config import PATHS, TrainConfig
 from .encode import Encoded
+from .locks import OWNER
 from .models import Loaded
 from .report import machine
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+PACKAGES = ("clm_kernels", "torch", "transformers", "accelerate", "numpy")
 FORM = {
     "model": {"weights": str, "config.json": str},
     "tokens": {str: str},
@@ -55,6 +58,23 @@ def versions(device: torch.device | None = None) -> dict[str, str]:
     """Of all that may change the last bits of a result, by name; on that device, or the one that is taken here."""
     device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     return {**machine(device), "clm_kernels": __version__, "threads": str(torch.get_num_threads())}
+
+
+def alike(config: TrainConfig, found: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """What must be the same in all processes of a run, by what a message calls it.
+
+    Paths may differ: it counts what was read there. Of the output folder each must see what process 0 has put there.
+
+    Args:
+        found: as `circumstances` gives it.
+    """
+    owner = output / OWNER
+    packages = {f"version of {name}": found["versions"][name] for name in PACKAGES}
+    tokens = {f"tokens of the {name} data": digest[:12] for name, digest in found["tokens"].items()}
+    base = {f"{name} of the base": digest[:12] for name, digest in found["model"].items()}
+    options = {name: value for name, value in config.options().items() if name not in PATHS}
+    seen = {"output": owner.read_text() if owner.is_file() else "a folder without process 0's lock"}
+    return packages | options | base | tokens | seen
 
 
 def other_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:

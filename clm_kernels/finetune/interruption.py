@@ -74,6 +74,13 @@ def _handled_by(handler: Callable[..., None], numbers: Iterable[int]) -> Iterato
             signal.signal(number, found)
 
 
+@contextmanager
+def unstoppable() -> Iterator[None]:
+    """Inside, no signal that can be caught stops the process: for some seconds in which it says its last word."""
+    with _handled_by(lambda number, frame: None, (signal.SIGINT, *PREEMPTING)):
+        yield
+
+
 class Interruption(TrainerCallback):
     """In this context a first signal is kept until a checkpoint is made, which all processes do after the same step."""
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
 
 from ..errors import require
-from ..escaping import visible
 from ..extras import needs
 from ..models.conform import recipe_of
 from ..models.packing import check_packing
@@ -31,7 +28,7 @@ from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, PAGE, REPORT, 
 from .balancing import check_balance, drawing_chances, label_weights
 from .checkpoints import Sealing, drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
-from .circumstances import check_circumstances, circumstances
+from .circumstances import alike, check_circumstances, circumstances
 from .config import PATHS, REQUIRED, TrainConfig
 from .cost_picture import draw_cost
 from .data import Corpus, load_data
@@ -51,10 +48,11 @@ from .packed import Packed
 from .page.writing import write_page
 from .parts import with_files
 from .pricing import Shares, as_found, within
+from .processes.company import Company, in_company
 from .replaying import replaying
 from .report import Report, machine, validations
 from .run_file import save_run_file
-from .said import say_cuts, say_data
+from .saying import say_cuts, say_data, say_nothing, to_stderr
 from .scoring import Scored, score_best
 from .shares import ActiveShares, spent
 from .sharing import Shared
@@ -66,15 +64,6 @@ from .words.reading import Reader
 from .words.recording import Recorder
 
 Say = Callable[[str], None]
-
-
-def to_stderr(line: str) -> None:
-    """Prints a line without breaking a progress bar."""
-    tqdm.write(visible(line), file=sys.stderr)
-
-
-def say_nothing(line: str) -> None:
-    """In place of `to_stderr` where process 0 says it already."""
 
 
 def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = None) -> Report:
@@ -100,23 +89,38 @@ def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = Non
         RuntimeError: without memory or disk left.
         Interrupted: a KeyboardInterrupt, after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint to resume from.
     """
+    with in_company() as company:
+        with company.all_or_none():
+            _check(config)
+            if on_hub(config.data.train):  # so that the run file says which of its commits was read
+                config = config.replace(train=pinned(config.data.train))
+        if several := several_runs(config):
+            return several(config, say, partial(train, shared=shared))
+        say, began = say if is_main() else say_nothing, time.perf_counter()
+        with ExitStack() as held:
+            with company.all_or_none():
+                run = begin(*held.enter_context(_opened(config, say)), shared)
+            company.check_alike(alike(run.config, run.circumstances, run.output))
+            return _train(run, say, {name: config.options()[name] for name in PATHS}, company, began)
+
+
+def _check(config: TrainConfig) -> None:
     check(config, ("output",) if config.run.resume else REQUIRED)
     half = config.training.precision == "fp16" and not torch.accelerator.is_available()
     require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
-    if on_hub(config.data.train):  # so that the run file says which of its commits was read
-        config = config.replace(train=pinned(config.data.train))
-    if several := several_runs(config):
-        return several(config, say, partial(train, shared=shared))
-    say = say if is_main() else say_nothing
-    output, paths = Path(config.run.output), {name: config.options()[name] for name in PATHS}
-    began = time.perf_counter()
+
+
+@contextmanager
+def _opened(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, Say, Path | None]]:
+    """What `begin` takes; the output folder is held, and errors are told so that they help."""
+    output = Path(config.run.output)
     with tidied_up_after(), locked(output) if is_main() else nullcontext(), with_files(config.data) as data:
         config, checkpoint = check_output(config.replace(data=data), say)
         method_of(config).check_packages("train")
         with advice_when_out_of_memory(config), advice_when_a_disk_is_full(output):
-            return _train(begin(config, say, checkpoint, shared), say, paths, began)
+            yield config, say, checkpoint
 
 
 def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
@@ -251,12 +255,13 @@ def begin_report(
     )  # fmt: skip
 
 
-def _train(run: Begun, say: Say, paths: Mapping[str, str], began: float) -> Report:
+def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, began: float) -> Report:
     config, loaded, output, checkpoint = run.config, run.loaded, run.output, run.checkpoint
     started = time.perf_counter()
     groups = None if checkpoint else run.method.find_groups(config, loaded, run.corpus.train)
     choice = load_choice(output) if checkpoint else run.method.choose(config, loaded, run.splits["train"], groups)
     seconds = time.perf_counter() - started
+    company.check_selection(choice.selection)
     if groups is not None and not groups and choice.scores:
         say("no run of words tells a label: the units are scored by all tokens")
     minutes: dict[str, Any] = {}
@@ -370,6 +375,7 @@ def fit(
     trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
     report.packing = packed.shares(say) if packed else {}
+    report.exchanged = trainer.exchanged.told()
     report.history = validations(trainer.state.log_history)
     report.active = [line for callback in counting for line in callback.epochs(trainer.state.log_history)]
     report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []

@@ -70,6 +70,8 @@ class Report:
             was resumed there is nothing else.
         scope: the `threshold` below which a text is out of scope, on how many validation texts (`rows`) it was fitted, and which
             part of them it keeps; empty for tags.
+        exchanged: with several processes, their number, the `bytes` of gradients that each gives away in a step as they were
+            counted, the `entries` that these are of, and ``bytes_an_entry``. Empty for one process.
     """
 
     config: dict[str, Any]
@@ -101,6 +103,7 @@ class Report:
     scope: dict[str, Any] = field(default_factory=dict)
     minutes: dict[str, Any] = field(default_factory=dict)
     classes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    exchanged: dict[str, float] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

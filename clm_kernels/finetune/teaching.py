@@ -117,7 +117,7 @@ class Teaching(TrainerCallback):
                 return collate(examples)
             rows = torch.tensor([example[ROW] for example in examples])
             places, weights = self.draw(rows)
-            batch = collate([{name: v for name, v in examples[i].items() if name != ROW} for i in places.tolist()])
+            batch = collate([without_row(examples[i]) for i in places.tolist()])
             labels = sum(int(np.sum(np.not_equal(example["labels"], IGNORED))) for example in examples)
             whole = len(places) == len(rows) and bool((weights == 1).all())
             return {**batch, ROW: rows[places], WEIGHT: weights[:0] if whole else weights / labels}
@@ -203,6 +203,15 @@ class Teaching(TrainerCallback):
             norms, stayed, came = shared.to(self.norms)
             self.norms.copy_((norms / stayed).where(stayed > 0, self.norms))
             self.stayed.copy_(stayed > 0), self.came.copy_(came > 0)
+
+
+def numbered(rows: Any) -> Any:
+    """A data set with the number of each row, as `Teaching` finds it by."""
+    return rows.add_column(ROW, list(range(len(rows))))
+
+
+def without_row(example: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in example.items() if name != ROW}
 
 
 def lines(log_history: list[dict[str, Any]]) -> list[dict[str, float]]:

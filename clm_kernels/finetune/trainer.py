@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch.utils.data import Sampler
 from transformers import EarlyStoppingCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
 
+from ..patching.active import uncounted
 from .artifacts import CHECKPOINTS
 from .config import Run, Training
 from .losses import mean_loss
 from .manifest import damage
-from .teaching import ROW, WEIGHT, Teaching
+from .processes.exchanged import Exchanged
+from .processes.last_step import IDLE, Rounds, real_rows, with_filler, without_fillers
+from .teaching import ROW, WEIGHT, Teaching, numbered
 
 
 def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
@@ -37,6 +41,7 @@ def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
         seed=run.seed, bf16=training.precision == "bf16", fp16=training.precision == "fp16",
         restore_callback_states_from_checkpoint=True,
         average_tokens_across_devices=False,  # else each process multiplies a loss that is a mean already by their number
+        ddp_broadcast_buffers=False,  # none changes in training
         report_to=run.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
     )  # fmt: skip
@@ -57,20 +62,27 @@ class RunTrainer(Trainer):
     def __init__(
         self, *, teaching: Teaching | None = None, label_weights: Tensor | None = None, chances: Tensor | None = None, **given: Any
     ):  # fmt: skip
-        if teaching is not None:
-            rows = given["train_dataset"]
-            given |= {
-                "train_dataset": rows.add_column(ROW, list(range(len(rows)))),
-                "data_collator": teaching.collate(given["data_collator"]),
-            }
+        rows, args, collate = given["train_dataset"], given["args"], given["data_collator"]
+        self.rounds: Rounds | None = None
+        thinned = teaching.collate(collate) if teaching is not None else None
+        if args.world_size > 1:
+            self.rounds = Rounds(len(rows), args.train_batch_size, args.world_size, args.gradient_accumulation_steps)
+            given |= {"train_dataset": with_filler(rows), "data_collator": without_fillers(collate, thinned)}
+        elif thinned is not None:
+            given |= {"train_dataset": numbered(rows), "data_collator": thinned}
         super().__init__(**given)
+        self.exchanged = Exchanged()
+        if args.world_size > 1:  # else all draw the same dropout, each for its own texts
+            torch.manual_seed(args.seed + args.process_index)
         self.teaching, self.label_weights, self.chances = teaching, label_weights, chances
         self._trained: list[torch.nn.Parameter] | None = None
         # Classifiers take no notice of num_items_in_batch: a loss that is a mean must be divided by the accumulated batches.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        self.exchanged.watch(model)
         rows, weights = inputs.pop(ROW, None), inputs.pop(WEIGHT, None)
+        idle = inputs.pop(IDLE, False)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.label_weights is not None and model.training:
             loss = mean_loss(outputs["logits"], inputs["labels"], self.label_weights)
@@ -78,7 +90,24 @@ class RunTrainer(Trainer):
             loss = mean_loss(outputs["logits"], inputs["labels"])
         if rows is not None:
             loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
+        if model.training and self.rounds:
+            loss = loss * (0.0 if idle else self.rounds.weight(self.state.global_step))
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """What a filler would tell of tokens is nobody's."""
+        with uncounted(self.model) if IDLE in inputs else nullcontext():
+            return super().training_step(model, inputs, num_items_in_batch)
+
+    def prediction_step(self, *given, **named):
+        """Of the last batches, filled up with texts of the first, the loss is that of the real ones."""
+        loss, logits, labels = super().prediction_step(*given, **named)
+        state, size = self.accelerator.gradient_state, self.args.eval_batch_size
+        if self.rounds and state.end_of_dataloader:
+            real = real_rows(state.remainder, self.args.process_index, size)
+            if 0 < real < len(labels):
+                loss = mean_loss(logits[:real], labels[:real])
+        return loss, logits, labels
 
     def _load_best_model(self) -> None:
         """Else a checkpoint that is gone would leave the last weights under the name of the best."""
@@ -103,10 +132,14 @@ class RunTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> Sampler:
         lengths = list(self.train_dataset["length"])  # the dataset given here has lost that column already
+        if self.rounds:
+            lengths = lengths[: self.rounds.examples]
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         if self.chances is not None:
-            return BalancedSampler(step, lengths, self.args.seed, self.chances)
-        return EpochSampler(step, lengths, self.args.seed)
+            found = BalancedSampler(step, lengths, self.args.seed, self.chances)
+        else:
+            found = EpochSampler(step, lengths, self.args.seed)
+        return FilledSampler(found, self.rounds) if self.rounds else found
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -133,6 +166,23 @@ class BalancedSampler(EpochSampler):
         drawn = torch.searchsorted(self.ends, draws * self.ends[-1], right=True).tolist()
         lengths = [self.lengths[i] for i in drawn]
         yield from (drawn[i] for i in get_length_grouped_indices(lengths, self.batch_size, generator=self.generator))
+
+
+class FilledSampler(Sampler):
+    """The same, and then fillers until all processes have a batch."""
+
+    def __init__(self, sampler: EpochSampler, rounds: Rounds):
+        self.sampler, self.rounds = sampler, rounds
+
+    def __len__(self) -> int:
+        return self.rounds.filled
+
+    def __iter__(self) -> Iterator[int]:
+        yield from self.sampler
+        yield from [self.rounds.examples] * (self.rounds.filled - self.rounds.examples)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
 
 
 class Bar(ProgressCallback):

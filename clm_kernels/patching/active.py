@@ -71,9 +71,22 @@ class Active:
 
 def active_shares(model: nn.Module) -> dict[str, float]:
     """`ActiveTokens.shares` of a patched model, which goes on counting; empty where no layer leaves tokens out."""
-    layers = (getattr(module, "_active", None) for module in model.modules())
-    found = next((active.tokens for active in layers if isinstance(active, Active)), None)
+    found = next((layer.tokens for layer in _layers(model)), None)
     return {} if found is None else found.shares(reset=False)
+
+
+@contextmanager
+def uncounted(model: nn.Module) -> Iterator[None]:
+    """Inside, the tokens of a patched model are not counted."""
+    before = [(layer, layer.came, None if layer.kept is None else layer.kept.clone()) for layer in _layers(model)]
+    yield
+    for layer, came, kept in before:
+        layer.came, layer.kept = came, kept
+
+
+def _layers(model: nn.Module) -> Iterator[Active]:
+    layers = (getattr(module, "_active", None) for module in model.modules())
+    return (layer for layer in layers if isinstance(layer, Active))
 
 
 class ActiveTokens(Mapping[str, Active]):

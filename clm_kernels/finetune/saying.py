@@ -1,20 +1,30 @@
-"""What a run says of its data before it begins."""
+"""How a run says a line, and what it says of the data before it begins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+import sys
+from collections.abc import Callable
 
+from tqdm.auto import tqdm
+
+from ..escaping import visible
 from .checking.checked import check_corpus
 from .checking.shown import left_out_line, one_line
+from .data import Corpus
+from .encode import Encoded
 from .outputs import is_main
-
-if TYPE_CHECKING:
-    from .data import Corpus
-    from .encode import Encoded
-    from .tasks import Task
+from .tasks import Task
 
 Say = Callable[[str], None]
+
+
+def to_stderr(line: str) -> None:
+    """Prints a line without breaking a progress bar."""
+    tqdm.write(visible(line), file=sys.stderr)
+
+
+def say_nothing(line: str) -> None:
+    """In place of `to_stderr` where process 0 says it already."""
 
 
 def say_data(corpus: Corpus, say: Say) -> None:
@@ -24,8 +34,8 @@ def say_data(corpus: Corpus, say: Say) -> None:
             say(line)
 
 
-def say_cuts(splits: Mapping[str, Encoded], task: Task, limit: int, by: str, say: Say) -> None:
-    """Says of each part how much of it does not fit into so many tokens; `by` names what sets the limit."""
+def say_cuts(splits: dict[str, Encoded], task: Task, limit: int, by: str, say: Say) -> None:
+    """Says of each split how much of it was cut off, and by what."""
     for name, split in splits.items():
         if split.cut:
             counted = "; cut-off words count as missed" if task.per_token and name != "train" else ""
