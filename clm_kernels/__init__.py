@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .optim import SparseAdamW as SparseAdamW
     from .patching import Handle as Handle
     from .patching import patch as patch
+    from .patching.sharding import shard as shard
     from .recipe import Recipe as Recipe
     from .selecting.budget.spending import budget as budget
     from .selecting.pipeline import choose as choose
@@ -67,6 +68,7 @@ _HOMES = {  # public name -> the module that it is imported from when it is firs
     "restore_attention": "models.attention",
     "sensitivity": "selecting.scores.sensitivity",
     "set_pooling": "models.pooling",
+    "shard": "patching.sharding",
     "train": "finetune.recipe",
     "train_tasks": "finetune.many.tasks",
     "warm_up_head": "selecting.scores.warm_up",

@@ -21,6 +21,7 @@ from .models.conform import conform, conformed_weights
 from .models.structure import weights
 from .recipe import Recipe
 from .selection import Entries, Selection
+from .shards import divided
 from .strangers import brief, fits, inside, parse_json
 from .tensors import read_tensors, write_tensors
 from .values import Values
@@ -244,3 +245,5 @@ def _write(weight: Tensor, entries: Entries | None, values: Tensor) -> None:
 def _refuse_patched(model: nn.Module) -> None:
     if any(isinstance(parameter, Values) for parameter in model.parameters()):
         raise RuntimeError("Delta: the model is patched for training; call restore() on its handle first")
+    if divided(model):
+        raise RuntimeError("Delta: the model must be whole, got one that is divided over processes; load its base anew")

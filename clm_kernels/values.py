@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from . import ops
 from .selection import Entries
+from .shards import Shard
 
 
 class Values(nn.Parameter):
@@ -23,10 +24,12 @@ class Values(nn.Parameter):
         dense: the weight that is updated in place at the selected entries; None after `release`.
         entries: which entries those are.
         spent: whether an optimizer has used `grad`; only kept up to date where the gradient is taken from a dense one.
+        shard: this process's part of the weight, where FSDP2 has divided it (`clm_kernels.shard`).
     """
 
     dense: Tensor | None
     spent: bool
+    shard: Shard | None
     _entries: Entries
     _hook: RemovableHandle | None
 
@@ -35,6 +38,7 @@ class Values(nn.Parameter):
             data = ops.gather(dense.detach(), entries.to(dense.device))
         values = super().__new__(cls, data, requires_grad)
         values.dense, values._entries, values._hook, values.spent = dense, entries, None, False
+        values.shard = None
         return values
 
     @property
@@ -57,8 +61,11 @@ class Values(nn.Parameter):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Reads the values anew from the dense weight, after somebody else has written there."""
-        self.copy_(ops.gather(self._weight.detach(), self.entries))
+        """Reads the values anew from the dense weight, after somebody else has written there.
+
+        Of a divided weight all processes must do so at once.
+        """
+        self.copy_(self.shard.gathered() if self.shard else ops.gather(self._weight.detach(), self.entries))
 
     def follow(self, dense: Tensor) -> None:
         """Takes `dense` for the weight from now on; a hook on the former one goes along."""
@@ -72,7 +79,7 @@ class Values(nn.Parameter):
     def release(self) -> None:
         """Lets go of the weight: no optimizer writes there any more."""
         self.leave_dense_gradient()
-        self.dense = None
+        self.dense = self.shard = None
 
     def take_dense_gradient(self) -> None:
         """Turns every dense gradient of the weight into compact `grad` as soon as autograd has made it.

@@ -26,6 +26,7 @@ LAYERS = (  # a part imports from the layers below its own
     {"delta"},
     {"models"},
     {"values", "extension"},
+    {"shards"},
     {"selection"},
     {"ops"},
     {"options", "tensors", "recipe", "energy"},

@@ -41,12 +41,17 @@ def estimate(
         ),
     ] = ACTIVE_SHARE,
     processes: Annotated[
-        int, typer.Option(min=1, help="Processes that train together, each with all of the model and --batch-size texts a step.")
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that train together, each with --batch-size texts a step and, without --fsdp, all of the model.",
+        ),
     ] = 1,
     tflops: Annotated[
         float | None,
         typer.Option(help="With --processes: TFLOPs a second that one of them reaches, for the network that hides the exchange."),
     ] = None,
+    fsdp: Annotated[bool, typer.Option("--fsdp", help="With --processes: they hold the base together, each its part.")] = False,
 ) -> Told:
     """Predict memory and FLOPs of a training step from the config alone, and say on which GPUs full, LoRA and sparse fit.
 
@@ -63,8 +68,10 @@ def estimate(
     from ..measure.subject import beside, resolved
     from ..models.folders import read_config
 
+    require(not fsdp or processes > 1, "estimate", "fsdp", "left out without processes", fsdp)
     require(device in ("cpu", "cuda"), "estimate", "device", "cpu or cuda", repr(device))
-    require(tflops is None or processes > 1, "estimate", "tflops", "left out without processes", tflops)
+    across_copies = processes > 1 and not fsdp
+    require(tflops is None or across_copies, "estimate", "tflops", "left out without processes, or with fsdp", tflops)
     require(tflops is None or tflops > 0, "estimate", "tflops", "above 0", tflops)
     own = beside(config)  # options of other methods shape what it is compared with
     own.check(("model",))
@@ -91,20 +98,41 @@ def estimate(
     beside = {name: found[other] for name, other in others.items()}
     console.print(_fits(beside, title))
     shared = {}
-    if processes > 1:
+    if across_copies:
         ways = others if asked in others.values() else {training.method: asked, **others}
         shared = {name: together(described, way, length, device, processes, tflops, found[way]) for name, way in ways.items()}
         console.print(across(shared, title))
     one = found[asked].as_dict()
+    parts = _divided(described, asked, processes, length, found[asked], console) if fsdp else None
     document = {
         "model": config.data.model, "method": training.method, "batch_size": training.batch_size, "length": length,
         "dtype": asked.data.dtype, "device": device, "bytes_and_flops": one, "beside": {name: other.as_dict() for name, other in beside.items()},
+        "a_process": parts,
     }  # fmt: skip
     if shared:
         document["processes"] = {name: other.as_dict() for name, other in shared.items()}
     return Told(
         document, f"{training.method}: {one['peak'] / 1e9:.3f} GB at the peak of a step, {one['flops'] / 1e12:.3f} TFLOPs"
     )
+
+
+def _divided(described, asked: TrainConfig, processes: int, length: int, one, console: Console) -> dict:
+    """Prints what each of several processes takes that hold the base together; all of it by name."""
+    from ..measure.estimate.divided import divided
+
+    found = divided(described, asked, processes, length)
+    peak = one.peak - one.weights + found.weights
+    table = Table("of each process", "GB", title=f"{processes} processes that hold the base together (FSDP2)")
+    table.columns[1].justify = "right"
+    told = {
+        "its part of the base": found.shards, "what is trained, whole": found.trained, "gathered at a time, at most": found.gathered,
+        "peak of a step, at most": peak, "gathered in a forward": found.forward, "gathered again in its backward": found.backward,
+        "gradients that are averaged": found.reduced, "received in a step, and sent": found.received,
+    }  # fmt: skip
+    for name, size in told.items():
+        table.add_row(name, f"{size / 1e9:.3f}", end_section=size is peak)
+    console.print(table)
+    return found.as_dict() | {"peak": peak}
 
 
 def _others(config: TrainConfig) -> dict[str, TrainConfig]:

@@ -105,6 +105,9 @@ def summary(report: Any) -> Table:
     if shared := report.exchanged:
         entries = f"{shared['bytes_an_entry']:.3g} bytes for each of {shared['entries']:,} numbers"
         table.add_row("exchanged", f"{size(shared['bytes'])} a step in each of {shared['processes']} processes ({entries})")
+    if parts := report.divided:
+        held = f"{size(parts['shards'])} of {size(parts['base'])}, and {size(parts['trained'])} of what is trained"
+        table.add_row("each process", f"{held}; {size(parts['exchanged'])} exchanged a step, of {parts['processes']} processes")
     if fitted := report.calibration:
         errors = f"calibration error on validation {fitted['error_before']:.3f} -> {fitted['error_after']:.3f}"
         table.add_row("temperature", f"{fitted['temperature']:.2f} ({errors})")

@@ -12,6 +12,7 @@ SCOPE = "scope.safetensors"
 SCORES, PICTURE = "sensitivity.safetensors", "selection.png"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
 CARD = "README.md"
+TRAINED = "trained.safetensors"  # in a checkpoint of a divided base
 WHOLE = "model.safetensors"  # as transformers names it, where it is one file
 EVALUATIONS = "evaluation-*"  # folders, of what is told of the run later
 OF_EVALUATION = (

@@ -160,6 +160,9 @@ class Training:
     replay_file: str = _training(
         "", "With replay: a file that keeps what the layers gave, for later runs too; at most 4 GB. (default: in memory)"
     )
+    fsdp: bool = _training(
+        False, "Divide the base over torchrun's processes (FSDP2), each of which holds its part alone (method sparse)."
+    )
     packing: bool = _training(False, "Let texts of a batch share rows, none seeing another, so that hardly any padding runs.")
     eval_steps: int | None = _training(None, "Validate and save every so many steps. (default: every epoch)")
     best_by: str = _training(

@@ -32,6 +32,8 @@ from .circumstances import alike, check_circumstances, circumstances
 from .config import PATHS, REQUIRED, TrainConfig
 from .cost_picture import draw_cost
 from .data import Corpus, load_data
+from .divided import told, trainer_for
+from .dividing import check_launched
 from .encode import Encoded
 from .hub import on_hub, pinned
 from .interruption import Interruption, tidied_up_after
@@ -58,7 +60,7 @@ from .shares import ActiveShares, spent
 from .sharing import Shared
 from .tasks import Task
 from .teaching import Teaching, chances_within, lines
-from .trainer import Bar, Progress, RunTrainer, arguments, early_stopping
+from .trainer import Bar, Progress, arguments, early_stopping
 from .windows import check_cuts
 from .words.reading import Reader
 from .words.recording import Recorder
@@ -106,6 +108,7 @@ def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = Non
 
 def _check(config: TrainConfig) -> None:
     check(config, ("output",) if config.run.resume else REQUIRED)
+    check_launched(config)
     half = config.training.precision == "fp16" and not torch.accelerator.is_available()
     require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
     for package in ("accelerate", "datasets", "filelock"):
@@ -212,7 +215,8 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None, shared:
     found = circumstances(loaded, Path(config.data.model), splits, args.device)
     if checkpoint:
         check_circumstances(read_manifest(checkpoint)["run"], found, say)
-    nn.Module.to(loaded.model, args.device)
+    if not config.training.fsdp:  # whose base no device need hold whole
+        nn.Module.to(loaded.model, args.device)
     told = Recipe(corpus.task.name, config.data.model, limit, template=config.data.template)
     if is_main() and (line := method_of(config).said_before(loaded, corpus.label_names, told)):
         say(line)
@@ -301,6 +305,8 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
             _save(run, prepared, report)
             draw_cost(report, output / COST_PICTURE, say)
             write_page(output / PAGE, report, scored, words, say)
+        else:
+            run.method.help_to_save(prepared)
     if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
         drop_checkpoints(output / CHECKPOINTS)
     return report
@@ -349,7 +355,7 @@ def fit(
     weights = label_weights(training, splits["train"], len(names))
     weights = weights if weights is None else weights.to(args.device)
     teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say, weights) if pace or training.skip else None
-    trainer = RunTrainer(
+    trainer = trainer_for(prepared.handle)(
         model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
         processing_class=tokenizer, data_collator=task.collate(tokenizer),
         compute_metrics=task.score(splits["validation"], names),
@@ -374,6 +380,7 @@ def fit(
         trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
     trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
     report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
+    report.divided = told(prepared.handle)
     report.packing = packed.shares(say) if packed else {}
     report.exchanged = trainer.exchanged.told()
     report.history = validations(trainer.state.log_history)

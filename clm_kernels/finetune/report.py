@@ -57,6 +57,8 @@ class Report:
         calibration: the temperature that was fitted on the validation data, on how many `rows` (texts, or words), and the
             expected calibration error over `bins` there, `error_before` and `error_after`. Where a text may have several
             labels, also the ``thresholds`` of their probabilities.
+        divided: with `fsdp`, how many `processes` hold the base together, the bytes that process 0 holds of it (`shards`) and of
+            what is trained (`trained`), those of the whole `base`, and those of the gradients that are `exchanged` in a step.
         classes: where a text may have several labels: for ``validation`` and ``test`` a line for each label, with its precision,
             recall, F1, support and how often it was given.
         seeds: of several, the `best` by validation, which this report is of; of all `runs` the scores of their best
@@ -104,6 +106,7 @@ class Report:
     minutes: dict[str, Any] = field(default_factory=dict)
     classes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     exchanged: dict[str, float] = field(default_factory=dict)
+    divided: dict[str, int] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer
 
 from ..models.heads import reads_text
+from ..shards import divided
 from .encode import Encoded
 from .judging.calibration import Calibration
 from .judging.items import Items, condensed
@@ -49,8 +50,9 @@ def score_best(
         What a process that writes knows then; of any other one, little of it.
     """
     calibration, scope, items, size = None, None, None, trainer.args.per_device_eval_batch_size
-    one_label = is_main() and not (task.per_token or task.several) and reads_text(model)
-    if is_main() or task.several:  # whose scores need it in every process
+    together = is_main() or divided(model)  # whose forward takes every process
+    one_label = together and not (task.per_token or task.several) and reads_text(model)
+    if together or task.several:  # whose scores need it in every process
         with kept_features(model, one_label) as features:
             fitted = calibrate(model, splits["validation"], task, tokenizer, list(names), size)
         calibration, report.calibration, items = fitted.calibration, fitted.told, fitted.items

@@ -109,11 +109,15 @@ class RunTrainer(Trainer):
                 loss = mean_loss(logits[:real], labels[:real])
         return loss, logits, labels
 
-    def _load_best_model(self) -> None:
-        """Else a checkpoint that is gone would leave the last weights under the name of the best."""
+    def best_checkpoint(self) -> Path:
+        """The one with the best score, checked: else one that is gone would leave the last weights under the name of the best."""
         best = Path(self.state.best_model_checkpoint)
         if wrong := damage(best):
             raise RuntimeError(f"train: {str(best)!r}, the best checkpoint, must be as it was saved, got one of which {wrong}")
+        return best
+
+    def _load_best_model(self) -> None:
+        self.best_checkpoint()
         super()._load_best_model()
 
     def floating_point_ops(self, inputs) -> int:

@@ -14,6 +14,7 @@ from ..ops.layout import DENSE
 from ..ops.owned import check_memory
 from ..ops.parameters import Parameters
 from ..ops.registry import implementation
+from ..shards import Shard
 from ..values import Values
 from .guard import Guard, form
 from .settings import Settings
@@ -30,6 +31,7 @@ class Batch:
         self.places, self.parameters, self.groups, self.states, self.layouts = [], [], [], [], []
         self.values, self.exp_avgs, self.exp_avg_sqs, self.max_exp_avg_sqs = [], [], [], []
         self.masters, self.anchors, self.denses, self.indices = [], [], [], []
+        self.shards: list[tuple[nn.Parameter, Shard]] = []  # written to after the op
         self.singles: list[int] = []  # of one entry: the only gradients that can be contiguous and negative by a mark alone
         self.settings: Settings | None = None
         self.plans: dict[str, Callable] = {}  # by the name of the implementation
@@ -51,7 +53,10 @@ class Batch:
         self.max_exp_avg_sqs.append(state["max_exp_avg_sq"] if self.amsgrad else self.none)
         self.masters.append(state.get("master", self.none))
         self.anchors.append(state.get("pretrained", self.none))
-        sparse = isinstance(parameter, Values)
+        shard = parameter.shard if isinstance(parameter, Values) else None
+        if shard is not None:
+            self.shards.append((parameter, shard))
+        sparse = isinstance(parameter, Values) and shard is None  # of a shard the op sees the values alone
         self.denses.append(parameter.dense if sparse else self.none)
         self.indices.append(parameter.entries._held if sparse else self.none)
         self.layouts += parameter.entries.layout if sparse else DENSE_LAYOUT
@@ -115,6 +120,8 @@ class Batch:
         self._update(grads, self.settings.next(found_inf), grad_scale, found_inf)
         for parameter, value in self.copied:
             parameter.copy_(value)
+        for parameter, shard in self.shards:
+            shard.write(parameter)
 
     def _update(self, grads: list[Tensor], settings: Tensor, grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
         name, given = ops.chosen(self.device), form(grads)

@@ -15,9 +15,10 @@ from ..fingerprint import fingerprint
 from ..handles import Restorable
 from ..models.structure import bias_names, depths, head_names, norm_names, read_past_forward, weights
 from ..selection import Entries, Selection
+from ..shards import Divided
 from ..values import Values
 from .active import Active, ActiveTokens
-from .layers import Compact, CompactLayer, known_layer, layer_for, swapped_class
+from .layers import Compact, CompactLayer, known_layer, layer_for, own_class, swapped_class
 from .learnt import delta_of
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class Handle(Restorable):
             whole embedding, if there are new tokens.
         extension: the new tokens, if there are any.
         active: the layers whose backward keeps active tokens alone, and the share of the tokens that these are.
+        sharded: how `shard` has divided it over processes, if it has.
     """
 
     def __init__(self, model: nn.Module, selection: Selection, head: list[str], active: ActiveTokens):
@@ -124,6 +126,7 @@ class Handle(Restorable):
         self.whole: dict[str, str] = {}
         self.originals: dict[str, str] = {}
         self.extension: Extension | None = None
+        self.sharded: Divided | None = None
         self._classes: list[tuple[Any, type]] = []
         self._requires_grad = {name: parameter.requires_grad for name, parameter in weights(model).items()}
 
@@ -149,19 +152,23 @@ class Handle(Restorable):
                 raise RuntimeError(
                     f"restore: the forward of a {original.__name__} has been replaced on the instance; remove that hook first"
                 )
+        if self.sharded is not None:
+            self.sharded.release()
         for module, original in self._classes:
             for name in module.compact.values():
                 module._parameters.pop(name).release()
             module.__dict__.pop("_entries", None)
             module.__dict__.pop("_active", None)
             del module.compact
-            module.__class__ = original
+            module.__class__ = own_class(module, original)
         self._classes.clear()
         for name, parameter in weights(self.model).items():
             parameter.requires_grad_(self._requires_grad.get(name, parameter.requires_grad))
 
     def delta(self, labels: Iterable[str] | None = None, recipe: Recipe | None = None) -> Delta:
         """Everything that was trained, as a `Delta`: what the model holds now, before or after `restore`.
+
+        Of a model that `shard` has divided all processes must call it, and each gets it whole.
 
         Args:
             labels: label names in order; from the model's config by default.

@@ -190,6 +190,14 @@ def _blank(original: type, known: type | None) -> nn.Module:
     return swapped.__new__(swapped)
 
 
+def own_class(module: nn.Module, original: type) -> type:
+    """What a swapped module becomes again; a class that ``fully_shard`` has put before it stays."""
+    outer = type(module).__mro__[1]
+    if outer.__name__ != "FSDPModule":
+        return original
+    return type(f"FSDP{original.__name__}", (outer, original), {"__module__": original.__module__})
+
+
 def layer_for(module: nn.Module, parameter: str, entries: Entries) -> type | None:
     """The compact class that makes this weight's gradient, or None where only the dense gradient is to be had."""
     embedding = isinstance(module, nn.Embedding)

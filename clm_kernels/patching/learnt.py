@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..delta import Delta, read
 from ..extension import Extension
@@ -15,6 +15,7 @@ from ..models.heads import label_names
 from ..models.structure import weights
 from ..recipe import Recipe
 from ..selection import Selection
+from ..shards import Divided
 from ..values import Values
 
 
@@ -28,6 +29,7 @@ class Patched(Protocol):
     head: list[str]
     originals: dict[str, str]
     extension: Extension | None
+    sharded: Divided | None
 
     @property
     def patched(self) -> bool: ...
@@ -38,15 +40,22 @@ def delta_of(handle: Patched, labels: Iterable[str] | None, recipe: Recipe | Non
     named = weights(handle.model)
     if not all([*handle.whole.values(), *handle.originals.values()]):
         raise RuntimeError("Handle.delta: the model must have been patched in memory, got one of the meta device (dry)")
-    for name, values in handle.values.items():
-        if handle.patched and fingerprint(values) != fingerprint(read(named[name], values.entries)):
+    held = {name: _held(handle, named, name).cpu() for name in handle.selection}
+    for name in handle.selection:
+        if handle.patched and fingerprint(handle.values[name]) != fingerprint(held[name]):
             raise RuntimeError(
                 f"Handle.delta: the values of {name!r} are not what the model holds; train with SparseAdamW, or refresh() them"
             )
     selection = Selection((name, entries.to("cpu")) for name, entries in handle.selection.items())
-    values = {name: read(named[name], entries).cpu() for name, entries in selection.items()}
     whole = {name: named[name].detach().cpu().clone() for name in handle.whole}
     marks = {name: mark for name, mark in handle.whole.items() if name not in handle.head}
     marks |= {name: handle.originals[name] for name in selection}
     names = label_names(handle.model) if labels is None else labels
-    return Delta(selection, values, whole, marks, names, recipe_of(handle.model, recipe), handle.extension)
+    return Delta(selection, held, whole, marks, names, recipe_of(handle.model, recipe), handle.extension)
+
+
+def _held(handle: Patched, named: dict[str, Tensor], name: str) -> Tensor:
+    """What the model holds at the selected entries of a weight."""
+    if handle.sharded is not None:
+        return handle.sharded.shards[name].gathered()
+    return read(named[name], handle.selection[name])

@@ -68,6 +68,7 @@ class Method(ABC):
         active_tokens: whether its backward can leave tokens out.
         replays: whether frozen layers run once, if nobody says whether they should.
         mixes: whether its head may read a mix of all layers.
+        divides: whether its base can be divided over processes.
     """
 
     leaves: str
@@ -78,6 +79,7 @@ class Method(ABC):
     active_tokens: bool = False
     replays: bool = False
     mixes: bool = False
+    divides: bool = False
 
     def __init__(self, name: str):
         self.name = name
@@ -89,6 +91,8 @@ class Method(ABC):
         able = self.active_tokens or not config.training.leaves_out
         given = repr(getattr(config.training, option))
         require(able, "train", option, f"left out with the method {self.name}", given)
+        fsdp = config.training.fsdp
+        require(not fsdp or self.divides, "train", "fsdp", f"left out with the method {self.name}", fsdp)
         mixed = config.data.mix_layers
         require(not mixed or self.mixes, "train", "mix_layers", f"left out with the method {self.name}", mixed)
         require(not config.training.replay or self.can_replay(config), "train", "replay", possible, True)
@@ -159,7 +163,9 @@ class Method(ABC):
         """
 
     def start(self, config: TrainConfig, loaded: Loaded, train: Encoded) -> None:
-        """What is left to do before the first step of a run that is not resumed, when frozen layers are replayed: here nothing."""
+        """What is left to do before the first step of a run that is not resumed, when frozen layers are replayed or the base is
+        divided over processes: here nothing.
+        """
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
         """FLOPs of a step's backward beside full fine-tuning's, as `Report.cost` has them; nothing where they cannot be told.
@@ -180,6 +186,9 @@ class Method(ABC):
     @abstractmethod
     def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
         """Leaves the result in an existing folder: `leaves`, config and tokenizer. The model is then as it was, but trained."""
+
+    def help_to_save(self, prepared: Prepared) -> None:
+        """What the other processes have to do while process 0 is in `save`: here nothing."""
 
     def load(self, path: Path) -> Any:
         """What `save` left, to be put into a base model."""

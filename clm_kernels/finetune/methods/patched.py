@@ -52,6 +52,10 @@ class Patched(Method):
         handle = patch(
             model, selection, **self.whole(config), head=head, extension=extension, energy=energy, noise=noise, dry=dry
         )
+        if training.fsdp and not dry:
+            from ...patching.sharding import shard
+
+            shard(handle)
         return Prepared(model, sparse_adamw(model, training.learning_rate, training.weight_decay), handle)
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
@@ -69,6 +73,11 @@ class Patched(Method):
         loaded.model.config.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
         delta.save(folder / self.leaves)
+
+    def help_to_save(self, prepared: Prepared) -> None:
+        """Of a divided base every process gives its part of the delta."""
+        if prepared.handle.sharded is not None:
+            prepared.handle.delta()
 
     def load(self, path: Path) -> Any:
         return Delta.load(path)

@@ -12,6 +12,7 @@ from ...selecting.scores.positions import at_groups
 from ...selecting.scores.rules import RULES
 from ...selection import Selection
 from ...token_groups import token_groups
+from ..dividing import check_fsdp
 from ..models import Loaded
 from ..tasks import TASKS
 from .patched import Patched
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Sparse(Patched):
-    selects, active_tokens = True, True
+    selects, active_tokens, divides = True, True, True
 
     def learning_rate(self, task: Task) -> float:
         return 3e-3 if task.per_token else 1e-3
@@ -41,6 +42,7 @@ class Sparse(Patched):
         without = "left out with merge_tokens, whose embedding rows take the whole backward pass"
         backward = config.selecting.backward
         require(backward is None or not config.data.merge_tokens, "train", "backward", without, backward)
+        check_fsdp(config)
 
     def choose(self, config: TrainConfig, loaded: Loaded, train: Encoded, groups: TokenGroups | None = None) -> Choice:
         """The selection to train: read from a file if the config names one, or measured on the training data.
@@ -55,7 +57,8 @@ class Sparse(Patched):
                  "layers": chosen.layers, "block": chosen.blocks}  # fmt: skip
         if named is None:
             check_units(model, **units)  # before anything is computed
-        warm_up(config, loaded, train)
+        if not config.training.fsdp:  # else when the base is divided
+            warm_up(config, loaded, train)
         if named is not None:
             return Choice(named, {})
         groups = self.find_groups(config, loaded, train.split) if groups is None else groups
@@ -65,6 +68,11 @@ class Sparse(Patched):
         )  # fmt: skip
         extended = loaded.extension.extend(selection) if loaded.extension else selection
         return Choice(extended, scores if rule in RULES else {})
+
+    def start(self, config: TrainConfig, loaded: Loaded, train: Encoded) -> None:
+        """Warms up the head of a divided base: all processes do the same."""
+        if config.training.fsdp:
+            warm_up(config, loaded, train)
 
     def _named(self, path: str, loaded: Loaded) -> Selection:
         require(Path(path).is_file(), "train", "selection", "an existing file", repr(path))
