@@ -19,8 +19,10 @@ import transformers
 from transformers import set_seed
 
 from clm_kernels.finetune import TrainConfig
+from clm_kernels.finetune.beginning import Begun, begin
+from clm_kernels.finetune.fitting import fit
 from clm_kernels.finetune.methods import Prepared, check
-from clm_kernels.finetune.recipe import Begun, begin, begin_report, fit
+from clm_kernels.finetune.recipe import begin_report
 from clm_kernels.measure.subject import beside
 from clm_kernels.models.features import run_once
 

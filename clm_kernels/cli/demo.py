@@ -20,7 +20,7 @@ def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "
 
     model_directory()
     quiet()
-    from ..finetune.recipe import to_stderr
+    from ..finetune.saying import to_stderr
     from . import show
 
     console = Console()

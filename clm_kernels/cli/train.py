@@ -126,8 +126,8 @@ def _as_asked(config: TrainConfig, run_file: str, settings: list[str]) -> TrainC
         return config
     from ..finetune.keys import parse_settings
     from ..finetune.outputs import is_main
-    from ..finetune.recipe import say_nothing, to_stderr
     from ..finetune.run_file import read_run
+    from ..finetune.saying import say_nothing, to_stderr
 
     said = {name: value for name, value in config.options().items() if name in config.given}
     options = parse_settings(settings) | said
@@ -157,7 +157,7 @@ def select(
     wanted = output != Path()
     require(not wanted or overwrite or not output.exists(), "select", "output", "a new file (or give --overwrite)", f"'{output}'")
     quiet()
-    from ..finetune.recipe import choose_selection
+    from ..finetune.beginning import choose_selection
     from . import show
 
     selection, lines = choose_selection(config)

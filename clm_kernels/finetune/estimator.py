@@ -26,9 +26,9 @@ from .classifier import Classifier
 from .config import PARTS, TrainConfig
 from .methods import METHODS
 from .outputs import write_folder
-from .recipe import say_nothing, to_stderr
 from .recipe import train as train_run
 from .report import Report
+from .saying import say_nothing, to_stderr
 
 OF_FILES = frozenset({
     "train", "validation", "test", "task", "text_column", "label_column", "tokens_column", "tags_column", "skip_bad_rows",

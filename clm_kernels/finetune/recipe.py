@@ -5,63 +5,47 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments, set_seed
+from transformers import set_seed
 
 from ..errors import require
 from ..extras import needs
 from ..models.conform import recipe_of
-from ..models.packing import check_packing
-from ..models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
-from ..models.structure import number_of_layers
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .advice import advice_when_out_of_memory
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, PAGE, REPORT, RUN_FILE
-from .balancing import check_balance, drawing_chances, label_weights
-from .checkpoints import Sealing, drop_checkpoints
+from .beginning import Begun, begin
+from .checkpoints import drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
-from .circumstances import alike, check_circumstances, circumstances
+from .circumstances import alike
 from .config import PATHS, REQUIRED, TrainConfig
 from .cost_picture import draw_cost
-from .data import Corpus, load_data
-from .divided import told, trainer_for
 from .dividing import check_launched
-from .encode import Encoded
+from .fitting import fit
 from .hub import on_hub, pinned
-from .interruption import Interruption, tidied_up_after
+from .interruption import tidied_up_after
 from .judging.keeping import CONFIG_KEY, DETAIL
 from .locks import locked
-from .manifest import read_manifest
 from .many import several_runs
-from .merging import merge_tokens
-from .methods import Method, Prepared, check, method_of, resolved
-from .models import Loaded, limited_by, load_base, longest, pooling_for
-from .outputs import advice_when_a_disk_is_full, beside, check_output, is_main, run_folder, write_folder
-from .pacing import Pace, by_cost
-from .packed import Packed
+from .methods import Prepared, check, method_of
+from .models import pooling_for
+from .outputs import advice_when_a_disk_is_full, check_output, is_main, run_folder, write_folder
 from .page.writing import write_page
 from .parts import with_files
-from .pricing import Shares, as_found, within
+from .pricing import as_found, within
 from .processes.company import Company, in_company
-from .replaying import replaying
-from .report import Report, machine, validations
+from .report import Report, machine
 from .run_file import save_run_file
-from .saying import say_cuts, say_data, say_nothing, to_stderr
-from .scoring import Scored, score_best
-from .shares import ActiveShares, spent
+from .saying import say_nothing, to_stderr
 from .sharing import Shared
-from .tasks import Task
-from .teaching import Teaching, chances_within, lines
-from .trainer import Bar, Progress, arguments, early_stopping
-from .windows import check_cuts
+from .trainer import arguments
 from .words.reading import Reader
 from .words.recording import Recorder
 
@@ -124,122 +108,6 @@ def _opened(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, Say, P
         method_of(config).check_packages("train")
         with advice_when_out_of_memory(config), advice_when_a_disk_is_full(output):
             yield config, say, checkpoint
-
-
-def choose_selection(config: TrainConfig) -> tuple[Selection, Overview]:
-    """The selection that `train` would make with this config, and what it leaves; nothing is trained or written.
-
-    Raises:
-        ValueError: as `train`.
-    """
-    check(config, ("model", "train"))
-    method = method_of(config)
-    require(method.selects, "choose_selection", "method", "one that selects, as 'sparse'", repr(method.name))
-    with advice_when_out_of_memory(config), with_files(config.data) as data:
-        config = config.replace(data=data)
-        corpus, config, loaded, _ = _read(config, to_stderr)
-        nn.Module.to(loaded.model, torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        choice = method.choose(config, loaded, _encoded(config, corpus, loaded, ("train",))["train"])
-        return choice.selection, overview(*choice, loaded.model)
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What a run has before its method comes in: the same for every method.
-
-    Attributes:
-        config: with everything given, and what ``auto`` stands for.
-        loaded: the model, on its device, with a head made by the config's seed.
-        splits: token ids by the names ``train``, ``validation`` and, if there is test data, ``test``.
-        args: what the Trainer is told.
-        limit: tokens after which a text is cut off.
-        merged: what to report of merged tokens; empty without them.
-        asked: the options as they were given.
-        circumstances: what else the run depends on.
-        checkpoint: the one to go on from, if this run resumes another.
-        shared: with other runs on the same base.
-    """
-
-    config: TrainConfig
-    corpus: Corpus
-    loaded: Loaded
-    splits: dict[str, Encoded]
-    args: TrainingArguments
-    limit: int
-    merged: dict[str, Any]
-    asked: dict[str, Any]
-    circumstances: dict[str, Any]
-    checkpoint: Path | None
-    shared: Shared | None = None
-
-    @property
-    def output(self) -> Path:
-        return Path(self.config.run.output)
-
-    @property
-    def method(self) -> Method:
-        return method_of(self.config)
-
-    @property
-    def task(self) -> Task:
-        return self.corpus.task
-
-    @property
-    def resolved(self) -> TrainConfig:
-        """The config with what ``auto`` stands for in this data and model, too."""
-        pooled = {} if self.task.per_token else {"pooling": pooling_for(self.config.data, self.task)}
-        return self.config.replace(best_by=self.args.metric_for_best_model, **pooled)
-
-
-def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None, shared: Shared | None = None) -> Begun:
-    """Reads the data and the model of a run whose config has been checked; of one that goes on, they must be what they were."""
-    asked = config.options()
-    corpus, config, loaded, merged = _read(config, say, shared)
-    check_balance(config.training, corpus.task)
-    say_data(corpus, say)
-    if config.training.gradient_checkpointing:
-        check_checkpointing("train", loaded.model)
-    if config.training.packing:
-        check_packing("train", loaded.model)
-    halved = [name for name, weight in loaded.model.named_parameters() if weight.dtype == torch.float16]
-    named = "float32 or bfloat16, as small gradients vanish in the float16 that the checkpoint is stored in"
-    require(not halved, "train", "dtype", named, repr(config.data.dtype))
-    splits = _encoded(config, corpus, loaded, tuple(corpus.splits))
-    limit = longest(loaded, config.data.max_length)
-    say_cuts(splits, corpus.task, limit, limited_by(loaded, config.data.max_length), say)
-    if config.data.long == "error":
-        for name, split in splits.items():
-            check_cuts("train", split, corpus.task.unit, limit, name)
-    best = corpus.task.best_by(corpus.label_names, config.training.best_by)
-    args = arguments(config.training, config.run, best)
-    found = circumstances(loaded, Path(config.data.model), splits, args.device)
-    if checkpoint:
-        check_circumstances(read_manifest(checkpoint)["run"], found, say)
-    if not config.training.fsdp:  # whose base no device need hold whole
-        nn.Module.to(loaded.model, args.device)
-    told = Recipe(corpus.task.name, config.data.model, limit, template=config.data.template)
-    if is_main() and (line := method_of(config).said_before(loaded, corpus.label_names, told)):
-        say(line)
-    return Begun(config, corpus, loaded, splits, args, limit, merged, asked, found, checkpoint, shared)
-
-
-def _read(config: TrainConfig, say: Say, shared: Shared | None = None) -> tuple[Corpus, TrainConfig, Loaded, dict[str, Any]]:
-    """The data, the config with what ``auto`` stands for there, the model, and what to report of merged tokens."""
-    corpus = load_data(config.data, config.run.seed)
-    config = resolved(config, corpus.task)
-    set_seed(config.run.seed)  # the head is made at random
-    loaded = load_base(config.data, corpus.task, corpus.label_names, shared)
-    return corpus, config, *merge_tokens(config.data, loaded, corpus, say)
-
-
-def _encoded(config: TrainConfig, corpus: Corpus, loaded: Loaded, names: tuple[str, ...]) -> dict[str, Encoded]:
-    limit = longest(loaded, config.data.max_length)
-    return {
-        name: corpus.task.encode(
-            corpus.splits[name], corpus.label_names, loaded.tokenizer, limit, name != "train", config.data.template
-        )
-        for name in names
-    }
 
 
 def begin_report(
@@ -331,68 +199,6 @@ def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManag
         return nullcontext()
     read = Reader(run.task, run.loaded.tokenizer, run.splits["train"], run.limit, run.config.data.template)
     return Recorder(run.loaded.model, active, read, bool(run.config.training.patience), run.checkpoint, say)
-
-
-def fit(
-    run: Begun, prepared: Prepared, report: Report, say: Say, *callbacks: TrainerCallback, shares: Shares = by_cost
-) -> Scored:
-    """Trains, puts the best checkpoint's weights into the model, and fills in the scores; as `score_best`."""
-    training, args, task, names, splits = run.config.training, run.args, run.task, run.corpus.label_names, run.splits
-    model, tokenizer = run.loaded.model, run.loaded.tokenizer
-    if training.gradient_checkpointing:
-        checkpoint_layers(model)
-    if training.recompute_norms and not recompute_norms(model).norms:
-        say("recompute_norms changes nothing: torch fuses this model's normalisation, which keeps its input alone anyway")
-    progress, interruption = Progress(report.best_by, say), Interruption(say)
-    sealing = Sealing(beside(run.output), run.circumstances)  # after all that writes to a checkpoint
-    counting = [ActiveShares(prepared.active, report.cost, say)] if prepared.active else []
-    lengths = list(splits["train"].dataset["length"])
-    pace = None
-    if training.cost is not None:
-        assert prepared.active is not None  # a model without layers that can leave tokens out has been refused
-        pace = Pace(prepared.active, report.cost, training.cost, training.epochs, lengths, shares)
-    chances = pace.chances if pace else partial(chances_within, noise=training.skip)
-    weights = label_weights(training, splits["train"], len(names))
-    weights = weights if weights is None else weights.to(args.device)
-    teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say, weights) if pace or training.skip else None
-    trainer = trainer_for(prepared.handle)(
-        model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
-        processing_class=tokenizer, data_collator=task.collate(tokenizer),
-        compute_metrics=task.score(splits["validation"], names),
-        preprocess_logits_for_metrics=lambda logits, labels: task.predicted(logits),
-        callbacks=[progress, *callbacks, *filter(None, [pace, teaching]), sealing, interruption, *counting, *early_stopping(training.patience)],
-        optimizers=(prepared.optimizer, None), teaching=teaching, label_weights=weights,
-        chances=drawing_chances(training, splits["train"], len(names)),
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    if trainer.pop_callback(ProgressCallback):
-        trainer.add_callback(Bar)
-    packed = Packed(model) if training.packing else None
-    if packed:
-        trainer.add_callback(packed)
-    started = time.perf_counter()
-    wanted = run.method.wants_replay(run.config)
-    last = run.shared.last if run.shared else None
-    replayed = replaying(wanted, model, training, tokenizer, splits["train"], args, report, say, last)
-    with interruption, packed or nullcontext(), replayed as lower:
-        if not run.checkpoint:
-            run.method.start(run.config, run.loaded, splits["train"])
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
-    report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
-    report.divided = told(prepared.handle)
-    report.packing = packed.shares(say) if packed else {}
-    report.exchanged = trainer.exchanged.told()
-    report.history = validations(trainer.state.log_history)
-    report.active = [line for callback in counting for line in callback.epochs(trainer.state.log_history)]
-    report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []
-    if pace and pace.told:
-        report.minutes["shares"] = pace.told
-    if report.cost and bool(report.active) == bool(prepared.active):
-        once = lower.layers / number_of_layers(model) if lower else 0.0
-        report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, once)
-    report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
-    return score_best(trainer, prepared.model, task, names, splits, tokenizer, report)
 
 
 def _save(run: Begun, prepared: Prepared, report: Report) -> None:

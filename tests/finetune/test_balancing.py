@@ -11,8 +11,8 @@ from tiny_task import sentences, several, texts, write_data, write_jsonl
 
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.balancing import drawing_chances, label_weights
+from clm_kernels.finetune.beginning import begin
 from clm_kernels.finetune.losses import gradient_norms, label_losses, mean_loss
-from clm_kernels.finetune.recipe import begin
 from clm_kernels.finetune.trainer import BalancedSampler
 
 

@@ -19,8 +19,8 @@ from clm_kernels import Selection
 from clm_kernels.cli import show
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.artifacts import GROUPS, PICTURE, SCORES
+from clm_kernels.finetune.beginning import choose_selection
 from clm_kernels.finetune.methods import resolved
-from clm_kernels.finetune.recipe import choose_selection
 from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.finetune.trainer import RunTrainer
 from clm_kernels.ops.grouped import groups_of

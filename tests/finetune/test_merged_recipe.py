@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from clm_kernels import Delta, Selection
 from clm_kernels.finetune import Classifier, TrainConfig, train
-from clm_kernels.finetune.recipe import choose_selection
+from clm_kernels.finetune.beginning import choose_selection
 from clm_kernels.finetune.trainer import RunTrainer
 
 PHRASES = {"billing": ["my refund", "the invoice"], "delivery": ["my parcel", "the courier"], "access": ["my password"]}

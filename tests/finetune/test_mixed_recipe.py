@@ -11,8 +11,10 @@ from tiny_task import sentences, texts, write_data, write_jsonl
 
 from clm_kernels import Delta
 from clm_kernels.finetune import Classifier, TrainConfig, train
+from clm_kernels.finetune.beginning import begin
+from clm_kernels.finetune.fitting import fit
 from clm_kernels.finetune.methods import METHODS
-from clm_kernels.finetune.recipe import begin, begin_report, fit
+from clm_kernels.finetune.recipe import begin_report
 from clm_kernels.measure.estimate import estimate
 from clm_kernels.models.features import Features
 from clm_kernels.models.mixing import NAME

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertForM
 
 from clm_kernels import Delta, Entries, Selection
 from clm_kernels.finetune import Classifier, TrainConfig, train
-from clm_kernels.finetune.recipe import choose_selection
+from clm_kernels.finetune.beginning import choose_selection
 from clm_kernels.finetune.trainer import EpochSampler, RunTrainer
 
 # What a run leaves

@@ -11,8 +11,9 @@ from models import build
 
 import clm_kernels as clm
 from clm_kernels.finetune import TrainConfig
+from clm_kernels.finetune.beginning import choose_selection
 from clm_kernels.finetune.methods import METHODS
-from clm_kernels.finetune.recipe import choose_selection, train
+from clm_kernels.finetune.recipe import train
 from clm_kernels.finetune.tasks import TASKS
 from clm_kernels.measure.subject import build as build_subject
 from clm_kernels.measure.subject import resolved

@@ -23,8 +23,9 @@ from ..locks import locked
 from ..methods import check
 from ..outputs import as_recorded, check_output, clear, is_task_name, read_json, tasks_in
 from ..parts import STDIN, with_files
-from ..recipe import to_stderr, train
+from ..recipe import train
 from ..report import Report
+from ..saying import to_stderr
 from ..sharing import Shared
 from ..task_files import FILES, Tasks
 from .folders import finished, is_begun

@@ -8,10 +8,10 @@ import torch
 from tiny_runs import FAST, PLAIN, assert_same, base, silent, trained_tensors  # noqa: F401
 
 from clm_kernels.finetune import TrainConfig, train
+from clm_kernels.finetune.beginning import begin
 from clm_kernels.finetune.methods import method_of
 from clm_kernels.finetune.pricing import within
 from clm_kernels.finetune.pricing.plan import KEPT, LOWEST
-from clm_kernels.finetune.recipe import begin
 from clm_kernels.finetune.run_file import load_run_file, read_run
 from clm_kernels.patching.active import Active
 
