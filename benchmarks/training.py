@@ -72,7 +72,7 @@ def until(run: Result, score: float) -> float | None:
 
 
 def table(runs: dict[str, list[Result]]) -> list[str]:
-    """Lines of a table of one task; `runs`: method -> a run a seed, the same seeds for all."""
+    """Lines of a table of one task; `runs`: method -> a run a seed, the same seeds for all. Times of other threads are not compared."""
     lines = [
         "| | test score | beside full | FLOPs / full's | time / full's | s to own best | s to full's best | s in all | MB |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -80,15 +80,15 @@ def table(runs: dict[str, list[Result]]) -> list[str]:
     full = runs["full"]
     for method, own in runs.items():
         apart = statistics.mean(100 * (a["test"] - b["test"]) for a, b in zip(own, full, strict=True))
-        flops, seconds = (
-            statistics.median(number(a) / number(b) for a, b in zip(own, full, strict=True)) for number in (operations, training)
-        )
+        flops = statistics.median(operations(a) / operations(b) for a, b in zip(own, full, strict=True))
+        alike = [(a, b) for a, b in zip(own, full, strict=True) if a["threads"] == b["threads"]]
+        seconds = f"{statistics.median(training(a) / training(b) for a, b in alike):.2f}" if alike else ""
         best = [until(run, max(curve(run)[1])) for run in own]
         reached = [until(a, max(curve(b)[1])) for a, b in zip(own, full, strict=True)]
         to_full = f"{statistics.median(reached):.0f}" if all(reached) else f"{sum(map(bool, reached))} of {len(reached)} do"
         lines.append(
             f"| {METHODS[method].label} | {statistics.mean(100 * run['test'] for run in own):.1f} | {apart:+.1f} | {flops:.2f} |"
-            f" {seconds:.2f} | {statistics.median(best):.0f} | {to_full} | {statistics.median(map(training, own)):.0f} |"
+            f" {seconds} | {statistics.median(best):.0f} | {to_full} | {statistics.median(map(training, own)):.0f} |"
             f" {statistics.median(run['peak_bytes'] for run in own) / 1e6:.0f} |"
         )
     return lines
@@ -100,7 +100,7 @@ def training(run: Result) -> float:
 
 
 def picture(found: dict[str, dict[str, list[Result]]], path: Path) -> None:
-    """Validation score against seconds, a panel a task and a line a run."""
+    """Validation score against seconds, a panel a task; the mean of the seeds, each epoch at its median second, and pale each seed."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -111,9 +111,12 @@ def picture(found: dict[str, dict[str, list[Result]]], path: Path) -> None:
         for i, (method, own) in enumerate(runs.items()):
             color = "#222222" if method == "full" else plt.get_cmap("tab10")(i)
             style = "-" if METHODS[method].group == "ours" or method == "full" else ":"
-            for j, run in enumerate(own):
-                label = METHODS[method].label if j == 0 else None
-                axes.plot(*curve(run), style, marker="o", ms=4, lw=1.4, color=color, label=label, alpha=0.9)
+            curves = [curve(run) for run in own]
+            for each in curves if len(own) > 1 else ():
+                axes.plot(*each, style, lw=0.8, color=color, alpha=0.2)
+            middle = [statistics.median(at) for at in zip(*(seconds for seconds, _ in curves), strict=True)]
+            mean = [statistics.mean(at) for at in zip(*(scores for _, scores in curves), strict=True)]
+            axes.plot(middle, mean, style, marker="o", ms=4, lw=1.6, color=color, label=METHODS[method].label)
         axes.set_title(task, loc="left")
         axes.set_xlabel("seconds of choosing and training")
         axes.set_ylabel(f"validation {TASKS[task].score.replace('_', ' ')}, %")
