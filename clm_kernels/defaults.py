@@ -21,4 +21,5 @@ MAX_LENGTH = 256  # tokens of a text
 LENGTH = 128  # of a text, padding included, whose training step is measured or predicted
 ACTIVE_SHARE = 0.25  # of the tokens, where a backward leaves some out and nothing is run that tells how many
 SEED = 42
+LEAST_SHARE = 0.1  # of tokens and examples: what has been forgotten comes back
 EXAMPLES = 512  # that score the units, and at least as many that warm up the head

@@ -41,8 +41,8 @@ def test_the_core_needs_torch_numpy_and_safetensors_alone(tmp_path):
     run = python(f"import os; os.chdir({str(tmp_path)!r})" + CORE, EXTRAS, PYTHONPATH=str(ROOT))
     assert run.returncode == 0, run.stderr
     lines = sorted(run.stdout.splitlines())
-    assert [line.split(":")[0] for line in lines] == ["Classifier", "TextClassifier", "Trunk", "evaluate", "train"]
-    extras = ["train", "sklearn", "train", "train", "train"]
+    assert [line.split(":")[0] for line in lines] == ["Classifier", "TextClassifier", "Trunk", "evaluate", "train", "train_tasks"]
+    extras = ["train", "sklearn", "train", "train", "train", "train"]
     assert all(line.endswith(f' is needed: pip install "clm-kernels[{extra}]"') for line, extra in zip(lines, extras))
 
 

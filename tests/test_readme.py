@@ -36,7 +36,9 @@ def test_python_block_runs(block, tmp_path):
 def test_its_first_numbers_are_those_of_stored_whole_runs():
     (stored,) = (ROOT / "benchmarks" / "results" / "training").glob("*.md")
     _, *tables = re.split(r"\*\*(?:banking77|snips_slots)\*\*", stored.read_text(encoding="utf-8"))
-    rows = [{line.split("|")[1].strip(): line.split("|") for line in table.splitlines() if line.startswith("|")} for table in tables]
+    rows = [
+        {line.split("|")[1].strip(): line.split("|") for line in table.splitlines() if line.startswith("|")} for table in tables
+    ]
     expected = [row[name][column].strip() for name in ("ours, cost 0.4", "LoRA, r 32") for column in (3, 5) for row in rows]
     said = re.search(
         r"With 2000 texts `--cost 0.4` is (\S+) points beside full fine-tuning on 77 intents and (\S+) on tags, in (\S+) and (\S+) of its "

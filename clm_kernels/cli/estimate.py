@@ -12,7 +12,6 @@ from rich.table import Table
 from ..defaults import ACTIVE_SHARE, LENGTH
 from ..errors import require
 from ..finetune.config import TrainConfig
-from .across import across
 from .console import Console, escaped
 from .options import config_options
 from .quiet import quiet
@@ -99,6 +98,8 @@ def estimate(
     console.print(_fits(beside, title))
     shared = {}
     if across_copies:
+        from .across import across
+
         ways = others if asked in others.values() else {training.method: asked, **others}
         shared = {name: together(described, way, length, device, processes, tflops, found[way]) for name, way in ways.items()}
         console.print(across(shared, title))

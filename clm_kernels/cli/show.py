@@ -96,7 +96,8 @@ def summary(report: Any) -> Table:
         read = [line["tokens"] for line in report.examples]
         table.add_row("read", f"{sum(read) / len(read):.1%} of the texts' tokens; the other examples taught little")
     if report.spent:
-        asked = f" ({report.config['cost']:.1%} was asked for)" if report.planned else ""
+        how = "fits into the minutes" if "asked" in report.minutes else "was asked for"
+        asked = f" ({report.config['cost']:.1%} {how})" if report.planned else ""
         table.add_row("all epochs", f"{sum(report.spent) / len(report.spent):.1%} of full fine-tuning's FLOPs{asked}")
     if "paid" in (told := report.minutes):
         table.add_row("minutes", f"{told['paid']:.1f} ({told['predicted']:.1f} predicted, {told['asked']:g} asked for)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from ..defaults import LEAST_SHARE
 from ..errors import require
 
 
@@ -13,5 +14,6 @@ def parsed(shares: str) -> list[float]:
         found = [float(share) for share in shares.split(",")] if shares else []
     except ValueError:
         found = [math.nan]
-    require(all(0 < share <= 1 for share in found), "train", "shares", "numbers in (0, 1], separated by commas", repr(shares))
+    expected = f"numbers from {LEAST_SHARE} to 1, separated by commas"
+    require(all(LEAST_SHARE <= share <= 1 for share in found), "train", "shares", expected, repr(shares))
     return found

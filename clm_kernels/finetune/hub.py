@@ -49,7 +49,7 @@ class Address(NamedTuple):
 
 def on_hub(path: str) -> bool:
     """Whether it names a data set of the hub, and no file."""
-    return path.startswith(PREFIX)
+    return str(path).startswith(PREFIX)
 
 
 def pinned(path: str) -> str:
@@ -80,9 +80,10 @@ def fetched(path: str, names: frozenset[str]) -> Path:
     folder = kept / f"{address.revision}{quote(address.configuration and f'-{address.configuration}', safe='')}"
     if folder.is_dir():
         return folder
+    here = os.path.exists(address.name)  # which `datasets` would take in its place
+    require(not here, "train", str(address), f"asked for where no {address.name!r} lies in the working directory", "one")
     _commit(address)  # else a hub that is out of reach would be tried for half a minute
-    kept.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=kept) as writing:
+    with _written_to(kept), tempfile.TemporaryDirectory(prefix=".writing-", dir=kept) as writing:
         whole, arrow = Path(writing) / "parts", Path(writing) / "arrow"  # a cache of another commit would be taken in need
         whole.mkdir()
         with _reached(address):
@@ -91,14 +92,26 @@ def fetched(path: str, names: frozenset[str]) -> Path:
             )
         known = {name: rows for name, rows in parts.items() if name.lower() in names}
         require(bool(known), "train", str(address), "a data set with a part train", listed(parts))
-        for name, rows in known.items():
-            _write(rows, whole / f"{name}.parquet")
+        with _reached(address):
+            for name, rows in known.items():
+                _write(rows, whole / f"{name}.parquet")
         try:
             os.replace(whole, folder)
         except OSError:  # another process has been faster
             if not folder.is_dir():
                 raise
     return folder
+
+
+@contextmanager
+def _written_to(kept: Path) -> Iterator[None]:
+    try:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise RuntimeError(
+            f"train: the cache of datasets must be a folder that can be written to, got {str(kept)!r} ({error})"
+        ) from error
 
 
 def _commit(address: Address) -> str:

@@ -42,7 +42,7 @@ from .parts import with_files
 from .pricing import as_found, within
 from .processes.company import Company, in_company
 from .report import Report, machine
-from .run_file import save_run_file
+from .run_file import load_run_file, save_run_file
 from .saying import say_nothing, to_stderr
 from .sharing import Shared
 from .trainer import arguments
@@ -166,8 +166,8 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
             if scored.scope:
                 scored.scope.save(output)
             if found := ",".join(map(repr, minutes.get("shares", []))):
-                again = run.resolved.replace(**paths, shares=found)
-                save_run_file(output / RUN_FILE, again, run.circumstances["versions"])
+                written = load_run_file(output / RUN_FILE)  # with the paths as they were given when the run was begun
+                save_run_file(output / RUN_FILE, TrainConfig(**written.options | {"shares": found}), written.versions)
             if "asked" in minutes:
                 minutes["paid"] = (time.perf_counter() - began) / 60
             _save(run, prepared, report)

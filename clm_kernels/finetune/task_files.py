@@ -45,8 +45,11 @@ def by_key(settings: Iterable[str], tasks: Tasks) -> tuple[list[str], Tasks]:
     common, own = [], {name: [] for name in tasks}
     for setting in settings:
         key = setting.partition("=")[0]
-        name = next((name for name in tasks if key not in KEYS and key.startswith(f"{name}.")), None)
+        known = [] if key in KEYS else [name for name in tasks if key.startswith(f"{name}.")]
+        name = max(known, key=len, default=None)
         (common if name is None else own[name]).append(setting if name is None else setting.removeprefix(f"{name}."))
+    unnamed = [setting for setting in common if tasks and setting.partition("=")[0] in {f"data.{file}" for file in FILES}]
+    require(not unnamed, "train", "set", "NAME.data.… for a file of one of several tasks", listed(unnamed))
     return common, {name: files | parse_settings(own[name]) for name, files in tasks.items()}
 
 

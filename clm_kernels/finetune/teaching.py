@@ -16,13 +16,14 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import TrainerCallback
 
+from ..defaults import LEAST_SHARE
 from ..errors import require
 from ..files import write_atomically
 from .encode import IGNORED
 from .losses import gradient_norms, label_losses
 
 ROW, WEIGHT = "row", "weight"  # the columns of a batch that the model does not see
-LEAST = 0.1  # the least chance to stay: an example that has been forgotten comes back
+LEAST = LEAST_SHARE  # the least chance to stay
 STATE, LINE = "teaching.npy", "examples"
 Collate = Callable[[list[dict[str, Any]]], Any]
 

@@ -31,7 +31,7 @@ def test_what_stands_in_the_folder(finished):
     config, report = finished
     output = Path(config.run.output)
     names = {path.name for path in output.iterdir()}
-    assert names == {"config.json", "delta.safetensors", "report.json", "run.json", "run.yaml", "selection.safetensors",
+    assert names == {"config.json", "delta.safetensors", "report.html", "report.json", "run.json", "run.yaml", "selection.safetensors",
                      "selection.png", "scope.safetensors", "sensitivity.safetensors", "tokenizer.json",
                      "tokenizer_config.json"}  # fmt: skip
     assert json.loads((output / "config.json").read_text())["id2label"] == {"0": "access", "1": "billing", "2": "delivery"}

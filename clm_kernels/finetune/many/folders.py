@@ -20,6 +20,7 @@ from ..config import PATHS, TrainConfig
 from ..interruption import tidied_up_after
 from ..locks import locked
 from ..outputs import OURS, as_recorded, check_output, clear, inner_folders, read_json, write_folder
+from ..parts import STDIN
 from ..report import Report
 from ..run_file import check_files, load_run_file, save_run_file
 from .protocol import Say, Train
@@ -35,6 +36,9 @@ def several_in(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, fro
     processes = os.environ.get("WORLD_SIZE", "1")
     alone = "left out under torchrun, where each run is to be started by itself"
     require(processes == "1", "train", "seeds and search", alone, f"{processes} processes")
+    require(
+        config.data.train != STDIN, "train", "train", "a file with seeds and search, which read it several times", repr(STDIN)
+    )
     output = Path(config.run.output)
     with tidied_up_after(), locked(output):
         if config.run.resume:

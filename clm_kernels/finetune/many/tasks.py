@@ -18,6 +18,7 @@ from ..artifacts import RUN
 from ..artifacts import TASKS as TABLE
 from ..config import DEFAULTS, OPTIONS, PATHS, TrainConfig
 from ..data import load_data
+from ..hub import on_hub, pinned
 from ..interruption import tidied_up_after
 from ..locks import locked
 from ..methods import check
@@ -80,6 +81,9 @@ def train_tasks(config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | No
     with tidied_up_after(), locked(output):
         if not common.run.resume:
             check_output(common, say)
+            known = tasks_in(output)
+            others = [name for name in runs if name not in known and (output / name).exists()]
+            require(not others, "train", "names of tasks", f"of folders that are not yet in {str(output)!r}", listed(others))
         _check(runs, common.run.resume)
         if not common.run.resume:
             clear(output)
@@ -109,6 +113,9 @@ def _trained(runs: Mapping[str, TrainConfig], say: Say) -> Trained:
 
 def _given(config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | None) -> tuple[TrainConfig, Tasks]:
     each = {name: dict(options) for name, options in (tasks or {}).items()}
+    for options in each.values():
+        if on_hub(options.get("train", "")):
+            options["train"] = pinned(options["train"])
     _check_alone()
     require(bool(config.run.output), "train", "output", "given", "nothing")
     _check_names(config, each)
@@ -157,7 +164,7 @@ def _record(common: TrainConfig, tasks: Mapping[str, Mapping[str, Any]]) -> dict
 
 
 def _absolute(option: str, value: Any) -> Any:
-    return os.path.abspath(value) if option in PATHS and value else value
+    return os.path.abspath(value) if option in PATHS and value and not on_hub(value) else value
 
 
 def _recorded(config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | None) -> tuple[TrainConfig, Tasks]:

@@ -14,17 +14,19 @@ WRITTEN = 8  # columns up to which each has its number
 
 
 def columns(
-    values: Sequence[float], label: str, form: Callable[[float], str], marks: Sequence[float] = (), first: int = 1, whole: float = 0.0
+    values: Sequence[float], label: str, form: Callable[[float], str], numbers: Sequence[int], marks: Sequence[float] = (),
+    whole: float = 0.0,
 ) -> Html:  # fmt: skip
-    """A column for each epoch, from number `first` on.
+    """A column for each epoch.
 
     Args:
+        numbers: of the epochs.
         form: how a number is written.
         marks: a dashed line across each column, of what was planned.
         whole: how high the picture is at least.
     """
     top = _round_up(max([*values, *marks, whole, 1e-12]))
-    inside = [*_axes(top, form, len(values), first)]
+    inside = [*_axes(top, form, numbers)]
     wide = _step(len(values))
     for i, value in enumerate(values):
         x, y = LEFT + i * wide + 0.14 * wide, _y(value / top)
@@ -39,10 +41,10 @@ def columns(
     return _drawn(inside, label)
 
 
-def lines(each: Sequence[tuple[str, Sequence[float]]], label: str) -> Html:
-    """Shares of 1 over epochs: lines told apart by dash and marker, by their class in the style."""
+def lines(each: Sequence[tuple[str, Sequence[float]]], label: str, numbers: Sequence[int]) -> Html:
+    """Shares of 1 over epochs of these numbers: lines told apart by dash and marker, by their class in the style."""
     count = len(each[0][1])
-    inside, wide = [*_axes(1.0, partial(percent, digits=0), count, 1)], _step(count)
+    inside, wide = [*_axes(1.0, partial(percent, digits=0), numbers)], _step(count)
     for kind, values in each:
         points = [(LEFT + (i + 0.5) * wide, _y(value)) for i, value in enumerate(values)]
         inside.append(tag("path", d="M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points), class_=f"line {kind}"))
@@ -57,13 +59,13 @@ def _marker(kind: str, x: float, y: float) -> Html:
     return tag("rect", x=f"{x - 4.2:.1f}", y=f"{y - 4.2:.1f}", width=8.4, height=8.4, class_=f"mark {kind}")
 
 
-def _axes(top: float, form: Callable[[float], str], count: int, first: int) -> Iterator[Html]:
+def _axes(top: float, form: Callable[[float], str], numbers: Sequence[int]) -> Iterator[Html]:
     for part in (0.0, 0.5, 1.0):
         yield tag("path", d=f"M{LEFT} {_y(part):.1f}H{WIDTH}", class_="grid")
         yield tag("text", form(part * top), x=LEFT - 5, y=f"{_y(part) + 3.5:.1f}", text_anchor="end")
-    every = math.ceil(count / 12)
-    for i in range(0, count, every):
-        yield tag("text", i + first, x=f"{LEFT + (i + 0.5) * _step(count):.1f}", y=HEIGHT - BOTTOM + 15, text_anchor="middle")
+    count = len(numbers)
+    for i in range(0, count, math.ceil(count / 12) or 1):
+        yield tag("text", numbers[i], x=f"{LEFT + (i + 0.5) * _step(count):.1f}", y=HEIGHT - BOTTOM + 15, text_anchor="middle")
 
 
 def _drawn(inside: Sequence[Html], label: str) -> Html:

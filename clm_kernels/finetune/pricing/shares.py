@@ -33,6 +33,6 @@ class Kept:
 
 
 def as_found(shares: str) -> Shares:
-    """What `Training.shares` says: of the second epoch, the third, and so on; of those after the last, nothing."""
+    """What `Training.shares` says: of the second epoch, the third, and so on; those after the last keep that one."""
     known = parsed(shares)
     return lambda epoch, share: known[epoch - 1] if 0 < epoch <= len(known) else None

@@ -142,9 +142,8 @@ def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any
         }
         return HTMLResponse(files(__package__).joinpath("page.html").read_text(encoding="utf-8"), headers=safe)
 
-    counted = Counted(app, metrics)
-    guarded: Any = Token(counted, token) if token else counted
-    return BoundedBody(guarded, limits.body)
+    guarded: Any = Token(app, token) if token else app
+    return Counted(BoundedBody(guarded, limits.body), metrics)
 
 
 def _answer_errors_in_one_form(app: FastAPI) -> None:

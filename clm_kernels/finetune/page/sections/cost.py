@@ -32,7 +32,8 @@ def _sentences(report: Any) -> Iterator[Html]:
             f"Before training{every}: {percent(before)} of full fine-tuning's FLOPs, its backward alone {percent(cost['share'])}."
         )
         if report.planned:
-            text += f" {percent(report.config['cost'])} were asked for, and {percent(_mean(report.planned))} planned."
+            how = "fit into the minutes" if "asked" in report.minutes else "were asked for"
+            text += f" {percent(report.config['cost'])} {how}, and {percent(_mean(report.planned))} planned."
         if report.spent:
             text += f" Paid over all epochs: {percent(_mean(report.spent))}."
         yield paragraph(
@@ -48,15 +49,16 @@ def _pictures(report: Any) -> Iterator[Html]:
             [report.spent[i] for i in chosen],
             "FLOPs of each epoch beside full fine-tuning's",
             partial(percent, digits=0),
+            [i + 1 for i in chosen],
             planned,
             whole=1.0,
         )
         dashed = "; dashed: planned" if report.planned else ""
         yield tag("figure", drawn, tag("figcaption", f"FLOPs of each epoch; 100 % is an epoch of full fine-tuning{dashed}"))
     if seconds := report.seconds.get("epochs"):
-        shown = [seconds[i] for i in spread(len(seconds), EPOCHS)]
-        first = 1 + max(0, len(report.spent) - len(seconds))
-        drawn = columns(shown, "Seconds of each epoch", seconds_in_short, first=first)
+        chosen, first = spread(len(seconds), EPOCHS), 1 + max(0, len(report.spent) - len(seconds))
+        shown, numbers = [seconds[i] for i in chosen], [i + first for i in chosen]
+        drawn = columns(shown, "Seconds of each epoch", seconds_in_short, numbers)
         resumed = f"; from epoch {first} on, where the run was resumed" if first > 1 else ""
         yield tag("figure", drawn, tag("figcaption", f"Seconds of each epoch, without validation{resumed}"))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...config import PATHS
 from ..content import Content
 from ..markup import NOTHING, Html, joined, named, table, tag
 from ..numbers import percent, short
 
-PATHS = ("model", "train", "validation", "test", "output", "selection", "replay_file")  # of a machine: their names are told
 HASHED = 16  # letters of a checksum
 
 

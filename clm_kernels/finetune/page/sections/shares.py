@@ -50,7 +50,7 @@ def _by_epoch(report: Any) -> Html:
         for i in chosen
     ]
     left = tag("p", f"{count - len(rows):,} more epochs are in report.json.", class_="fine") if count > len(rows) else NOTHING
-    figure = tag("figure", lines(drawn, "Part of tokens and examples in each epoch"), caption)
+    figure = tag("figure", lines(drawn, "Part of tokens and examples in each epoch", [i + 1 for i in chosen]), caption)
     return joined([tag("div", figure, table(header, rows, "Tokens and examples, epoch by epoch"), class_="sides"), left])
 
 
