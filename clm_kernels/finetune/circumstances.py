@@ -60,13 +60,14 @@ def versions(device: torch.device | None = None) -> dict[str, str]:
     return {**machine(device), "clm_kernels": __version__, "threads": str(torch.get_num_threads())}
 
 
-def alike(config: TrainConfig, found: Mapping[str, Any], output: Path) -> dict[str, Any]:
+def alike(config: TrainConfig, found: Mapping[str, Any], output: Path, checkpoint: Path | None) -> dict[str, Any]:
     """What must be the same in all processes of a run, by what a message calls it.
 
     Paths may differ: it counts what was read there. Of the output folder each must see what process 0 has put there.
 
     Args:
         found: as `circumstances` gives it.
+        checkpoint: the one to go on from.
     """
     owner = output / OWNER
     packages = {f"version of {name}": found["versions"][name] for name in PACKAGES}
@@ -74,7 +75,7 @@ def alike(config: TrainConfig, found: Mapping[str, Any], output: Path) -> dict[s
     base = {f"{name} of the base": digest[:12] for name, digest in found["model"].items()}
     options = {name: value for name, value in config.options().items() if name not in PATHS}
     seen = {"output": owner.read_text() if owner.is_file() else "a folder without process 0's lock"}
-    return packages | options | base | tokens | seen
+    return packages | options | base | tokens | seen | {"checkpoint": checkpoint.name if checkpoint else ""}
 
 
 def other_versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:

@@ -71,6 +71,10 @@ class DividedTrainer(RunTrainer):
         kept = self._kept
         require(saved.keys() == kept.keys(), "train", repr(str(checkpoint)), "of what is trained here", "another checkpoint")
         for name, parameter in kept.items():
+            alike = saved[name].shape == parameter.shape
+            require(
+                alike, "train", f"{name} in {str(checkpoint)!r}", f"of shape {tuple(parameter.shape)}", tuple(saved[name].shape)
+            )
             parameter.copy_(saved[name])
             if isinstance(parameter, Values) and parameter.shard is not None:
                 parameter.shard.write(parameter)

@@ -8,7 +8,7 @@ from ..errors import require
 from .config import TrainConfig
 
 WITHOUT = {  # what would need the whole base in one process, or has never been tried with a part of it
-    "cost": None, "skip": 0.0, "packing": False, "merge_tokens": 0, "replay": None, "search": 0, "seeds": 1, "recompute_norms": False,
+    "cost": None, "minutes": None, "skip": 0.0, "packing": False, "merge_tokens": 0, "replay": None, "search": 0, "seeds": 1, "recompute_norms": False,
     "mix_layers": False, "precision": "float32",
 }  # fmt: skip
 

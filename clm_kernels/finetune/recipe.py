@@ -75,28 +75,28 @@ def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = Non
         RuntimeError: without memory or disk left.
         Interrupted: a KeyboardInterrupt, after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint to resume from.
     """
+    if several := several_runs(config):
+        return several(_checked(config), say, partial(train, shared=shared))
     with in_company() as company:
         with company.all_or_none():
-            _check(config)
-            if on_hub(config.data.train):  # so that the run file says which of its commits was read
-                config = config.replace(train=pinned(config.data.train))
-        if several := several_runs(config):
-            return several(config, say, partial(train, shared=shared))
+            config = _checked(config)
         say, began = say if is_main() else say_nothing, time.perf_counter()
         with ExitStack() as held:
             with company.all_or_none():
                 run = begin(*held.enter_context(_opened(config, say)), shared)
-            company.check_alike(alike(run.config, run.circumstances, run.output))
+            company.check_alike(alike(run.config, run.circumstances, run.output, run.checkpoint))
             return _train(run, say, {name: config.options()[name] for name in PATHS}, company, began)
 
 
-def _check(config: TrainConfig) -> None:
+def _checked(config: TrainConfig) -> TrainConfig:
+    """The config, with the commit that its data has on a hub, so that the run file says which was read."""
     check(config, ("output",) if config.run.resume else REQUIRED)
     check_launched(config)
     half = config.training.precision == "fp16" and not torch.accelerator.is_available()
     require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
+    return config.replace(train=pinned(config.data.train)) if on_hub(config.data.train) else config
 
 
 @contextmanager

@@ -42,6 +42,7 @@ def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
         restore_callback_states_from_checkpoint=True,
         average_tokens_across_devices=False,  # else each process multiplies a loss that is a mean already by their number
         ddp_broadcast_buffers=False,  # none changes in training
+        ddp_find_unused_parameters=True,  # a pooler's bias is trained, whether or not the pooling reads it
         report_to=run.report_to.split(","), disable_tqdm=not sys.stderr.isatty(),
         use_cpu=not torch.accelerator.is_available(), dataloader_pin_memory=torch.accelerator.is_available(),
     )  # fmt: skip
@@ -143,7 +144,12 @@ class RunTrainer(Trainer):
             found = BalancedSampler(step, lengths, self.args.seed, self.chances)
         else:
             found = EpochSampler(step, lengths, self.args.seed)
-        return FilledSampler(found, self.rounds) if self.rounds else found
+        self._order = FilledSampler(found, self.rounds) if self.rounds else found
+        return self._order
+
+    def _run_epoch(self, *, epoch, **given):
+        self._order.set_epoch(epoch)  # which accelerate does not reach where a resumed run skips batches in several processes
+        return super()._run_epoch(epoch=epoch, **given)
 
 
 class EpochSampler(LengthGroupedSampler):

@@ -108,14 +108,13 @@ def read_model(
     _check_weights(Path(folder))
     told = {
         "config": config, "dtype": dtype, "ignore_mismatched_sizes": True, "output_loading_info": True, "use_safetensors": True,
-        "local_files_only": True,
     }  # fmt: skip
     if tensors is None:
-        return auto_class.from_pretrained(folder, trust_remote_code=False, **told)
+        return auto_class.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **told)
     with torch.random.fork_rng([]), torch.device("meta"):
         chosen = type(build_model(auto_class, config, torch.float32))
     copies = {name: tensor.clone() for name, tensor in tensors.items()}
-    model, info = chosen.from_pretrained(None, state_dict=copies, **told)
+    model, info = chosen.from_pretrained(None, state_dict=copies, trust_remote_code=False, local_files_only=True, **told)
     model.name_or_path = model.config.name_or_path = str(folder)
     return model, info
 

@@ -26,7 +26,7 @@ class Reduction:
 
     def __init__(self, parameters: list[nn.Parameter], processes: dist.ProcessGroup):
         self.parameters, self.processes = parameters, processes
-        self.wanted, self.exchanged, self._queued = True, 0, False
+        self.wanted, self.exchanged, self._task = True, 0, -1
         self._hooks = [parameter.register_post_accumulate_grad_hook(self._at_the_end) for parameter in parameters]
 
     def remove(self) -> None:
@@ -45,13 +45,10 @@ class Reduction:
             self.wanted = before
 
     def _at_the_end(self, _: Tensor) -> None:
-        if self.wanted and not self._queued:
-            self._queued = True
-            Variable._execution_engine.queue_callback(self._finish)
-
-    def _finish(self) -> None:
-        self._queued = False
-        self.run()
+        task = torch._C._current_graph_task_id()  # a flag would outlive a backward that raised
+        if self.wanted and task != self._task:
+            self._task = task
+            Variable._execution_engine.queue_callback(self.run)
 
     @torch.no_grad()
     def run(self) -> None:

@@ -90,9 +90,7 @@ class ClmLayer(BaseTunerLayer, nn.Module):
     def add_adapter(self, adapter: str, entries: Entries, config: ClmConfig) -> None:
         """A further adapter, inactive until it is set. It begins as the base, or, for tests, beside it."""
         weight = self.weight
-        require(entries.shape == tuple(weight.shape), "ClmModel", f"the entries of {self.where!r}", f"those of a weight of shape {tuple(weight.shape)}", entries.shape)  # fmt: skip
-        if isinstance(self.base_layer, nn.Embedding):
-            require(entries.kind == "rows", "ClmModel", f"the kind of entries of {self.where!r}", "rows, as it is an embedding", repr(entries.kind))  # fmt: skip
+        self.check_fit(entries)
         if weight.is_meta:
             values, mark = (
                 torch.empty(entries.compact_shape, dtype=weight.dtype, device="meta"),
@@ -108,6 +106,13 @@ class ClmLayer(BaseTunerLayer, nn.Module):
         if config.biases and (bias := self.base_bias) is not None:
             self.clm_biases[adapter] = nn.Parameter(bias.detach().clone())
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    def check_fit(self, entries: Entries) -> None:
+        """Raises ValueError for entries of another shape than the weight's, or, of an embedding, of another kind than rows."""
+        shape, what = tuple(self.weight.shape), f"entries of {self.where!r}"
+        require(entries.shape == shape, "ClmModel", f"the {what}", f"those of a weight of shape {shape}", entries.shape)
+        by_rows = entries.kind == "rows" or not isinstance(self.base_layer, nn.Embedding)
+        require(by_rows, "ClmModel", f"the kind of {what}", "rows, as it is an embedding", repr(entries.kind))
 
     def hold(self, adapter: str, entries: Entries, mark: Tensor) -> None:
         """Takes these entries for the adapter's."""
@@ -240,8 +245,9 @@ def _refuse(layer: nn.Module, where: str) -> None:
 
 def _follow_buffers(layer: ClmLayer, _: Any) -> None:
     """After a state dict has been read: the entries are those of the buffers."""
-    for adapter in layer.clm_entries:
-        index = layer.clm_index[adapter]
-        held = layer.clm_entries[adapter]._held
-        if index.shape != held.shape or not torch.equal(index, held.to(index.device)):
-            layer.clm_entries[adapter] = read_entries(index, layer.clm_layout[adapter], layer.where)
+    for adapter, held in layer.clm_entries.items():
+        index, layout = layer.clm_index[adapter], layer.clm_layout[adapter]
+        if not (torch.equal(index.cpu(), held._held.cpu()) and torch.equal(layout.cpu(), layout_tensor(held))):
+            entries = read_entries(index, layout, layer.where)
+            layer.check_fit(entries)
+            layer.clm_entries[adapter] = entries

@@ -71,6 +71,9 @@ class ClmModel(BaseTuner):
         called = id(target) not in self._past_forward
         require(called, "ClmModel", f"the target {current_key!r}", "a layer that is called", "one whose weight is read by others")
         layer = target if isinstance(target, ClmLayer) else adapted(target, current_key)
+        twice = next((other.where for other in self._layers() if other is not target and other.weight is layer.weight), None)
+        alone = "a layer with a weight of its own"
+        require(twice is None, "ClmModel", f"the target {current_key!r}", alone, f"one whose weight is that of {twice!r}")
         entries = self._entries(peft_config, current_key, layer)
         layer.add_adapter(adapter_name, entries, peft_config)
         if layer is not target:
@@ -198,11 +201,11 @@ def _parts(name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _checked(layer: ClmLayer, parts: dict[str, Tensor]) -> Entries:
-    where, shape = layer.where, tuple(layer.weight.shape)
+    where = layer.where
     whole = parts.keys() - {"biases"} == {"values", "index", "layout", "mark"}
     require(whole, "ClmModel", f"the adapter's tensors of {where!r}", "values, index, layout and mark", sorted(parts))
     entries = read_entries(parts["index"], parts["layout"], where)
-    require(entries.shape == shape, "ClmModel", f"the adapter of {where!r}", f"of a weight of shape {shape}", entries.shape)
+    layer.check_fit(entries)
     values = tuple(parts["values"].shape)
     require(values == entries.compact_shape, "ClmModel", f"the values of {where!r}", f"of shape {entries.compact_shape}", values)
     return entries

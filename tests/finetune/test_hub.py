@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import needs_datasets  # noqa: F401
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hub_stand_in import COMMIT, hub
@@ -177,3 +178,27 @@ def test_offline_it_says_so_at_once(tmp_path, monkeypatch):
             with_files(Data(train=address)),
         ):
             pass
+
+
+def test_a_folder_of_its_name_is_not_taken_for_it(loaded, tmp_path, monkeypatch):
+    loaded.parts["train"] = rows(12, 0)
+    (tmp_path / "me" / "intents").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with (
+        pytest.raises(ValueError, match=r"must be asked for where no 'me/intents' lies in the working directory"),
+        with_files(Data(train=ADDRESS)),
+    ):
+        pass
+    assert loaded.asked == []
+
+
+def test_a_cache_that_cannot_be_written_to(loaded, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "file"))
+    with (
+        pytest.raises(
+            RuntimeError, match=r"train: the cache of datasets must be a folder that can be written to, got '.*file/clm"
+        ),
+        with_files(Data(train=ADDRESS)),
+    ):
+        pass

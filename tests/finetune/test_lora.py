@@ -73,7 +73,7 @@ def test_what_stands_in_the_folder(adapted):
     config, report = adapted
     output = Path(config.run.output)
     assert {path.name for path in output.iterdir()} == {
-        "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json", "report.json", "run.json", "run.yaml",
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "config.json", "report.html", "report.json", "run.json", "run.yaml",
         "scope.safetensors", "selection.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     written = json.loads((output / "adapter_config.json").read_text())

@@ -54,8 +54,11 @@ def test_the_command_line_tells_it(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--processes", "4"], "estimate: processes must be given with fsdp, got 4"),
-        (["--fsdp", "--method", "full"], "estimate: fsdp must be left out with another method than sparse, got 'full'"),
+        (["--fsdp"], "estimate: fsdp must be left out without processes, got True"),
+        (
+            ["--processes", "4", "--fsdp", "--method", "full"],
+            "estimate: fsdp must be left out with another method than sparse, got 'full'",
+        ),
     ],
 )
 def test_what_cannot_be_told_is_refused(tmp_path, given, message):

@@ -9,7 +9,7 @@ from tiny_runs import assert_same, silent, trained_tensors
 from torch.autograd.graph import saved_tensors_hooks
 
 import clm_kernels as clm
-from clm_kernels.finetune import recipe, train
+from clm_kernels.finetune import fitting, train
 from clm_kernels.models.recomputing import check_checkpointing, checkpoint_layers, recompute_norms
 from clm_kernels.models.structure import base_model
 from clm_kernels.selecting.units.control import random_selection
@@ -132,7 +132,7 @@ def test_fused_norms_are_left_alone(base, tmp_path):
 @pytest.mark.parametrize("method", ["sparse", "full"])
 def test_a_run_ends_with_the_same_bits(base, tmp_path, method, monkeypatch):
     asked = []
-    monkeypatch.setattr(recipe, "checkpoint_layers", lambda model: (asked.append(model), checkpoint_layers(model)))
+    monkeypatch.setattr(fitting, "checkpoint_layers", lambda model: (asked.append(model), checkpoint_layers(model)))
     runs = []
     for checkpointing in (False, True):
         output = str(tmp_path / f"{checkpointing}")

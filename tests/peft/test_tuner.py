@@ -290,3 +290,33 @@ def test_layers_to_transform_hold_for_the_default_targets():
 
 def test_for_tests_an_adapter_begins_beside_the_base():
     assert not torch.equal(logits(adapted(init_weights=False)), logits(build().eval()))
+
+
+class Tied(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.read = torch.nn.Embedding(6, 4), torch.nn.Linear(4, 6, bias=False)
+        self.read.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.read(self.embed(ids))
+
+
+def test_two_layers_of_one_weight_are_refused():
+    """Each would put back what it found there, which is what the other had written."""
+    with pytest.raises(ValueError, match=r"ClmModel: the target 'read' must be a layer with a weight of its own, got .*'embed'"):
+        get_peft_model(Tied(), ClmConfig(target_modules=["embed", "read"], kind="rows"))
+
+
+def test_an_embedding_reads_no_columns_from_a_file(tmp_path):
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Embedding(6, 4)), ClmConfig(target_modules=["0"], kind="rows"))
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    prefix = next(iter(tensors)).rpartition(".")[0]
+    layout = tensors[f"{prefix}.clm_layout"].clone()
+    layout[0] = 1  # columns
+    columns = {"layout": layout, "index": torch.tensor([2], dtype=torch.int32), "values": torch.zeros(6, 1)}
+    save_file(tensors | {f"{prefix}.clm_{name}": tensor for name, tensor in columns.items()}, tmp_path / "adapter_model.safetensors")
+    base = torch.nn.Sequential(torch.nn.Embedding(6, 4))
+    with pytest.raises(ValueError, match=r"ClmModel: the kind of entries of '0' must be rows, as it is an embedding"):
+        PeftModel.from_pretrained(base, tmp_path)

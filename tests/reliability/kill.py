@@ -32,7 +32,7 @@ from tiny_runs import FAST, silent, trained_tensors
 from tiny_task import save_model, write_data
 from transformers import TrainerCallback
 
-from clm_kernels.finetune import TrainConfig, recipe, train
+from clm_kernels.finetune import TrainConfig, fitting, train
 from clm_kernels.finetune.checkpoints import last_checkpoint, usable_checkpoint
 from clm_kernels.finetune.outputs import beside
 from clm_kernels.finetune.trainer import RunTrainer
@@ -138,8 +138,8 @@ class Trials:
             def on_step_end(self, args, state, control, **kwargs):
                 told.write_text(str(state.global_step))
 
-        made = recipe.Progress
-        recipe.Progress = lambda *given: type("Watched", (Watch, made), {})(*given)
+        made = fitting.Progress
+        fitting.Progress = lambda *given: type("Watched", (Watch, made), {})(*given)
         train(replace(self.config, output=str(output)), silent)
 
     def stop_point(self, output: Path) -> None:

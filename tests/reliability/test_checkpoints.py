@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_runs import assert_same, silent, trained_tensors
 
 from clm_kernels import files
-from clm_kernels.finetune import TrainConfig, recipe, train
+from clm_kernels.finetune import TrainConfig, fitting, train
 from clm_kernels.finetune.trainer import RunTrainer
 
 
@@ -142,9 +142,9 @@ MOMENTS = {  # a place in the save at step 12 -> the checkpoint that is left
     "before the weights": (RunTrainer, "save_model", "before", 6),
     "after the weights": (RunTrainer, "save_model", "after", 6),
     "before the random state": (RunTrainer, "_save_rng_state", "before", 6),
-    "before the manifest": (recipe.Sealing, "on_save", "before", 6),
+    "before the manifest": (fitting.Sealing, "on_save", "before", 6),
     "with half a manifest": (files.os, "replace", "before", 6),
-    "after the manifest": (recipe.Sealing, "on_save", "after", 12),
+    "after the manifest": (fitting.Sealing, "on_save", "after", 12),
 }
 
 

@@ -15,7 +15,7 @@ from places import ROOT
 from tiny_runs import assert_same, silent, trained_tensors
 from tiny_task import save_model, write_data
 
-from clm_kernels.finetune import TrainConfig, interruption, recipe, train
+from clm_kernels.finetune import TrainConfig, beginning, interruption, train
 from clm_kernels.finetune.checkpoints import last_checkpoint
 from clm_kernels.finetune.interruption import Interrupted, Interruption, tidied_up_after
 
@@ -102,7 +102,7 @@ def test_what_the_program_ignores_or_handles_itself_stays(number):
 
 @pytest.mark.parametrize("number", SIGNALS, ids=str)
 def test_before_training_begins_nothing_is_left(quick, tmp_path, monkeypatch, number):
-    monkeypatch.setattr(recipe, "load_base", lambda *_: signal.raise_signal(number))
+    monkeypatch.setattr(beginning, "load_base", lambda *_: signal.raise_signal(number))
     with pytest.raises(Interrupted):
         train(replace(quick, output=str(tmp_path / "deep" / "o")), silent)
     assert not list(tmp_path.iterdir())

@@ -18,6 +18,7 @@ from clm_kernels import Trunk, train_tasks
 from clm_kernels.finetune import Report, TrainConfig, train
 from clm_kernels.finetune.artifacts import RUN
 from clm_kernels.finetune.many import tasks as many_tasks
+from clm_kernels.finetune.task_files import by_key
 
 OPTIONS = {**FAST, "epochs": 1, "layers": "upper half", "replay": True}
 
@@ -241,3 +242,27 @@ def test_the_table_tells_who_failed(several):
 
     trained = several[1]._replace(failed={"other": ValueError("no")})
     assert show.tasks(trained.table()).row_count == 4 and replace(trained.reports["topics"]).best_by == "accuracy"
+
+
+def test_a_folder_that_another_run_left_is_no_result_of_this_one(given, tmp_path):
+    config, tasks = given
+    (tmp_path / "o" / "topics").mkdir(parents=True)
+    (tmp_path / "o" / "topics" / "report.json").write_text("{}")
+    record = many_tasks._record(config, {"lengths": tasks["lengths"]})
+    (tmp_path / "o" / RUN).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"train: names of tasks must be of folders that are not yet in '.*', got 'topics'"):
+        train_tasks(config.replace(output=str(tmp_path / "o"), overwrite=True), tasks, silent)
+
+
+def test_a_task_on_a_hub_is_recorded_at_its_commit(monkeypatch):
+    monkeypatch.setattr(many_tasks, "pinned", lambda path: f"{path}@abc")
+    _, each = many_tasks._given(TrainConfig(output="o"), {"a": {"train": "hf://datasets/me/x"}})
+    assert many_tasks._record(TrainConfig(), each)["tasks"] == {"a": {"train": "hf://datasets/me/x@abc"}}
+
+
+def test_settings_of_tasks():
+    tasks = {"a": {"train": "x"}, "a.b": {"train": "y"}}
+    common, each = by_key(["a.b.training.epochs=3", "a.training.epochs=2", "training.patience=1"], tasks)
+    assert common == ["training.patience=1"] and (each["a.b"]["epochs"], each["a"]["epochs"]) == (3, 2)
+    with pytest.raises(ValueError, match=r"train: set must be NAME\.data.… for a file of one of several tasks"):
+        by_key(["data.validation=v"], tasks)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from interruption import press_ctrl_c
 from tiny_runs import FAST, PLAIN, assert_same, base, silent, trained_tensors  # noqa: F401
 
 from clm_kernels.finetune import TrainConfig, train
@@ -100,6 +101,25 @@ def test_its_run_file_repeats_it_without_a_clock(held, tmp_path):
     again = train(read_run(f"{output}/run.yaml", silent, output=str(tmp_path / "b")), silent)
     assert (again.spent, again.minutes) == (report.spent, {"shares": report.minutes["shares"]})
     assert_same(trained_tensors(output), trained_tensors(tmp_path / "b"))
+
+
+def test_a_resumed_run_keeps_its_run_file(base, tmp_path):  # noqa: F811
+    config = replace(base, **PACED, cost=0.5, output=str(tmp_path / "o")).replace(epochs=4, shares="0.6,0.5,0.4")
+    before = None
+    with pytest.MonkeyPatch.context() as context:
+        press_ctrl_c(context, 8)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, silent)
+    before = load_run_file(tmp_path / "o" / "run.yaml")
+    train(TrainConfig(output=config.run.output, resume=True), silent)
+    after = load_run_file(tmp_path / "o" / "run.yaml")
+    assert after.options == before.options and after.files == before.files and before.options["model"] == config.data.model
+
+
+@pytest.mark.parametrize("shares", ["0.05", "0.5,2", "half"])
+def test_shares_that_cannot_be(shares):
+    with pytest.raises(ValueError, match=r"train: shares must be numbers from 0\.1 to 1, separated by commas"):
+        TrainConfig(cost=0.5, shares=shares).check(())
 
 
 def test_with_another_method_epochs_go(base, clock, tmp_path):  # noqa: F811
