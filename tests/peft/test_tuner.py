@@ -316,7 +316,9 @@ def test_an_embedding_reads_no_columns_from_a_file(tmp_path):
     layout = tensors[f"{prefix}.clm_layout"].clone()
     layout[0] = 1  # columns
     columns = {"layout": layout, "index": torch.tensor([2], dtype=torch.int32), "values": torch.zeros(6, 1)}
-    save_file(tensors | {f"{prefix}.clm_{name}": tensor for name, tensor in columns.items()}, tmp_path / "adapter_model.safetensors")
+    save_file(
+        tensors | {f"{prefix}.clm_{name}": tensor for name, tensor in columns.items()}, tmp_path / "adapter_model.safetensors"
+    )
     base = torch.nn.Sequential(torch.nn.Embedding(6, 4))
     with pytest.raises(ValueError, match=r"ClmModel: the kind of entries of '0' must be rows, as it is an embedding"):
         PeftModel.from_pretrained(base, tmp_path)
