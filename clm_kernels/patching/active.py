@@ -79,9 +79,11 @@ def active_shares(model: nn.Module) -> dict[str, float]:
 def uncounted(model: nn.Module) -> Iterator[None]:
     """Inside, the tokens of a patched model are not counted."""
     before = [(layer, layer.came, None if layer.kept is None else layer.kept.clone()) for layer in _layers(model)]
-    yield
-    for layer, came, kept in before:
-        layer.came, layer.kept = came, kept
+    try:
+        yield
+    finally:
+        for layer, came, kept in before:
+            layer.came, layer.kept = came, kept
 
 
 def _layers(model: nn.Module) -> Iterator[Active]:

@@ -1,26 +1,20 @@
 """`torchrun clm-kernels train --fsdp`: processes that hold the base together leave what one process leaves."""
 
 import json
+import signal
 
 import needs_datasets  # noqa: F401
 import pytest
 import torch
 import torch.distributed as dist
-from forked_train import train_in
+from launched import Launch, launched
 from tiny_runs import silent, trained_tensors
-from tiny_task import save_model, write_data
+from tiny_task import save_model, without_dropout, write_data
 
 from clm_kernels.finetune import TrainConfig, train
 
 PROCESSES, EXAMPLES, EPOCHS = 2, 48, 3
 OPTIONS = {"batch_size": EXAMPLES // PROCESSES // 2, "epochs": EPOCHS, "pooling": "mean", "warmup": 0.0, "scheduler": "constant"}
-
-
-def without_dropout(folder):
-    """Processes draw their own dropout: without it, two can be compared with one."""
-    config = json.loads((folder / "config.json").read_text())
-    config |= {name: 0.0 for name in config if "dropout" in name}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +25,13 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("divided")
     options = {"model": save_model(folder / "model"), **write_data(folder, count=EXAMPLES), **OPTIONS}
     without_dropout(folder / "model")
-    told = {
-        "whole": train_in(folder / "said", PROCESSES, options | {"fsdp": True, "output": folder / "many"}),
-        "killed": train_in(folder / "first", PROCESSES, options | {"fsdp": True, "output": folder / "resumed"}, dies_before=3),
-    }
-    assert (folder / "resumed/checkpoints/checkpoint-2/trained.safetensors").is_file(), told
-    told["resumed"] = train_in(folder / "second", PROCESSES, {"output": folder / "resumed", "resume": True})
+    divided = options | {"fsdp": True}
+    launches = [
+        Launch("whole", divided | {"output": folder / "many"}),
+        Launch("killed", divided | {"output": folder / "again"}, stopped=dict.fromkeys(range(PROCESSES), (3, signal.SIGKILL))),
+        Launch("resumed", {"output": folder / "again", "resume": True}),
+    ]
+    told = launched(folder / "said", launches)
     train(TrainConfig(**options, output=str(folder / "one"), gradient_accumulation=PROCESSES), silent)
     return folder, told
 
@@ -46,8 +41,9 @@ def report(folder, name):
 
 
 def test_every_process_ends_well_and_process_0_speaks(runs):
-    for codes, (first, second) in (runs[1]["whole"], runs[1]["resumed"]):
-        assert codes == [0, 0], (first, second)
+    for told in (runs[1]["whole"], runs[1]["resumed"]):
+        first, second = (out + err for out, err in zip(told.stdout, told.stderr, strict=True))
+        assert told.codes == [0, 0], (first, second)
         assert first.count("try it: clm-kernels predict") == 1 and first.count("epoch 3 of 3") == 1
         assert "epoch" not in second and "try it" not in second
 
@@ -73,13 +69,14 @@ def test_the_report_says_what_each_process_held(runs):
     assert parts["trained"] == 4 * report(runs[0], "many")["trained"]
     assert parts["trained"] - parts["exchanged"] == 4 * 32  # the bias of a pooler that a mean does not read
     assert report(runs[0], "one")["divided"] == {}
-    assert "each process" in runs[1]["whole"][1][0]
+    assert "each process" in runs[1]["whole"].stdout[0] + runs[1]["whole"].stderr[0]
 
 
 def test_a_resumed_run_leaves_the_same_bits(runs):
     folder, told = runs
-    assert told["killed"][0] == [-9, -9]
-    many, again = trained_tensors(folder / "many"), trained_tensors(folder / "resumed")
+    assert told["killed"].codes == [-signal.SIGKILL] * PROCESSES
+    assert "resuming after checkpoint-2" in told["resumed"].stderr[0]
+    many, again = trained_tensors(folder / "many"), trained_tensors(folder / "again")
     assert many.keys() == again.keys() and all(torch.equal(many[name], again[name]) for name in many)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from places import ROOT
 from tiny_runs import silent, trained_tensors
-from tiny_task import save_model, write_data
+from tiny_task import save_model, without_dropout, write_data
 
 from clm_kernels.finetune import TrainConfig, train
 
@@ -37,13 +37,6 @@ def torchrun(folder, options):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     environment |= {"OMP_NUM_THREADS": "1", "ENDED": str(folder)}
     return subprocess.run([*map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300)
-
-
-def without_dropout(folder):
-    """Processes draw their own dropout: without it, two can be compared with one."""
-    config = json.loads((folder / "config.json").read_text())
-    config |= {name: 0.0 for name in config if "dropout" in name}
-    (folder / "config.json").write_text(json.dumps(config))
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,12 @@
 import os
 import signal
 import sys
+import time
 import traceback
 
 import pytest
+
+HUNG = 999  # the exit code of a process that did not end by itself
 
 
 def forked(function, *arguments):
@@ -28,6 +31,25 @@ def start(function, *arguments):
         sys.stderr.flush()
         os._exit(128 + getattr(error, "number", 0) if isinstance(error, KeyboardInterrupt) else 1)
     os._exit(0)
+
+
+def ended(children, seconds, held=0):
+    """Exit codes (minus a signal's number); `HUNG` of one that is killed, as it is still there after so many seconds.
+
+    Args:
+        held: how many are stopped, and killed as soon as all others have ended.
+    """
+    codes, deadline = {}, time.monotonic() + seconds
+    while len(codes) + held < len(children) and time.monotonic() < deadline:
+        for child in set(children) - codes.keys():
+            gone, status = os.waitpid(child, os.WNOHANG)
+            if gone:
+                codes[child] = os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    for child in set(children) - codes.keys():
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return [codes.get(child, HUNG) for child in children]
 
 
 def kill_myself():

@@ -1,6 +1,5 @@
 """A function in several processes of one gloo group, forked from one that has all imported already."""
 
-import os
 import tempfile
 from datetime import timedelta
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from forked import start
+from forked import ended, start
 
 PATIENCE = timedelta(seconds=60)  # with a process that has died
+DEADLINE = 300  # seconds for all
 
 
 def on_ranks(processes, function, *arguments):
@@ -19,7 +19,7 @@ def on_ranks(processes, function, *arguments):
         pytest.skip("needs torch.distributed with gloo")
     with tempfile.TemporaryDirectory() as folder:
         children = [start(_run, rank, processes, Path(folder), function, arguments) for rank in range(processes)]
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        codes = ended(children, DEADLINE)
         assert codes == [0] * processes, codes
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(processes)]
 

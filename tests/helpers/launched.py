@@ -3,16 +3,16 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forked
+import torch.distributed as dist
 from places import ROOT
 
-HUNG, DEADLINE = 999, 150  # an exit code, and seconds after which whoever is still there has hung
+DEADLINE = 150  # seconds after which whoever is still there has hung
 
 
 @dataclass
@@ -38,12 +38,11 @@ class Launch:
 
 @dataclass
 class Ended:
-    """What came of it, by rank: exit codes (minus a signal's number), and what was said; and how long it took."""
+    """What came of it, by rank: exit codes (minus a signal's number), and what was said."""
 
     codes: list[int]
     stdout: list[str]
     stderr: list[str]
-    seconds: float
 
 
 def launched(folder: Path, launches: list[Launch]) -> dict[str, Ended]:
@@ -65,28 +64,13 @@ def arguments(options: dict) -> list[str]:
 
 
 def _run(folder: Path, launch: Launch) -> Ended:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    begun = time.monotonic()
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     files = [folder / f"{launch.name}-{rank}" for rank in range(launch.processes)]
-    children = [_start(file, launch, rank, port) for rank, file in enumerate(files)]
-    codes: dict[int, int] = {}
+    children = [_start(file, launch, rank, store.port) for rank, file in enumerate(files)]
     held = sum(number == signal.SIGSTOP for _, number in launch.stopped.values())
-    while len(codes) < len(children) and time.monotonic() < begun + DEADLINE:
-        for child in set(children) - codes.keys():
-            ended, status = os.waitpid(child, os.WNOHANG)
-            if ended:
-                codes[child] = os.waitstatus_to_exitcode(status)
-        if len(codes) + held == len(children):
-            break
-        time.sleep(0.02)
-    seconds = time.monotonic() - begun
-    for child in set(children) - codes.keys():
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    codes = forked.ended(children, DEADLINE, held)
     said = ([file.with_suffix(end).read_text() for file in files] for end in (".out", ".err"))
-    return Ended([codes.get(child, HUNG) for child in children], *said, seconds)
+    return Ended(codes, *said)
 
 
 def _start(file: Path, launch: Launch, rank: int, port: int) -> int:
@@ -98,6 +82,7 @@ def _start(file: Path, launch: Launch, rank: int, port: int) -> int:
     if launch.processes > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(launch.processes)}
         os.environ |= {"LOCAL_WORLD_SIZE": str(launch.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     os.environ |= launch.environment
     if str(rank) in launch.stopped:
         _stop_before(*launch.stopped[str(rank)])

@@ -48,6 +48,14 @@ def save_model(folder: Path, family="bert", seed=0, made=None, **changes) -> str
     return str(folder)
 
 
+def without_dropout(folder: Path) -> str:
+    """A saved model's folder, told to drop nothing: processes draw their own, so that several can be compared with one."""
+    config = json.loads((folder / "config.json").read_text())
+    config |= {name: 0.0 for name in config if "dropout" in name}
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
 def texts(count: int, seed: int) -> list[dict]:
     """Texts whose label is the topic of the one word that is no filler."""
     draw = random.Random(seed)

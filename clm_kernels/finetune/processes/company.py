@@ -18,7 +18,8 @@ from ...selection import Selection
 from ..interruption import unstoppable
 from .pulse import Pulse, leave_at_once
 
-BROKEN = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer")  # words of what a lost connection raises
+# Words of what a lost connection raises
+BROKEN = ("third_party/gloo/gloo/", "NCCL", "Connection closed by peer", "Connection reset by peer")
 
 
 class Company:
@@ -53,7 +54,7 @@ class Several(Company):
         self.rank, self.processes = dist.get_rank(), dist.get_world_size()
         own = f"process {self.rank} of {self.processes} ({socket.gethostname()}, pid {os.getpid()})"
         self.names: list[str] = self._of_all(own)
-        self.pulse = Pulse(self.rank, self.processes, lambda silent: leave_at_once(self._lost({silent: ""})))
+        self.pulse = Pulse(self.rank, self.processes, lambda gone: leave_at_once(self._lost(gone)))
         self.pulse.start()
 
     @contextmanager
@@ -75,7 +76,7 @@ class Several(Company):
     def check_alike(self, told: Mapping[str, Any]) -> None:
         first, *others = self._of_all(dict(told))
         for rank, theirs in enumerate(others, 1):
-            for name in first.keys() | theirs.keys():
+            for name in {**first, **theirs}:
                 ours, other = first.get(name), theirs.get(name)
                 found = f"{ours!r} in process 0 and {other!r} in {self.names[rank]}"
                 require(ours == other, "train", name, "the same in all processes", found)

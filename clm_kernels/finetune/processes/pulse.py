@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 
@@ -23,57 +23,76 @@ LOST = "lost"
 class Pulse(threading.Thread):
     """Beats in the launcher's store, through a connection of its own, as a thread that waits there blocks all others.
 
-    Where the next process falls silent, every process learns of it here. Its main thread may be waiting for that one within
-    torch, where no signal and no exception reaches it; so the process is ended from here.
+    Where the next process falls silent or leaves in an error, every process learns of it here. Its main thread may be waiting for
+    that one within torch, where no signal and no exception reaches it; so the process is ended from here.
 
     Args:
-        end: called with the number of the silent process, if the main thread has not ended the pulse `GRACE` later.
+        end: called with the number of the lost process and its reason, if the main thread has not ended the pulse `GRACE` later.
     """
 
-    def __init__(self, rank: int, processes: int, end: Callable[[int], None]):
+    def __init__(self, rank: int, processes: int, end: Callable[[Mapping[int, str]], None]):
         super().__init__(daemon=True, name="pulse")
         self.rank, self.processes, self._end, self._ended = rank, processes, end, threading.Event()
         prefix = f"clm_kernels/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(RUNS)}"
         self._store = dist.PrefixStore(prefix, _connected())
+        self._answered = time.monotonic()
         self._beat()
 
     def run(self) -> None:
+        threading.Thread(target=self._guard, daemon=True, name="pulse guard").start()
         try:
-            silent = self._watch()
+            lost = self._watch()
         except RuntimeError:  # the store is gone, with process 0 or the launcher; but perhaps as everybody has done with it
-            silent = 0
-        if silent is not None and not self._ended.wait(GRACE):
-            self._end(silent)
+            lost = {0: ""}
+        if lost and not self._ended.wait(GRACE):
+            self._end(lost)
 
     def stop(self, reason: str = "") -> None:
         """Beats no longer; the others read why, if there is a reason."""
         self._ended.set()
+        self.join(GRACE)
+        if self.is_alive():  # in a store that does not answer, where this thread would wait too
+            return
         with suppress(RuntimeError):
             self._store.set(f"left/{self.rank}", reason)
 
     def gone(self) -> dict[int, str]:
-        """The processes that do not beat any more, each with the reason that it gave; takes some seconds."""
+        """The processes that do not beat any more and have not ended well, each with its reason; takes some seconds."""
         try:
             before = self._beats()
             time.sleep(2.5 * BEAT)
             silent = [rank for rank, (now, then) in enumerate(zip(self._beats(), before, strict=True)) if now == then]
-            return {rank: self._reason(rank) for rank in silent if rank != self.rank}
+            left = {rank: self._left(rank) for rank in silent if rank != self.rank}
+            return {rank: why or "" for rank, why in left.items() if why != ""}
         except RuntimeError:
             return {0: ""}
 
-    def _watch(self) -> int | None:
+    def _watch(self) -> dict[int, str]:
         following = (self.rank + 1) % self.processes
         seen, since = 0, time.monotonic()
         while not self._ended.wait(BEAT):
             self._beat()
             if self._store.check([LOST]):
-                return int(self._store.get(LOST))
-            beats, now = self._store.add(f"beat/{following}", 0), time.monotonic()
-            if beats != seen or self._store.check([f"left/{following}"]):
+                lost = int(self._store.get(LOST))
+                return {lost: self._left(lost) or ""}
+            beats, left, now = self._store.add(f"beat/{following}", 0), self._left(following), time.monotonic()
+            self._answered = now
+            if left:
+                self._store.set(LOST, str(following))
+            elif left is not None or beats != seen:
                 seen, since = beats, now
             elif now - since > PATIENCE:
                 self._store.set(LOST, str(following))
-        return None
+        return {}
+
+    def _guard(self) -> None:
+        """Asks the store nothing: what it is asked has no deadline, and the process that holds it may be the silent one."""
+        while not self._ended.wait(BEAT):
+            if self._unanswered() and not self._ended.wait(GRACE) and self._unanswered():
+                self._end({0: ""})
+
+    def _unanswered(self) -> bool:
+        return time.monotonic() - self._answered > PATIENCE
 
     def _beat(self) -> None:
         self._store.add(f"beat/{self.rank}", 1)
@@ -81,9 +100,10 @@ class Pulse(threading.Thread):
     def _beats(self) -> list[int]:
         return [self._store.add(f"beat/{rank}", 0) for rank in range(self.processes)]
 
-    def _reason(self, rank: int) -> str:
+    def _left(self, rank: int) -> str | None:
+        """Why it has left, which is empty if it has ended well; None while it has not."""
         left = f"left/{rank}"
-        return self._store.get(left).decode() if self._store.check([left]) else ""
+        return self._store.get(left).decode() if self._store.check([left]) else None
 
 
 def _connected() -> dist.TCPStore:
