@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import datasets
 import needs_datasets  # noqa: F401
+
+# isort: split
+import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hub_stand_in import COMMIT, hub
