@@ -39,8 +39,8 @@ def ended(tmp_path_factory):
         Launch("one", still | {"gradient_accumulation": 4}, processes=1),
         Launch("two", still | {"gradient_accumulation": 2}),
         Launch("four", still, processes=4),
-        Launch("undisturbed", plain | SKIPPED),
-        Launch("killed", plain | SKIPPED, stopped={1: (5, signal.SIGKILL)}),
+        Launch("undisturbed", plain | SKIPPED | {"eval_steps": 3}),
+        Launch("killed", plain | SKIPPED | {"eval_steps": 3}, stopped={1: (8, signal.SIGKILL)}),
         Launch("silent", plain, stopped={1: (5, signal.SIGSTOP)}, patience=10.0),
         Launch("another option", plain, others={1: {"density": 0.2}}),
         Launch("another file", plain, others={1: {"train": elsewhere}}),
@@ -111,9 +111,10 @@ def test_who_is_left_alone_ends_and_says_by_whom(ended):
 def test_a_run_goes_on_after_a_kill_bit_for_bit(ended):
     folder, told = ended
     assert told["undisturbed"].codes == told["resumed"].codes == [0, 0], told["resumed"].stderr
-    assert "resuming after checkpoint-4" in told["resumed"].stderr[0]
+    assert "resuming after checkpoint-6" in told["resumed"].stderr[0]  # in the middle of the second epoch
     assert_same(trained_tensors(folder / "killed"), trained_tensors(folder / "undisturbed"))
-    assert report(folder, "killed")["examples"] == report(folder, "undisturbed")["examples"]
+    for told_of in ("examples", "history"):
+        assert report(folder, "killed")[told_of] == report(folder, "undisturbed")[told_of]
 
 
 def test_a_process_that_falls_silent(ended):
