@@ -104,7 +104,11 @@ def served(base: Path, files: dict[str, Path], batch: int) -> Iterator[tuple[sub
             yield process, int(told.removeprefix(READY))
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            try:
+                process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 def counted(process: subprocess.Popen, port: int) -> dict[str, float]:
