@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,11 @@ from .methods import Method, check, method_of, resolved
 from .models import Loaded, limited_by, load_base, longest, pooling_for
 from .outputs import is_main
 from .parts import with_files
-from .saying import say_cuts, say_data, to_stderr
+from .saying import Say, say_cuts, say_data, to_stderr
 from .sharing import Shared
 from .tasks import Task
 from .trainer import arguments
 from .windows import check_cuts
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -23,12 +23,11 @@ from .packed import Packed
 from .pricing import Shares
 from .replaying import replaying
 from .report import Report, validations
+from .saying import Say
 from .scoring import Scored, score_best
 from .shares import ActiveShares, spent
 from .teaching import Teaching, chances_within, lines
 from .trainer import Bar, Progress, RunTrainer, early_stopping
-
-Say = Callable[[str], None]
 
 
 def fit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -43,13 +43,11 @@ from .pricing import as_found, within
 from .processes.company import Company, in_company
 from .report import Report, machine
 from .run_file import load_run_file, save_run_file
-from .saying import say_nothing, to_stderr
+from .saying import Say, say_nothing, to_stderr
 from .sharing import Shared
 from .trainer import arguments
 from .words.reading import Reader
 from .words.recording import Recorder
-
-Say = Callable[[str], None]
 
 
 def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = None) -> Report:
