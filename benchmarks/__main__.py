@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 QUICK = ("step", "kernels", "memory", "sensitivity")
-NAMES = (*QUICK, "checks", "groups", "accuracy", "dealt", "active")
+NAMES = (*QUICK, "checks", "groups", "accuracy", "dealt", "active", "packing", "head")
 
 
 def main() -> None:

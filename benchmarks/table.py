@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from .common import RESULTS
 from .gpu.reach import REACH
 
-NAMES = ("step", "kernels", "checks", "memory", "sensitivity", "groups", "active", "accuracy_sparse", "accuracy_full")
+NAMES = ("step", "kernels", "checks", "memory", "sensitivity", "groups", "active", "head", "accuracy_sparse", "accuracy_full")
 GPU_PARTS = ("kernels", "ops", "models", "sanitize", "adamw", "launch", "products", "step", "tokens", "llama")
 
 

@@ -51,24 +51,27 @@ def fit(
     wanted = run.method.wants_replay(run.config)
     last = run.shared.last if run.shared else None
     replayed = replaying(wanted, model, training, run.loaded.tokenizer, splits["train"], run.args, report, say, last)
-    with interruption, packed or nullcontext(), replayed as lower:
-        if not run.checkpoint:
-            run.method.start(run.config, run.loaded, splits["train"])
-        trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
-    trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
-    report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
-    report.divided, report.exchanged = told(prepared.handle), trainer.exchanged.told()
-    report.packing = packed.shares(say) if packed else {}
-    report.history = validations(trainer.state.log_history)
-    report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
-    report.active = [line for callback in counting for line in callback.epochs(trainer.state.log_history)]
-    report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []
-    if pace and pace.told:
-        report.minutes["shares"] = pace.told
-    if report.cost and bool(report.active) == bool(prepared.active):
-        once = lower.layers / number_of_layers(model) if lower else 0.0
-        report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, once)
-    return score_best(trainer, prepared.model, run.task, run.corpus.label_names, splits, run.loaded.tokenizer, report)
+    with replayed as lower:
+        with interruption, packed or nullcontext():
+            if not run.checkpoint:
+                run.method.start(run.config, run.loaded, splits["train"])
+            trainer.train(resume_from_checkpoint=str(run.checkpoint) if run.checkpoint else None)
+        trainer.accelerator.wait_for_everyone()  # until every process has read the best checkpoint, which may go now
+        report.seconds |= {"training": time.perf_counter() - started, "epochs": progress.seconds}
+        report.divided, report.exchanged = told(prepared.handle), trainer.exchanged.told()
+        report.packing = packed.shares(say) if packed else {}
+        report.history = validations(trainer.state.log_history)
+        report.best = next(line for line in report.history if line["step"] == trainer.state.best_global_step)
+        report.active = [line for callback in counting for line in callback.epochs(trainer.state.log_history)]
+        report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []
+        if pace and pace.told:
+            report.minutes["shares"] = pace.told
+        if report.cost and bool(report.active) == bool(prepared.active):
+            once = lower.layers / number_of_layers(model) if lower else 0.0
+            report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, once)
+        if lower:
+            lower.keep_no_more()  # of test texts, of which there may be any number
+        return score_best(trainer, prepared.model, run.task, run.corpus.label_names, splits, run.loaded.tokenizer, report)
 
 
 def _pace(run: Begun, prepared: Prepared, report: Report, shares: Shares) -> Pace | None:

@@ -167,6 +167,10 @@ class Keeping(Restorable):
         told = json.dumps([config, *self._told(), device, str(autocast), *versions], default=str, sort_keys=True)
         return checksum(self._below, {"told": told})
 
+    def keep_no_more(self) -> None:
+        """Texts that are new run through the layers each time from now on; what is kept stays."""
+        self.max_bytes = self._rows.max_bytes = 0
+
     def clear(self) -> None:
         """Forgets what was kept; a file stays."""
         self._rows, self._mapped = Rows(self.max_bytes), None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tiny_runs import FAST, assert_same, silent, trained_tensors
 from tiny_task import save_model, sentences, texts, tokenizer, write_data, write_jsonl
 from transformers import AutoModel, AutoModelForSequenceClassification, BertForMaskedLM
+from transformers.models.bert.modeling_bert import BertLayer
 
 from clm_kernels import Delta, Entries, Selection
 from clm_kernels.finetune import Classifier, TrainConfig, train
@@ -127,8 +128,14 @@ def test_validation_is_carved_and_recorded(base, tmp_path):
 # Methods and tasks
 
 
-def test_the_head_alone(base, tmp_path):
-    report = train(replace(base, output=str(tmp_path / "o"), method="head"), silent)
+def test_the_head_alone(base, tmp_path, monkeypatch):
+    run, forward = [], BertLayer.forward
+    monkeypatch.setattr(
+        BertLayer, "forward", lambda self, x, *args, **given: run.append(len(x)) or forward(self, x, *args, **given)
+    )
+    report = train(replace(base, output=str(tmp_path / "o"), method="head", test=""), silent)
+    texts = report.data["train"]["rows"] + report.data["validation"]["rows"]  # which calibration and scope read again
+    assert sum(run) <= 2 * (texts + 3)  # layers; three texts tell what a forward costs
     delta = Delta.load(tmp_path / "o" / "delta.safetensors")
     assert set(delta.whole) == {"classifier.weight", "classifier.bias"}
     assert not delta.selection

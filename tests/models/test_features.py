@@ -230,3 +230,14 @@ class TestRefused:
         with pytest.raises(IndexError), features(model):
             model(input_ids=torch.full((1, 3), 10**6))
         assert torch.equal(outcome(model, batch)[0], expected)
+
+
+def test_nothing_more_is_kept_when_that_is_asked_for():
+    model = headed()
+    whole = models.batch(model)
+    with features(model) as handle:
+        model(**part(whole, [0], 6))
+        kept = handle.texts, handle.nbytes
+        handle.keep_no_more()
+        model(**whole)
+        assert (handle.texts, handle.nbytes) == kept and kept[0] == 1
