@@ -17,7 +17,7 @@ from clm_kernels.finetune import TrainConfig, train
 from .common import keep, ratio, row
 from .tasks.tasks import TASKS, data_directory, write_parts
 
-CASES = ((500, 16), (500, 64), (2000, 16), (2000, 64))  # texts of banking77, and of a batch
+CASES = ((500, 16), (500, 64))  # texts of banking77, and of a batch
 ROUNDS = 3
 
 

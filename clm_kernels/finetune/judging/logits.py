@@ -84,17 +84,27 @@ def all_logits(model: nn.Module, encoded: Encoded, tokenizer: PreTrainedTokenize
 
 @torch.no_grad()
 def logits_of(model: nn.Module, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[NDArray]:
-    """Of each encoded text, in evaluation mode."""
+    """Of each encoded text, in evaluation mode; those of like length run together, as `longest_first` has them."""
     from transformers import DataCollatorWithPadding
 
+    order = longest_first(dataset)
     collate, device = DataCollatorWithPadding(tokenizer), next(model.parameters()).device
     dataset = dataset.remove_columns([name for name in ("length", "labels") if name in dataset.column_names])
+    found: list[Any] = [None] * len(dataset)
     trained = model.training
     model.eval()
     try:
-        for start in range(0, len(dataset), batch_size):
-            batch: Any = collate(dataset[start : start + batch_size])
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            batch: Any = collate(dataset[chosen])
             logits: Tensor = model(**batch.to(device)).logits
-            yield from logits.float().cpu().numpy()
+            for i, row in zip(chosen, logits.float().cpu().numpy(), strict=True):
+                found[i] = row
     finally:
         model.train(trained)
+    yield from found
+
+
+def longest_first(dataset: Dataset) -> list[int]:
+    """Numbers of encoded texts by their length, so that batches hold little padding; those of one length stay in their order."""
+    return np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable").tolist()

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from typer.testing import CliRunner
 
 import clm_kernels as clm
 from clm_kernels.cli import app
+from clm_kernels.finetune import train
 from clm_kernels.finetune.artifacts import SCOPE
+from clm_kernels.finetune.files import read_rows
 from clm_kernels.finetune.judging.scope import Scope, drawn, kept_features
 from clm_kernels.finetune.outputs import recorded_config
 from clm_kernels.models.structure import base_model
@@ -115,6 +118,16 @@ def test_train_leaves_it_and_reports_it(output, classifier):
     assert sum(not prediction.out_of_scope for prediction in found) == round(18 * scope.kept)
 
 
+def test_each_labels_mean_is_that_of_its_training_texts(output, classifier):
+    rows = [row for _, row in read_rows(recorded_config(output).data.train)]
+    with kept_features(classifier.model) as features:
+        for row in rows:
+            classifier.predict_proba([row["text"]])
+    numbers = torch.tensor([classifier.label_names.index(row["label"]) for row in rows])
+    expected = Scope.fit(torch.cat(features), numbers, torch.cat(features), len(classifier.label_names)).means
+    torch.testing.assert_close(classifier.scope.means, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_texts_out_of_scope_have_no_label(classifier):
     plain = list(classifier.predict(TEXTS))
     found = list(classifier.predict(TEXTS, batch_size=2, out_of_scope=True))
@@ -176,3 +189,15 @@ def test_an_altered_file_is_refused(output, tmp_path):
     (tmp_path / SCOPE).write_bytes(content)
     with pytest.raises(ValueError, match="has been altered"):
         Scope.beside(tmp_path, 3)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "last"])
+def test_what_a_replayed_head_has_read_tells_the_same(base, pooling, tmp_path):  # noqa: F811
+    config = replace(base, output=str(tmp_path / "o"), method="head", pooling=pooling, epochs=1)
+    train(config, silent)
+    classifier = clm.Classifier.load(config.run.output)
+    with kept_features(classifier.model) as features:
+        classifier.predict_proba([row["text"] for _, row in read_rows(config.data.validation)])
+    near = classifier.scope.scores(torch.cat(features))
+    assert abs(near - classifier.scope.threshold).min() < 1e-6
+    assert float((near > classifier.scope.threshold - 1e-6).double().mean()) == classifier.scope.kept
