@@ -111,4 +111,4 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
 
 
-pytest_plugins = ["tiny_runs", "word_tokenizer"]
+pytest_plugins = ["quick_interpreter", "tiny_runs", "word_tokenizer"]
