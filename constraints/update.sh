@@ -5,8 +5,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source constraints/environment.sh
-pip install --quiet --upgrade "${1:-torch}"
-CLM_KERNELS_CPU=1 pip install --quiet --upgrade --upgrade-strategy eager -e ".[test]" "${1:-torch}"
-python -m pytest -n 2
+pip install --quiet --no-compile --upgrade "${1:-torch}"
+CLM_KERNELS_CPU=1 pip install --quiet --no-compile --upgrade --upgrade-strategy eager -e ".[test]" "${1:-torch}"
+python -m pytest -n 2 --dist loadfile
 pins newest
 git --no-pager diff --stat constraints/newest.txt

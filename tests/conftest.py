@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from contextlib import nullcontext
@@ -43,6 +44,16 @@ PLACES = [
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", f"error:{TWICE}")
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays: without this, the full collection at the end of every training looks through all of it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -111,4 +122,4 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(owner, name, poisoned(getattr(owner, name)))
 
 
-pytest_plugins = ["tiny_runs", "word_tokenizer"]
+pytest_plugins = ["quick_interpreter", "tiny_runs", "word_tokenizer"]

@@ -16,4 +16,4 @@ import clm_kernels, pathlib
 from clm_kernels import _cpu
 assert pathlib.Path(_cpu.__file__).is_relative_to('$built'), _cpu.__file__"
 [ $# = 0 ] || python tests/misuse.py --count "$1"
-python -P -m pytest -p no:xdist tests/ops/test_memory_safety*.py
+python -P -m pytest -p no:xdist -k "not reference and not matmul and not triton" tests/ops/test_memory_safety*.py # what runs none of these kernels

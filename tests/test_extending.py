@@ -62,12 +62,28 @@ def copy(tmp_path_factory):
     return folder
 
 
-def run(copy, *arguments, input=None):
+SCRIPT = """
+import json, sys
+from typer.testing import CliRunner
+from clm_kernels.cli import app
+said = []
+for arguments in json.loads(sys.argv[1]):
+    done = CliRunner().invoke(app, arguments, input="my refund\\n")
+    assert done.exit_code == 0, (arguments, done.output, done.exception)
+    said.append(done.stdout)
+print(json.dumps(said))
+"""
+
+
+def run(copy, *commands):
+    """What each command says, one after the other in a process that imports the copy."""
     environment = {**os.environ, "PYTHONPATH": str(copy), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "clm_kernels", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, cwd=copy, input=input, capture_output=True, text=True, timeout=200)
+    given = json.dumps([[*map(str, command)] for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, given], env=environment, cwd=copy, capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_both_are_learnt_saved_and_read_again(copy, tmp_path):
@@ -75,21 +91,22 @@ def test_both_are_learnt_saved_and_read_again(copy, tmp_path):
     rows = [{"question": row["text"], "answer": row["label"]} for row in texts(48, 0)]
     data = write_jsonl(tmp_path / "train.jsonl", rows)
     options = ["--model", model, "--train", data, "--epochs", 3, "--batch-size", 8, "--learning-rate", 0.02, "--pooling", "mean"]
-    for method, trained in (("biases", "checkpoint"), ("sparse", "delta")):
-        output = tmp_path / method
-        run(copy, "train", *options, "--method", method, "--output", output)
-        report = json.loads((output / "report.json").read_text())
+    methods = {"biases": "checkpoint", "sparse": "delta"}
+    trainings = [["train", *options, "--method", method, "--output", tmp_path / method] for method in methods]
+    *_, predicted = run(copy, *trainings, ["predict", "--model", tmp_path / "sparse", "--jsonl"])
+    for method, trained in methods.items():
+        report = json.loads((tmp_path / method / "report.json").read_text())
         assert (report["data"]["task"], report["best_by"]) == ("answers", "answered") and trained in report["sizes"]
         assert report["best"]["answered"] > 0.9 and report["trained"] < report["parameters"]
-    (prediction,) = map(
-        json.loads, run(copy, "predict", "--model", tmp_path / "sparse", "--jsonl", input="my refund\n").splitlines()
-    )
+    (prediction,) = map(json.loads, predicted.splitlines())
     assert prediction["question"] == "my refund" and prediction["answer"] == "billing"
 
 
 def test_they_are_options_everywhere(copy, tmp_path):
     model = save_model(tmp_path / "model")
-    assert all(name in run(copy, "train", "--help-all") for name in ("biases", "answers"))
-    assert "biases: model" in run(copy, "estimate", "--model", model, "--method", "biases", "--length", 16, "--batch-size", 2)
-    small = ["--length", 8, "--batch-size", 2, "--steps", 1]
-    assert "biases" in run(copy, "profile", "--model", model, "--method", "biases", *small)
+    small = ["--model", model, "--method", "biases", "--batch-size", 2]
+    described, estimated, profiled = run(
+        copy, ["train", "--help-all"], ["estimate", *small, "--length", 16], ["profile", *small, "--length", 8, "--steps", 1]
+    )
+    assert all(name in described for name in ("biases", "answers"))
+    assert "biases: model" in estimated and "biases" in profiled

@@ -40,12 +40,16 @@ OPERANDS = ("dy_columns", "x_columns", *STRIDES)  # what `padded` sees to; the r
 ACTIVE = ("active", "active_count")
 
 
-def cases():
-    """(name, kernel, types of the pointers and floats, constants, which integers are multiples of 16, warps)"""
+def cases(target):
+    """(name, kernel, types of the pointers and floats, constants, which integers are multiples of 16, warps)
+
+    Halves of either kind are moved and multiplied alike: float16 is compiled for one target.
+    """
     import torch
     import triton.language as tl
 
-    for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
+    dtypes = {torch.bfloat16: "bf16", torch.float32: "fp32"} | ({torch.float16: "fp16"} if target == "sm_80" else {})
+    for dtype, name in dtypes.items():
         for kind, shape in (("rows", (82, 4096)), ("columns", (4096, 82)), ("blocks", (64, 64)), ("blocks", (8, 8))):
             tile_rows, tile_columns, tokens = tile_sizes(*shape, dtype)
             block_rows, block_columns = shape if kind == "blocks" else (0, 0)
@@ -96,7 +100,7 @@ def cases():
         "noise": "fp64",
     }
     yield "drawn_tokens", draw_tokens, pointers, {"CHUNK": DRAWN_CHUNK}, (), CHUNK_WARPS
-    for dtype, name in ((torch.bfloat16, "bf16"), (torch.float16, "fp16"), (torch.float32, "fp32")):
+    for dtype, name in dtypes.items():
         tokens, units, step = sensitivity_tiles(512, 3072, dtype)
         constants = {
             "SPLIT": name == "bf16", "WIDEN": False, "PRECISION": "ieee", "TOKENS": tokens, "UNITS": units, "STEP": step,
@@ -145,7 +149,7 @@ def resources(compiled, target: str) -> dict:
 
 
 def main(target: str) -> None:
-    for name, kernel, pointers, constants, multiples, warps in cases():
+    for name, kernel, pointers, constants, multiples, warps in cases(target):
         signature = {a: "constexpr" if a in constants else pointers.get(a, "i32") for a in kernel.arg_names}
         at = kernel.arg_names.index
         aligned = {(at(a),): [["tt.divisibility", 16]] for a in (*pointers, *multiples) if signature[a] != "fp64"}

@@ -1,6 +1,6 @@
-"""``python digests.py FOLDER``: digests of runs and predictions that differ in one circumstance each, as JSON.
+"""``python digests.py FOLDER [NAME …]``: digests of runs and predictions that differ in one circumstance each, as JSON.
 
-The folder holds what `write_base` put there; results go to a new folder beside it.
+The folder holds what `write_base` put there; results go to a new folder beside it. What is named is left out.
 """
 
 import hashlib
@@ -84,18 +84,20 @@ def predict(folder: Path, output: Path, batch: int, threads: int, reverse: bool)
     return digest({"probabilities": torch.tensor([one.probability for one in found], dtype=torch.float64)})
 
 
-def main(folder: str) -> None:
+def main(folder: str, *left_out: str) -> None:
     here, found = Path(folder), {"runs": {}, "predictions": {}}
     with tempfile.TemporaryDirectory() as place:
         for name, (backend, threads, seed) in RUNS.items():
-            if not any(ops.why_not(one) for one in filter(None, backend.split(","))):
+            if name not in left_out and not any(ops.why_not(one) for one in filter(None, backend.split(","))):
                 found["runs"][name] = run(here, Path(place) / name, backend, threads, seed)
                 print(name, found["runs"][name], file=sys.stderr, flush=True)
         for name, how in PREDICTIONS.items():
+            if name in left_out:
+                continue
             found["predictions"][name] = predict(here, Path(place) / "plain", *how)
             print(name, found["predictions"][name], file=sys.stderr, flush=True)
     print(json.dumps(found))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,5 +1,6 @@
 """`clm-kernels` in several processes at once, as a launcher would start them, but forked from one that has imported all already."""
 
+import gc
 import json
 import os
 import signal
@@ -122,6 +123,7 @@ if __name__ == "__main__":
 
     import clm_kernels.finetune.recipe  # noqa: F401
 
+    gc.freeze()  # what is imported is neither looked through nor copied by each process that comes of this one
     where = Path(sys.argv[1])
     ended = {it["name"]: vars(_run(where, Launch(**it))) for it in json.loads((where / "launches.json").read_text())}
     (where / "ended.json").write_text(json.dumps(ended))

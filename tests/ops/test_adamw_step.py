@@ -272,7 +272,8 @@ def test_the_same_bits_at_every_run(backend, two_threads, dtype):
     runs = []
     for _ in range(3):
         torch.manual_seed(1)
-        parameters = [*_all_at_once(dtype), Parameter("rows", dtype, shape=(500, 340), amsgrad=True)]
+        rows = 50 if ops.interpreted(backend) else 500  # enough for several chunks, or for several threads
+        parameters = [*_all_at_once(dtype), Parameter("rows", dtype, shape=(rows, 340), amsgrad=True)]
         for _ in range(3):
             step(parameters)
         runs.append([tensor for parameter in parameters for tensor in parameter.state()])

@@ -40,9 +40,9 @@ def assert_drawn(found, rows, weights, tokens):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def test_the_same_tokens_as_by_brute_force(backend, dtype):
-    for tokens, out in SIZES:
-        dy = uneven(tokens, out, dtype)
-        for noise, start in list(itertools.product(NOISES, STARTS))[:: 4 if backend == "triton" else 1]:
+    for turn, (tokens, out) in enumerate(SIZES):
+        dy, pairs = uneven(tokens, out, dtype), list(itertools.product(NOISES, STARTS))
+        for noise, start in pairs[(turn + 2 * DTYPES.index(dtype)) % 8 :: 8] if ops.interpreted(backend) else pairs:
             assert_drawn(ops.drawn_tokens(dy, noise, number(start)), *drawn_by_brute_force(dy, noise, start), tokens)
 
 

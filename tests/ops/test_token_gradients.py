@@ -187,7 +187,7 @@ def test_the_same_bits_at_every_run(backend, two_threads, kind):
         return ops.input_grad(dy, weight, tokens), ops.weight_grad(dy, x, entries, tokens=tokens)
 
     first = run()
-    for _ in range(4):
+    for _ in range(1 if ops.interpreted(backend) else 4):
         for again, before in zip(run(), first, strict=True):
             assert_same_bits(again, before)
 

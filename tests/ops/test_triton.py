@@ -22,7 +22,7 @@ from clm_kernels.ops.triton.gradients import share_of_tokens, tile_sizes
 
 REGISTERS = {"sm_80": 255, "sm_90": 255, "gfx942": 256}
 SHARED = {"sm_80": 99 << 10, "sm_90": 99 << 10, "gfx942": 64 << 10}  # bytes a program; sm_86 and sm_89 have no more than 99 KiB
-KERNELS = 54
+KERNELS = {"sm_80": 54, "sm_90": 38, "gfx942": 38}
 
 
 @pytest.mark.parametrize("target", REGISTERS)
@@ -34,7 +34,7 @@ def test_every_kernel_compiles_ahead_of_time_within_bounds(target):
     assert done.returncode == 0, done.stderr
     kernels = [json.loads(line) for line in done.stdout.splitlines()]
     print(target, *kernels, sep="\n")
-    assert len(kernels) == KERNELS
+    assert len(kernels) == KERNELS[target]
     for kernel in kernels:
         assert kernel["spills"] == 0 and kernel["registers"] <= REGISTERS[target], kernel
         large = 128 << 10 if target == "sm_90" and "groups" in kernel["kernel"] else 0

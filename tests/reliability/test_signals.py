@@ -48,7 +48,7 @@ VARIANTS = {
 @pytest.mark.parametrize(
     ("variant", "number"), [*((name, signal.SIGTERM) for name in VARIANTS), *(("plain", it) for it in SIGNALS[1:])]
 )
-def test_the_running_step_is_saved_and_nothing_differs_afterwards(quick, tmp_path, variant, number):
+def test_the_running_step_is_saved_and_nothing_differs_afterwards(quick, expected, tmp_path, variant, number):
     """Dropout is on in all of them. That the moments are the same too, the epoch that follows shows."""
     options, step = VARIANTS[variant]
     config = replace(quick, **options)
@@ -58,8 +58,9 @@ def test_the_running_step_is_saved_and_nothing_differs_afterwards(quick, tmp_pat
     made = last_checkpoint(tmp_path / "b" / "checkpoints")
     assert made.name == f"checkpoint-{-(-step // config.training.gradient_accumulation)}"
     train(TrainConfig(output=str(tmp_path / "b"), resume=True), silent)
-    train(replace(config, output=str(tmp_path / "a")), silent)
-    assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
+    if options:
+        train(replace(config, output=str(tmp_path / "a")), silent)
+    assert_same(trained_tensors(tmp_path / "a") if options else expected, trained_tensors(tmp_path / "b"))
 
 
 def test_a_second_signal_stops_at_once_but_an_echo_does_not(monkeypatch):
