@@ -12,7 +12,7 @@ from rich.console import Console
 from clm_kernels.demo import model_directory
 
 from ..common import RESULTS
-from .methods import available
+from .methods import available, check_packages
 from .plan import Plan
 from .store import Settings, Store
 from .tasks import TASKS
@@ -72,6 +72,8 @@ def main(
     console = Console()
     try:
         chosen, left_out = available(names(methods))
+        if not draw_only:
+            check_packages(chosen)
         plan = Plan(names(tasks), chosen, seeds, max(seeds, headline_seeds), None if tune_on == "each" else names(tune_on))
         settings = Settings(
             model=model or str(model_directory()), train_size=train_size or None, validation_size=validation_size or None,

@@ -133,25 +133,48 @@ class Adapted(Head):
 
 
 class LoRA(Adapted):
-    """LoRA on every linear weight of the layers (Hu et al., arXiv 2106.09685)."""
+    """LoRA on every linear weight of the layers (Hu et al., arXiv 2106.09685).
 
-    def __init__(self, name: str, rank: int = RANK):
+    With `dora` the weights of each output have a trained length besides (Liu et al., arXiv 2402.09353).
+    """
+
+    def __init__(self, name: str, rank: int = RANK, dora: bool = False):
         super().__init__(name)
-        self.rank = rank
+        self.rank, self.dora = rank, dora
 
     def adapter(self, model, seed):
         from peft import LoraConfig
 
-        return LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules=targets(model, "all-linear"))
+        names = targets(model, "all-linear")
+        return LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules=names, use_dora=self.dora)
 
 
 class Shira(Adapted):
-    """SHiRA: scattered entries drawn at random, as many as LoRA has (Bhardwaj et al., arXiv 2406.13175)."""
+    """SHiRA: scattered entries drawn at random (Bhardwaj et al., arXiv 2406.13175).
+
+    As many as LoRA has, or as many of each weight as LoRA of that rank which comes nearest to a `share` of them all.
+    """
+
+    def __init__(self, name: str, share: float | None = None):
+        super().__init__(name)
+        self.share = share
 
     def adapter(self, model, seed):
         from peft import ShiraConfig
 
-        return ShiraConfig(r=RANK, target_modules=targets(model, "all-linear"), random_seed=seed)
+        names = targets(model, "all-linear")
+        sizes = [tuple(model.get_submodule(name).weight.shape) for name in names]
+        nearest = (self.share or 0.0) * sum(m * n for m, n in sizes) / sum(m + n for m, n in sizes)
+        return ShiraConfig(r=max(1, round(nearest)) if self.share else RANK, target_modules=names, random_seed=seed)
+
+
+class SuperTuning(Adapted):
+    """The tenth of each weight's entries that is largest (arXiv 2607.09287, as PEFT has it)."""
+
+    def adapter(self, model, seed):
+        from peft import SupertuningConfig
+
+        return SupertuningConfig(sparsity=0.9, target_modules=targets(model, "all-linear"))
 
 
 class Prefix(Head):

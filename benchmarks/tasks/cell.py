@@ -60,7 +60,7 @@ def train_cell(cell: Cell, settings: Settings) -> dict[str, Any]:
             files = write_parts(TASKS[cell.task], sizes, Path(folder) / "data", data_directory(), fresh_for)
             config = config_of(cell, settings, files, f"{folder}/run")
             check(beside(config))  # without what a baseline alone reads
-            result = _measured(config, way)
+            result = way.run(config, cell.learning_rate, **way.given) if way.run else _measured(config, way)
     except Exception as error:
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0], "seconds": {"whole": time.perf_counter() - started}}
     result["seconds"]["whole"] = time.perf_counter() - started

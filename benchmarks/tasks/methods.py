@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from importlib.util import find_spec
 from typing import Any
 
 from clm_kernels.finetune.config import PARTS
 from clm_kernels.finetune.methods import Method
 
-from . import baselines
+from . import baselines, contrastive, logistic
+
+LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)  # of learning rates; one starts with the four in the middle
+PENALTIES = (1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # scikit-learn's C
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,11 @@ class Way:
         density_times: what the density is multiplied with: fewer layers are eligible, or more is to be trained.
         kinds: the tasks that it can do, ``"sequence"`` and ``"token"``; `refusal` says why not the others.
         rates_of: the method of which it changes one thing, and takes the learning rates; empty if it is tuned by itself.
+        run: what makes a cell's result in place of `train`'s loop, of the config, the cell's rate and what is `given`.
+        given: what `run` is told besides.
+        tuned: what stands in the place of a learning rate.
+        ladder: what validation chooses the rate from; a single one is not tuned.
+        package: one that it alone needs.
     """
 
     label: str
@@ -38,6 +47,11 @@ class Way:
     kinds: tuple[str, ...] = ("sequence", "token")
     refusal: str = ""
     rates_of: str = ""
+    run: Callable[..., dict[str, Any]] | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
+    tuned: str = "rate"
+    ladder: Sequence[float] = LADDER
+    package: str = ""
 
     def missing(self) -> str:
         """What TrainConfig lacks for it; empty if nothing."""
@@ -58,6 +72,7 @@ SKIP = {"skip": 0.1}  # of an epoch's expected squared gradient error
 EVERY = {"energy": "1"}  # every token of the batch in the backward
 BF16 = {"dtype": "bfloat16"}
 WORDS = "merged tokens never cross the words of token classification"
+SENTENCES = "its embeddings are of whole texts"
 
 METHODS = {
     "full": Way("full fine-tuning", {"method": "full"}, headline=True),
@@ -66,9 +81,17 @@ METHODS = {
     "layers": Way("whole layers", HEAD, method=baselines.WholeLayers("head")),
     "lora": Way("LoRA", HEAD, method=baselines.LoRA("head")),
     "lora_32": Way("LoRA, r 32", HEAD, method=baselines.LoRA("head", rank=32), asked=True),
+    "dora": Way("DoRA", HEAD, method=baselines.LoRA("head", dora=True), asked=True),
     "lora_qv": Way("LoRA, query and value", {"method": "lora"}, asked=True),
     "prefix": Way("prefix tuning", HEAD, method=baselines.Prefix("head")),
     "shira": Way("SHiRA", HEAD, method=baselines.Shira("head")),
+    "shira_10": Way("SHiRA, 10 %", HEAD, method=baselines.Shira("head", share=0.1), asked=True),
+    "supertuning": Way("Super-Tuning, 10 %", HEAD, method=baselines.SuperTuning("head"), asked=True),
+    "embed_logistic": Way("logistic regression on frozen vectors", HEAD, run=logistic.run, tuned="C", ladder=PENALTIES, asked=True),
+    "setfit": Way("SetFit", HEAD, run=contrastive.run, given={"num_iterations": 20}, ladder=(2e-5,), package="setfit", asked=True,
+                  kinds=("sequence",), refusal=SENTENCES),
+    "setfit_tuned": Way("SetFit, rate tuned", HEAD, run=contrastive.run, given={"num_iterations": 5}, package="setfit", asked=True,
+                        kinds=("sequence",), refusal=SENTENCES),
     "blocks_wide": Way("ours", BLOCKS, group="ours", headline=True, density_times=4),
     "active": Way("ours, active tokens", ACTIVE, group="ours", headline=True, density_times=5),
     "active_99": Way("ours, active tokens, 0.99", GROUPS | {"energy": "0.99"}, group="ours", asked=True, density_times=5),
@@ -104,13 +127,28 @@ METHODS = {
     "random_groups": Way("random groups", SPARSE | {"select": "tokens"}, method=baselines.RandomGroups("sparse"), group="control"),
 }  # fmt: skip
 
+# Which of others `train`'s default is to be better than, by CLAIM.md.
+CLAIMED = (
+    "lora",
+    "lora_32",
+    "dora",
+    "shira",
+    "shira_10",
+    "supertuning",
+    "bitfit",
+    "layers",
+    "head_replay",
+    "embed_logistic",
+    "setfit_tuned",
+)
+
 # What an interval is computed for: the first against the second.
 CONTRASTS = (
     ("active", "groups"), ("active", "full"), ("active", "random_tokens"),
     ("groups", "blocks_wide"), ("groups", "full"), ("blocks_wide", "full"), ("blocks_wide", "lora"), ("blocks_wide", "shira"), ("blocks_wide", "wide"), ("blocks", "sparse"),
     ("sparse", "random"), ("tokens", "random_groups"), ("tokens", "sparse"), ("tokens", "random"), ("tokens", "full"),
     ("tokens", "lora"), ("sparse", "full"), ("sparse", "lora"), ("wide", "full"), ("wide", "lora"), ("cost", "full"),
-    ("merged", "tokens"),
+    ("merged", "tokens"), ("cost_40", "full"), ("cost_40", "lora_32"), *(("groups", other) for other in CLAIMED),
 )  # fmt: skip
 
 
@@ -130,3 +168,11 @@ def available(asked: list[str]) -> tuple[list[str], dict[str, str]]:
         return asked, {}
     reasons = {name: reason for name, reason in reasons.items() if not METHODS[name].asked}
     return [name for name, way in METHODS.items() if not way.asked and name not in reasons], reasons
+
+
+def check_packages(methods: Sequence[str]) -> None:
+    """Raises ValueError for a method whose package is not there."""
+    for name in methods:
+        package = METHODS[name].package
+        if package and find_spec(package) is None:
+            raise ValueError(f"tasks: method {name!r} needs the package {package}, which is not installed: pip install {package}")

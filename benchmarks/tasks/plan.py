@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
-from .methods import METHODS
+from .methods import LADDER, METHODS
 from .store import Cell, Store
 from .tasks import TASKS
 
-LADDER = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-START = LADDER[2:6]
+
+def middle(ladder: Sequence[float]) -> Sequence[float]:
+    """The four to start with."""
+    return ladder[len(ladder) // 2 - 2 : len(ladder) // 2 + 2]
 
 
-def next_rates(scores: Mapping[float, float]) -> list[float]:
-    """The rates to try, given the validation score of those tried: first START, then on while the best is at an edge.
+START = middle(LADDER)
+
+
+def next_rates(scores: Mapping[float, float], ladder: Sequence[float] = LADDER) -> list[float]:
+    """The rates to try, given the validation score of those tried: first the middle, then on while the best is at an edge.
 
     The same rule for every method: full fine-tuning climbs down from it, prefix tuning up.
     """
-    if missing := [rate for rate in START if rate not in scores]:
+    if missing := [rate for rate in middle(ladder) if rate not in scores]:
         return missing
     best = best_rate(scores)
-    place = LADDER.index(best)
+    place = ladder.index(best)
     edges = {min(scores): place - 1, max(scores): place + 1}
     beyond = edges.get(best, -1)
-    return [LADDER[beyond]] if 0 <= beyond < len(LADDER) else []
+    return [ladder[beyond]] if 0 <= beyond < len(ladder) else []
 
 
 def best_rate(scores: Mapping[float, float]) -> float:
@@ -63,8 +68,11 @@ class Plan:
     def rates(self, task: str, method: str, store: Store) -> tuple[float | None, list[Cell], list[Cell]]:
         """The chosen rate (None if it is still open, or nothing could run), the tuning cells done, and those to run next."""
         method = METHODS[method].rates_of or method
+        ladder = METHODS[method].ladder
+        if len(ladder) == 1:
+            return ladder[0], [], []
         tried: dict[float, list[Cell]] = {}
-        for rate in LADDER:
+        for rate in ladder:
             cells = [Cell(tuner, method, "tune", store.settings.first_seed - 1, rate) for tuner in self.tuners(task)]
             if any(store.get(cell) for cell in cells):
                 tried[rate] = cells
@@ -74,7 +82,7 @@ class Plan:
             return None, done, []  # it cannot run: one failure says so
         cells = [
             Cell(tuner, method, "tune", store.settings.first_seed - 1, rate)
-            for rate in next_rates(scores)
+            for rate in next_rates(scores, ladder)
             for tuner in self.tuners(task)
         ]
         cells = [cell for cell in cells if not store.get(cell)]

@@ -72,6 +72,7 @@ class Cell:
 
     Attributes:
         stage: ``"tune"`` looks for a learning rate and never sees the test data, ``"test"`` is what is reported.
+        learning_rate: or what the method has in its place (`Way.tuned`).
     """
 
     task: str
@@ -82,7 +83,8 @@ class Cell:
 
     @property
     def label(self) -> str:
-        return f"{self.task}, {METHODS[self.method].label}, {self.stage}, rate {self.learning_rate:g}, seed {self.seed}"
+        way = METHODS[self.method]
+        return f"{self.task}, {way.label}, {self.stage}, {way.tuned} {self.learning_rate:g}, seed {self.seed}"
 
 
 class Store:
@@ -105,6 +107,7 @@ class Store:
             "settings": self._recorded[cell.stage],
             "options": {FORMER.get(name, name): value for name, value in way.options.items()},
             "density_times": way.density_times,
+            **way.given,
         }
         return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:12]
 

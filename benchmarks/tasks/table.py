@@ -126,10 +126,11 @@ def costs(summary: Summary, methods: Sequence[str]) -> str:
 def _cost(summary: Summary, method: str) -> list[str]:
     runs = [run for task in summary.tasks for run in summary.runs.get((task, method), ())]
     rates = sorted({rate for (_, name), rate in summary.rates.items() if name == method})
+    tuned = "" if METHODS[method].tuned == "rate" else f"{METHODS[method].tuned} "
     steps = summary.steps_to_full(method)
     reached = [step for step in steps if step is not None]
     return [
-        ", ".join(f"{rate:g}" for rate in rates),
+        tuned + ", ".join(f"{rate:g}" for rate in rates),
         f"{statistics.median(run['trained'] - run['trained_head'] for run in runs):,.0f}",
         _ratio(summary.beside_full(method, seconds)),
         _ratio(summary.beside_full(method, operations)),

@@ -31,7 +31,7 @@ from clm_kernels.finetune.trainer import EpochSampler
 from clm_kernels.selecting.units.control import random_selection
 
 peft = pytest.importorskip("peft")
-RUNNABLE = available([])[0]
+RUNNABLE = [*available([])[0], "dora", "shira_10", "supertuning"]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_each_method_trains_scores_its_best_checkpoint_and_counts_its_cost(setti
     assert result["tokens_per_second"] > 0
 
 
-@pytest.mark.parametrize(("method", "rate"), [("lora", 0.04), ("shira", 0.02), ("prefix", 0.5)])
+@pytest.mark.parametrize(("method", "rate"), [("lora", 0.04), ("shira", 0.02), ("supertuning", 0.4), ("prefix", 0.5)])
 def test_the_best_checkpoint_of_an_adapter_is_the_one_that_is_scored(settings, method, rate):
     """At a rate that is too high the last checkpoint is a worse one."""
     changes = {"pooling": "mean", "scheduler": "constant"}

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from tiny_grid import RATE, made_up, plan, result, tiny_settings
 
-from benchmarks.tasks.methods import METHODS
+from benchmarks.tasks.methods import METHODS, PENALTIES
 from benchmarks.tasks.plan import LADDER, START, best_rate, next_rates
 from benchmarks.tasks.store import Cell, Store
 
@@ -65,6 +65,27 @@ def test_a_variation_takes_the_rates_of_what_it_varies(store):
     for rate in START:
         store.put(Cell("banking77", "groups", "tune", 0, rate), result(test=0.1, validation=0.9 if rate == RATE else 0.2))
     assert waiting(grid, store) == [Cell("banking77", "skip", "test", 1, RATE)]
+
+
+def test_what_has_no_rate_climbs_along_a_ladder_of_its_own(store):
+    grid = plan(methods=("embed_logistic",), seeds=1, headline_seeds=1)
+    first = PENALTIES[len(PENALTIES) // 2 - 2 :][:4]
+    assert waiting(grid, store)[:-1] == [Cell("banking77", "embed_logistic", "tune", 0, c) for c in first]
+    for c in first:
+        store.put(Cell("banking77", "embed_logistic", "tune", 0, c), result(None, c / 100))
+    (further,) = [cell for cell in waiting(grid, store) if cell]
+    assert further.learning_rate == PENALTIES[PENALTIES.index(first[-1]) + 1]
+    assert ", tune, C " in further.label and ", tune, rate " in replace(further, method="full").label
+
+
+def test_what_keeps_its_own_rate_is_not_tuned(store, monkeypatch):
+    grid = plan(tasks=("banking77", "snips_slots"), methods=("setfit",), seeds=2, tune_on=["banking77", "snips_slots"])
+    assert waiting(grid, store) == [Cell("banking77", "setfit", "test", seed, 2e-5) for seed in (1, 2)]
+    own = store.key(Cell("banking77", "setfit", "test", 1, 2e-5))
+    monkeypatch.setitem(METHODS, "setfit", replace(METHODS["setfit"], given={"num_iterations": 1}))
+    assert store.key(Cell("banking77", "setfit", "test", 1, 2e-5)) != own
+    tuned = {cell.learning_rate for cell in waiting(replace(grid, methods=["setfit_tuned"]), store) if cell}
+    assert tuned == set(START)
 
 
 def test_tasks_of_a_kind_can_share_the_tuning(store):
