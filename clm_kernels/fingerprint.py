@@ -9,12 +9,27 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+SAMPLE = 4096
+
 
 def fingerprint(tensor: Tensor) -> str:
     """32 hex digits over dtype, shape and bytes of a tensor on any device."""
     tensor = tensor.detach().cpu().contiguous()
     digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), digest_size=16)
     digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def sampled(tensors: Mapping[str, Tensor]) -> str:
+    """32 hex digits over names, dtypes and shapes of tensors, and a sample of each: about `SAMPLE` entries, all where it has fewer.
+
+    Reading all of all-MiniLM-L6-v2 takes 0.1 s, this 5 ms; larger models make it hardly longer.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        flat = tensors[name].detach().flatten()
+        step = max(1, flat.numel() // SAMPLE) | 1  # an odd one comes by more columns: sizes have many factors of 2
+        digest.update(f"{name} {tuple(tensors[name].shape)} {fingerprint(flat[::step])} ".encode())
     return digest.hexdigest()
 
 
