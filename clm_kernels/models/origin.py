@@ -18,7 +18,7 @@ ROWS = 256  # of an embedding
 
 
 def base_fingerprint(model: nn.Module, left_out: Collection[str] = ()) -> str:
-    """32 hex digits over a sample of all weights up to the last layer; nothing for a model without data.
+    """32 hex digits over a sample of all weights up to the last layer, whatever their names; nothing for a model without data.
 
     Of embeddings the first 256 rows count, so that one that has been given further rows is still the same. What stands above the
     layers does not: heads and poolers are drawn at random where a checkpoint does not hold them.
@@ -29,12 +29,12 @@ def base_fingerprint(model: nn.Module, left_out: Collection[str] = ()) -> str:
     depth, named = depths(model), weights(model)
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     apart = {id(named[name]) for name in left_out if name in named}
-    counted = {
-        name: weight[:ROWS] if id(weight) in embeddings else weight
+    counted = [
+        weight[:ROWS] if id(weight) in embeddings else weight
         for name, weight in named.items()
         if depth[name] < float("inf") and id(weight) not in apart
-    }
-    return "" if any(weight.is_meta for weight in counted.values()) else sampled(counted)
+    ]
+    return "" if any(weight.is_meta for weight in counted) else sampled(counted)
 
 
 def base_to_json(fingerprint: str) -> dict[str, Any]:
