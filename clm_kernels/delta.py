@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, WeakSet, ref
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from .errors import require
 from .extension import Extension
 from .fingerprint import fingerprint
 from .handles import Restorable, Undo
-from .models.conform import conform, conformed_weights
+from .models.conform import conform, conformed_weights, recipe_of
+from .models.origin import base_fingerprint, base_from_json, base_to_json
 from .models.structure import weights
 from .recipe import Recipe
 from .selection import Entries, Selection
@@ -29,6 +31,7 @@ from .values import Values
 FORMAT, FORMER = "clm_kernels.delta/2", "clm_kernels.delta/1"
 
 _stacks: WeakKeyDictionary[nn.Module, list[Delta]] = WeakKeyDictionary()  # what is applied to each model, in order
+_merged: WeakSet[nn.Module] = WeakSet()  # in which deltas stay: no bases any more
 
 
 class Delta:
@@ -42,6 +45,8 @@ class Delta:
             tokens, the base's whole embedding has one.
         extension: the new tokens, if there are any. The base's embedding gets their rows when the delta is applied, and
             loses them when it is reverted; deltas that train other entries of it do not stack with this one.
+        base: fingerprint of the base (`base_fingerprint`), by which another one is refused; empty where it is not known, as in
+            the files of 0.1.
         labels: label names in order.
         recipe: how it was made, and is to be used: where the delta is applied, layers attend to both sides, and a text
             classifier's head pools, as they did in training.
@@ -56,10 +61,13 @@ class Delta:
         labels: Iterable[str] = (),
         recipe: Recipe | None = None,
         extension: Extension | None = None,
+        base: str = "",
     ):
         self.selection, self.values, self.whole = selection, dict(values), dict(whole)
         self.originals, self.labels, self.recipe = dict(originals), list(labels), recipe or Recipe()
-        self.extension = extension
+        self.extension, self.base = extension, base
+        known = isinstance(base, str) and re.fullmatch("([0-9a-f]{32})?", base) is not None
+        require(known, "Delta", "base", "a fingerprint of 32 hex digits, or nothing", brief(base))
         require(fits(self.originals, {str: str}), "Delta", "originals", "a fingerprint by name", brief(self.originals))
         require(fits(self.labels, [str]), "Delta", "labels", "texts of at most 1,000 characters", brief(self.labels))
         self._applied: Applied | None = None
@@ -80,7 +88,8 @@ class Delta:
         layers attend to both sides and its head pools as they did in training.
 
         It happens wholly or not at all: after an error in the middle the model and its config are as they were.
-        Several deltas stack as long as they touch different entries; the last one in is the first one out.
+        Several deltas stack as long as they touch different entries; the last one in is the first one out. Of a model that others
+        have written to, only the entries that this one writes are compared with its base.
 
         Returns:
             A handle, whose `restore` is `revert`.
@@ -93,7 +102,7 @@ class Delta:
         if self._applied is not None:
             raise RuntimeError("Delta.apply: this delta is applied already; call revert() first")
         _refuse_patched(model)
-        self._check(conformed_weights(model, self.recipe))
+        self._check(model, conformed_weights(model, self.recipe))
         rows = None if self.extension is None else self.extension.shape[0]
         with ExitStack() as failed:  # undoes what has been done, unless all of it is
             conformed = conform(model, self.recipe, rows=rows, shared=bool(_stacks.get(model)), function="Delta")
@@ -132,11 +141,12 @@ class Delta:
         """Applies for good: the model's checkpoint then needs no `clm_kernels`. Returns the model."""
         self.apply(model).keep()
         _stacks[model].remove(self)
+        _merged.add(model)
         self._applied = None
         return model
 
-    def _check(self, named: Mapping[str, Tensor]) -> None:
-        """Raises ValueError unless the model holds the base's values everywhere that this delta writes."""
+    def _check(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
+        """Raises ValueError unless the model is the base, and holds its values everywhere that this delta writes."""
         grown = self.extension
         Selection((name, entries) for name, entries in self.selection.items() if not grown or name != grown.name).check(named)
         if grown and grown.name in named and named[grown.name].shape != (grown.rows, grown.columns):
@@ -151,13 +161,25 @@ class Delta:
                 )
             if named[name].dtype != tensor.dtype:
                 raise ValueError(f"Delta: {brief(name, 200)} must be {tensor.dtype} as in the base, got {named[name].dtype}")
+        self._check_base(model, named)
+
+    def _check_base(self, model: nn.Module, named: Mapping[str, Tensor]) -> None:
+        grown, now = self.extension, self.base
+        changed = None
         for name, mark in self.originals.items():
             held = named[name] if grown and name == grown.name else read(named[name], self.selection.get(name))
             if fingerprint(held) != mark:
-                raise ValueError(
-                    f"Delta: {brief(name, 200)} does not hold the values of the base this delta was made on "
-                    "(another model, or another delta is applied there)"
-                )
+                changed = brief(name, 200)
+                break
+        if self.base and not _stacks.get(model) and model not in _merged:
+            own = {*self.whole.keys() - self.originals.keys(), *([grown.name] if grown else ())}
+            now = base_fingerprint(model, own)
+        if changed or now != self.base:
+            made_on, got = (brief(name) if name else "one without a name" for name in (self.recipe.model, recipe_of(model).model))
+            both = f": {made_on} with the fingerprint {self.base[:12]}, got {got} with {now[:12]}"
+            others = " (another model, or another delta is applied there)"
+            told = both if now != self.base else others
+            raise ValueError(f"Delta: {changed or 'the model'} does not hold the values of the base this delta was made on{told}")
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes one safetensors file, whole or not at all; nothing in it is pickled."""
@@ -166,6 +188,7 @@ class Delta:
         tensors |= {f"whole.{name}": tensor for name, tensor in self.whole.items()}
         metadata |= {"format": FORMAT, "originals": json.dumps(self.originals), "labels": json.dumps(self.labels)}
         metadata |= {"recipe": self.recipe.to_json(), "extension": json.dumps(self.extension and asdict(self.extension))}
+        metadata |= {"base": json.dumps(base_to_json(self.base))}
         write_tensors(path, tensors, metadata)
 
     @classmethod
@@ -191,7 +214,8 @@ class Delta:
             require(isinstance(labels, list), "Delta", "labels", "a list", brief(labels))
             described = parse_json(metadata.get("extension", "null"), "Delta", "extension")  # which older files lack
             extension = None if described is None else Extension.from_json(described)
-            return cls(selection, values, whole, originals, labels, Recipe.from_metadata(metadata), extension)
+            base = base_from_json(parse_json(metadata.get("base", "null"), "Delta", "base"))  # likewise
+            return cls(selection, values, whole, originals, labels, Recipe.from_metadata(metadata), extension, base)
 
     def __repr__(self) -> str:
         return f"Delta({self.selection.count:,} entries of {len(self.selection)} weights, {len(self.whole)} whole, {len(self.labels)} labels)"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+
+SAMPLE = 4096
 
 
 def fingerprint(tensor: Tensor) -> str:
@@ -16,6 +18,19 @@ def fingerprint(tensor: Tensor) -> str:
     digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)} ".encode(), digest_size=16)
     digest.update(memoryview(tensor.flatten().view(torch.uint8).numpy()))
     return digest.hexdigest()
+
+
+def sampled(tensors: Iterable[Tensor]) -> str:
+    """32 hex digits over dtypes, shapes and a sample of tensors, in whatever order; about `SAMPLE` entries, all where there are fewer.
+
+    Reading all of all-MiniLM-L6-v2 takes 0.1 s, this 5 ms; larger models make it hardly longer.
+    """
+    marks = set()
+    for tensor in tensors:
+        flat = tensor.detach().flatten()
+        step = max(1, flat.numel() // SAMPLE) | 1  # an odd one comes by more columns: sizes have many factors of 2
+        marks.add(f"{tuple(tensor.shape)} {fingerprint(flat[::step])}")
+    return hashlib.blake2b(" ".join(sorted(marks)).encode(), digest_size=16).hexdigest()
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -109,7 +109,13 @@ def two_threads():
 
 @pytest.fixture
 def poison(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fills whatever `torch.empty` and its kin give out with NaN, so that nothing unwritten passes for a result."""
+    """Fills whatever `torch.empty` and its kin give out with NaN, so that nothing unwritten passes for a result.
+
+    torch remembers from its first device context on which functions make tensors. Were that one in a poisoned test, the true
+    `torch.empty` would be none of them in any later test, and a model on the meta device would have parameters on the CPU.
+    """
+    with torch.device("cpu"):
+        torch.zeros(0)
 
     def poisoned(make):
         def fill(*args, **kwargs):

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from transformers import TrainerCallback
 
 from .manifest import MANIFEST, damage, read_manifest, seal
+from .processes.pulse import sealing
 
 NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -128,8 +129,9 @@ class Sealing(TrainerCallback):
         wait_for_all()
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            seal(checkpoint, self.beside, step=state.global_step, best=state.best_global_step, run=self.told)
-            drop_older(checkpoint, state.best_global_step)
+            with sealing:  # it takes as long as a reading of all files, and needs nobody else any more
+                seal(checkpoint, self.beside, step=state.global_step, best=state.best_global_step, run=self.told)
+                drop_older(checkpoint, state.best_global_step)
         wait_for_all()
 
 

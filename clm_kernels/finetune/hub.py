@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -62,6 +62,45 @@ def pinned(path: str) -> str:
     if COMMIT.fullmatch(address.revision):
         return path
     return str(address._replace(revision=_commit(address)))
+
+
+def as_begun(path: str, begun: str, say: Callable[[str], None]) -> str:
+    """The data of a run that goes on, at the commit that it was begun with, whatever the hub has by now.
+
+    Args:
+        path: an address; one without a revision asks the hub nothing.
+        begun: what the run was begun with.
+
+    Raises:
+        ValueError: for another data set, or a revision that is another commit.
+        RuntimeError: if the hub does not say what a revision is.
+    """
+    kept = Address.of(begun) if on_hub(begun) else None
+    if kept is not None and Address.of(path) == kept._replace(revision=""):
+        say(f"{path} at the commit that the run was begun with, {kept.revision}")
+        return begun
+    now = pinned(path)
+    require(
+        now == begun,
+        "train",
+        "train",
+        f"{begun!r} as in the run to resume",
+        f"{path!r}" + (f", now {now!r}" if now != path else ""),
+    )
+    return begun
+
+
+def with_address(record: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the data, with its address beside each part that a hub has given: its file is one of a cache.
+
+    Args:
+        record: as `Corpus` has it.
+        given: the options of the run file.
+    """
+    if not on_hub(given["train"]):
+        return dict(record)
+    parts = [part for part in ("train", "validation", "test") if part in record and (part == "train" or not given[part])]
+    return {**record, **{part: {**record[part], "address": given["train"]} for part in parts}}
 
 
 def fetched(path: str, names: frozenset[str]) -> Path:

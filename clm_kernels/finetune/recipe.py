@@ -29,7 +29,7 @@ from .config import PATHS, REQUIRED, TrainConfig
 from .cost_picture import draw_cost
 from .dividing import check_launched
 from .fitting import fit
-from .hub import on_hub, pinned
+from .hub import as_begun, on_hub, pinned, with_address
 from .interruption import tidied_up_after
 from .judging.keeping import CONFIG_KEY, DETAIL
 from .locks import locked
@@ -73,12 +73,13 @@ def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = Non
         RuntimeError: without memory or disk left.
         Interrupted: a KeyboardInterrupt, after Ctrl-C, SIGTERM or SIGHUP, with a checkpoint to resume from.
     """
+    say = say if is_main() else say_nothing
     if several := several_runs(config):
-        return several(_checked(config), say, partial(train, shared=shared))
+        return several(_checked(config, say), say, partial(train, shared=shared))
     with in_company() as company:
         with company.all_or_none():
-            config = _checked(config)
-        say, began = say if is_main() else say_nothing, time.perf_counter()
+            config = _checked(config, say)
+        began = time.perf_counter()
         with ExitStack() as held:
             with company.all_or_none():
                 run = begin(*held.enter_context(_opened(config, say)), shared)
@@ -86,7 +87,7 @@ def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = Non
             return _train(run, say, {name: config.options()[name] for name in PATHS}, company, began)
 
 
-def _checked(config: TrainConfig) -> TrainConfig:
+def _checked(config: TrainConfig, say: Say) -> TrainConfig:
     """The config, with the commit that its data has on a hub, so that the run file says which was read."""
     check(config, ("output",) if config.run.resume else REQUIRED)
     check_launched(config)
@@ -94,7 +95,13 @@ def _checked(config: TrainConfig) -> TrainConfig:
     require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
     for package in ("accelerate", "datasets", "filelock"):
         needs(package, "train")
-    return config.replace(train=pinned(config.data.train)) if on_hub(config.data.train) else config
+    train, begun = config.data.train, Path(config.run.output) / RUN_FILE
+    if not on_hub(train):
+        return config
+    resumed = config.run.resume and begun.is_file()
+    return config.replace(
+        train=as_begun(train, str(load_run_file(begun).options.get("train", "")), say) if resumed else pinned(train)
+    )
 
 
 @contextmanager
@@ -163,8 +170,9 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
                 report.words = words.best()
             if scored.scope:
                 scored.scope.save(output)
+            written = load_run_file(output / RUN_FILE)  # with the paths as they were given when the run was begun
+            report.data = with_address(report.data, TrainConfig(**written.options).options())
             if found := ",".join(map(repr, minutes.get("shares", []))):
-                written = load_run_file(output / RUN_FILE)  # with the paths as they were given when the run was begun
                 save_run_file(output / RUN_FILE, TrainConfig(**written.options | {"shares": found}), written.versions)
             if "asked" in minutes:
                 minutes["paid"] = (time.perf_counter() - began) / 60

@@ -24,7 +24,7 @@ class Report:
 
     Attributes:
         config: the run's config, with absolute paths.
-        data: files, their rows and checksums, and where validation came from.
+        data: files, their rows and checksums, and where validation came from; of what a hub gave, its `address` too.
         selection: a line per weight that is selected or was scored, as `choose.overview.Line` describes it: what is
             selected, the weight's share of the sensitivity of all, and how much of that lies in what is selected.
         cost: FLOPs of a training step, as `choose.cost.Cost` names its parts, for batches of `batch` texts of `length` tokens;

@@ -13,6 +13,7 @@ from ..energy import Energy
 from ..errors import refuse
 from ..fingerprint import fingerprint
 from ..handles import Restorable
+from ..models.origin import base_fingerprint
 from ..models.structure import bias_names, depths, head_names, norm_names, read_past_forward, weights
 from ..selection import Entries, Selection
 from ..shards import Divided
@@ -95,6 +96,8 @@ def patch(
         if id(named[name]) not in entries_by_id:
             named[name].requires_grad_(True)
             handle.whole[name] = _mark(named[name])
+    grown = () if extension is None else (extension.name,)
+    handle.base = base_fingerprint(model, {*grown, *(name for name in handle.whole if name in head)})
     for key, entries in entries_by_id.items():
         _swap(handle, places[key], entries)
     _activate(handle, limited)
@@ -116,6 +119,7 @@ class Handle(Restorable):
         originals: name of each selected weight -> fingerprint of its selected entries before training; of the base's
             whole embedding, if there are new tokens.
         extension: the new tokens, if there are any.
+        base: fingerprint of the base before training (`base_fingerprint`).
         active: the layers whose backward keeps active tokens alone, and the share of the tokens that these are.
         sharded: how `shard` has divided it over processes, if it has.
     """
@@ -126,6 +130,7 @@ class Handle(Restorable):
         self.whole: dict[str, str] = {}
         self.originals: dict[str, str] = {}
         self.extension: Extension | None = None
+        self.base = ""
         self.sharded: Divided | None = None
         self._classes: list[tuple[Any, type]] = []
         self._requires_grad = {name: parameter.requires_grad for name, parameter in weights(model).items()}

@@ -29,6 +29,7 @@ class Patched(Protocol):
     head: list[str]
     originals: dict[str, str]
     extension: Extension | None
+    base: str
     sharded: Divided | None
 
     @property
@@ -51,7 +52,7 @@ def delta_of(handle: Patched, labels: Iterable[str] | None, recipe: Recipe | Non
     marks = {name: mark for name, mark in handle.whole.items() if name not in handle.head}
     marks |= {name: handle.originals[name] for name in selection}
     names = label_names(handle.model) if labels is None else labels
-    return Delta(selection, held, whole, marks, names, recipe_of(handle.model, recipe), handle.extension)
+    return Delta(selection, held, whole, marks, names, recipe_of(handle.model, recipe), handle.extension, handle.base)
 
 
 def _held(handle: Patched, named: dict[str, Tensor], name: str) -> Tensor:

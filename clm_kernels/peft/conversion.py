@@ -73,7 +73,7 @@ def from_delta(model: nn.Module, delta: Delta, adapter_name: str = "default", **
     """
     require(delta.extension is None, "from_delta", "delta", "one without new tokens", "one that has some")
     _same_reading(model, delta)
-    delta._check(weights(model))
+    delta._check(model, weights(model))
     selection = delta.selection | _of_biases_alone(model, delta)
     biases = _biases(model, selection, delta)
     modules = _whole_modules(model, delta.whole.keys() - biases)

@@ -53,13 +53,16 @@ class Base:
         return sum(weight.nbytes for weight in {id(weight): weight for weight in self.weights.values()}.values())
 
     def check(self, delta: Delta, name: str) -> bool:
-        """Whether the base that the delta was trained on still lies on this disk, by which to tell it.
+        """Whether anything tells the base that the delta was trained on: its fingerprint, by which `Delta.merge` will refuse another
+        one, or, for a delta of before there was one, the folder, if that still lies on this disk.
 
         Raises:
             ValueError: if that is another one, or the delta was trained in another dtype.
         """
         dtype, own = delta.recipe.dtype, str(next(iter(self.weights.values())).dtype).removeprefix("torch.")
         require(dtype in ("", own), "Trunk.add", f"the delta of {name!r}", f"one in {own}, as the trunk is", f"one in {dtype}")
+        if delta.base:
+            return True
         trained_on = Path(delta.recipe.model)
         if not _holds_weights(trained_on):
             return False

@@ -13,15 +13,18 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hub_stand_in import COMMIT, hub
+from interruption import stop
 from pyarrow.parquet import read_table
 from tiny_runs import assert_same, base, silent, trained_tensors  # noqa: F401
 from tiny_task import TOPICS, texts
 
 from clm_kernels.finetune import train
+from clm_kernels.finetune.classifier import Classifier
 from clm_kernels.finetune.config import Data, TrainConfig
 from clm_kernels.finetune.hub import Address, pinned
 from clm_kernels.finetune.parts import with_files
 from clm_kernels.finetune.run_file import load_run_file, read_run
+from clm_kernels.finetune.shipping.card import write_card
 
 NAMES = sorted(TOPICS)
 FEATURES = Features({"text": Value("string"), "label": ClassLabel(names=NAMES)})
@@ -131,6 +134,76 @@ def test_a_run_records_its_commit_and_is_repeated(base, loaded, tmp_path, monkey
     again = train(read_run(tmp_path / "a" / "run.yaml", silent, output=str(tmp_path / "b")), silent)
     assert again.data == report.data
     assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
+
+
+LATER = "f" * 40
+
+
+@pytest.fixture
+def stopped(base, loaded, tmp_path, monkeypatch):  # noqa: F811
+    """A run on hub data that was interrupted, and whose data set has had a new commit since."""
+    loaded.parts |= {"train": rows(24, 0), "test": rows(6, 2)}
+    config = replace(base, train=f"{ADDRESS}@main", validation="", test="", epochs=1, output=str(tmp_path / "a"))
+    stop(config, 2)
+    loaded.parts["train"] = rows(16, 5)
+    commits = {"main": LATER, "v1": COMMIT}
+    monkeypatch.setattr(
+        "huggingface_hub.HfApi",
+        lambda: SimpleNamespace(dataset_info=lambda name, revision: SimpleNamespace(sha=commits[revision or "main"])),
+    )
+    return TrainConfig(output=config.run.output, resume=True)
+
+
+def test_a_run_goes_on_at_its_commit_though_there_is_a_newer_one(stopped, loaded):
+    said, asked = [], list(loaded.asked)
+    report = train(replace(stopped, train=ADDRESS), said.append)
+    assert said[0] == f"{ADDRESS} at the commit that the run was begun with, {COMMIT}"
+    assert report.data["train"]["rows"] + report.data["validation"]["rows"] == 24 and loaded.asked == asked
+
+
+@pytest.mark.parametrize("address", ["", f"{ADDRESS}@{COMMIT}", f"{ADDRESS}@v1"])
+def test_a_revision_that_is_the_commit_of_the_run_goes_on(stopped, address):
+    again = replace(stopped, train=address) if address else stopped
+    assert train(again, silent).data["train"]["address"] == f"{ADDRESS}@{COMMIT}"
+
+
+@pytest.mark.parametrize(
+    ("address", "got"),
+    [
+        (f"{ADDRESS}@main", f"'{ADDRESS}@main', now '{ADDRESS}@{LATER}'"),
+        (f"{ADDRESS}@{LATER}", f"'{ADDRESS}@{LATER}'"),
+        (f"{ADDRESS}:small", f"'{ADDRESS}:small', now '{ADDRESS}@{LATER}:small'"),
+        ("hf://datasets/me/other", f"'hf://datasets/me/other', now 'hf://datasets/me/other@{LATER}'"),
+    ],
+)
+def test_another_revision_or_data_set_is_refused(stopped, loaded, address, got):
+    asked = list(loaded.asked)
+    with pytest.raises(ValueError) as raised:
+        train(replace(stopped, train=address), silent)
+    assert str(raised.value) == f"train: train must be '{ADDRESS}@{COMMIT}' as in the run to resume, got {got}"
+    assert loaded.asked == asked  # nothing is fetched to find out
+
+
+def test_a_run_on_files_does_not_go_on_with_a_hub(base, loaded, tmp_path):  # noqa: F811
+    config = replace(base, epochs=1, output=str(tmp_path / "a"))
+    stop(config, 2)
+    with pytest.raises(ValueError, match=r"train must be '.*train\.jsonl' as in the run to resume, got 'hf://.*', now"):
+        train(TrainConfig(output=config.run.output, resume=True, train=ADDRESS), silent)
+
+
+def test_what_a_run_leaves_names_the_address(base, loaded, tmp_path):  # noqa: F811
+    """And a file where one was given beside it."""
+    loaded.parts |= {"train": rows(24, 0), "test": rows(6, 2)}
+    report = train(replace(base, train=ADDRESS, test="", epochs=1, output=str(tmp_path / "a")), silent)
+    assert {part: report.data[part].get("address") for part in ("train", "validation", "test")} == {
+        "train": f"{ADDRESS}@{COMMIT}", "validation": None, "test": f"{ADDRESS}@{COMMIT}",
+    }  # fmt: skip
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert ".parquet" not in page and page.count(f"{ADDRESS}@{COMMIT}") == 5  # in words, of two parts and two options
+    assert Path(base.data.validation).name in page
+    write_card(tmp_path, Classifier.load(tmp_path / "a").served(), "checkpoint", tmp_path / "a", [])
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert ".parquet" not in card and f"| train | {ADDRESS}@{COMMIT} |" in card and f"On {ADDRESS}@{COMMIT}, scored" in card
 
 
 def test_an_address_is_no_path():

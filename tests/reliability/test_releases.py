@@ -38,6 +38,7 @@ def test_the_selection_is_the_deltas(release, name):
     selection, delta = Selection.load(release / name / SELECTION), Delta.load(release / name / DELTA)
     assert selection.keys() == delta.selection.keys() and selection.count == delta.selection.count > 0
     assert all(torch.equal(entries.index, delta.selection[weight].index) for weight, entries in selection.items())
+    assert delta.base == "" or release.name != "0.1.0"  # which did not know it
 
 
 @every_release

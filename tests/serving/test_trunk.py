@@ -15,6 +15,8 @@ from tiny_task import texts as made_texts
 import clm_kernels as clm
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.classifier import Classifier
+from clm_kernels.finetune.models import load
+from clm_kernels.finetune.tasks import TASKS as FINETUNED
 from clm_kernels.serving.member import Member
 
 TEXTS = [row["text"] for row in made_texts(12, 0)]
@@ -224,6 +226,21 @@ def test_what_cannot_be_added(base, folders, tmp_path):
     refused(trunk, r"Trunk.add: name must be a text that is not empty, got ''", add, "", folders["two"])
     shutil.copytree(base, tmp_path / "copy")  # the same weights elsewhere are the same base
     add("copied", random_delta(tmp_path / "copy"))
+
+
+@pytest.mark.filterwarnings("error::UserWarning")  # as where nothing tells the base
+def test_a_delta_of_a_head_alone_knows_its_base_though_that_is_gone(base, tmp_path):
+    other = save_model(tmp_path / "other", seed=9, vocab_size=len(tokenizer()))
+    model = load(other, FINETUNED["sequence"], ["no", "yes"], "mean").model
+    delta = clm.patch(model, clm.Selection()).delta(recipe=clm.Recipe("sequence", "gone", pooling="mean"))
+    trunk = clm.Trunk(base)
+    told = rf"does not hold the values of the base this delta was made on: 'gone' with the fingerprint {delta.base[:12]}, got"
+    with pytest.raises(ValueError, match=told):
+        trunk.add("new", delta)
+    assert not trunk.tasks
+    right = clm.Trunk(other)
+    right.add("new", delta)
+    assert right.tasks == {"new": ["no", "yes"]}
 
 
 def test_a_base_that_changed_on_disk_is_refused(folders, base, tmp_path):

@@ -18,7 +18,7 @@ from ..artifacts import RUN
 from ..artifacts import TASKS as TABLE
 from ..config import DEFAULTS, OPTIONS, PATHS, TrainConfig
 from ..data import load_data
-from ..hub import on_hub, pinned
+from ..hub import as_begun, on_hub, pinned
 from ..interruption import tidied_up_after
 from ..locks import locked
 from ..methods import check
@@ -76,7 +76,7 @@ def train_tasks(config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | No
         ValueError: for anything in the options or the files that cannot be right, before a file is made; under torchrun.
         Interrupted: a KeyboardInterrupt, as `train`; what is done is kept, and `resume` goes on.
     """
-    common, each = _recorded(config, tasks) if config.run.resume else _given(config, tasks)
+    common, each = _recorded(config, tasks, say) if config.run.resume else _given(config, tasks)
     output, runs = Path(common.run.output), {name: _of_task(common, name, options) for name, options in each.items()}
     with tidied_up_after(), locked(output):
         if not common.run.resume:
@@ -167,7 +167,9 @@ def _absolute(option: str, value: Any) -> Any:
     return os.path.abspath(value) if option in PATHS and value and not on_hub(value) else value
 
 
-def _recorded(config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | None) -> tuple[TrainConfig, Tasks]:
+def _recorded(
+    config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | None, say: Say
+) -> tuple[TrainConfig, Tasks]:  # fmt: skip
     """The options of the run in the folder, which goes on."""
     _check_alone()
     output = Path(config.run.output)
@@ -176,6 +178,8 @@ def _recorded(config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | None
     _check_names(TrainConfig(), each)
     for name, options in (tasks or {}).items():
         asked = {option: _absolute(option, value) for option, value in options.items()}
+        if name in each and on_hub(asked.get("train", "")):
+            asked["train"] = as_begun(asked["train"], each[name].get("train", ""), say)
         require(asked == each.get(name), "train", f"the options of {name!r}", "as in the run to resume", asked)
     done = (output / TABLE).is_file() and not read_json(output / TABLE).get("failed")
     require(not done, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")

@@ -16,8 +16,10 @@ import torch.distributed as dist
 BEAT = 1.0  # seconds
 PATIENCE = 35.0  # seconds without a beat after which a process is taken for gone
 GRACE = 10.0  # seconds in which the main thread may find that out by itself
+SEALING = 60.0  # seconds that a process which is to end may take to finish a checkpoint
 RUNS = itertools.count()  # all processes begin the same runs in the same order
 LOST = "lost"
+sealing = threading.Lock()  # held while a checkpoint is finished that all processes have written their parts of
 
 
 class Pulse(threading.Thread):
@@ -27,7 +29,8 @@ class Pulse(threading.Thread):
     that one within torch, where no signal and no exception reaches it; so the process is ended from here.
 
     Args:
-        end: called with the number of the lost process and its reason, if the main thread has not ended the pulse `GRACE` later.
+        end: called with the number of the lost process and its reason, if the main thread has not ended the pulse `GRACE` later;
+            in the middle of a checkpoint's end, when that is done, or `SEALING` later.
     """
 
     def __init__(self, rank: int, processes: int, end: Callable[[Mapping[int, str]], None]):
@@ -45,7 +48,7 @@ class Pulse(threading.Thread):
         except RuntimeError:  # the store is gone, with process 0 or the launcher; but perhaps as everybody has done with it
             lost = {0: ""}
         if lost and not self._ended.wait(GRACE):
-            self._end(lost)
+            self._leave(lost)
 
     def stop(self, reason: str = "") -> None:
         """Beats no longer; the others read why, if there is a reason."""
@@ -89,7 +92,13 @@ class Pulse(threading.Thread):
         """Asks the store nothing: what it is asked has no deadline, and the process that holds it may be the silent one."""
         while not self._ended.wait(BEAT):
             if self._unanswered() and not self._ended.wait(GRACE) and self._unanswered():
-                self._end({0: ""})
+                self._leave({0: ""})
+
+    def _leave(self, lost: Mapping[int, str]) -> None:
+        finished = sealing.acquire(timeout=SEALING)
+        self._end(lost)
+        if finished:
+            sealing.release()
 
     def _unanswered(self) -> bool:
         return time.monotonic() - self._answered > PATIENCE

@@ -138,7 +138,7 @@ def _is_share(report: dict[str, Any], score: str) -> bool:
 
 
 def _of_test(evaluation: dict[str, Any], report: dict[str, Any]) -> bool:
-    return bool(evaluation) and _name(evaluation.get("data", "")) == _file(report, "test")
+    return bool(evaluation) and _name(evaluation.get("data", "")) == _name(report["data"].get("test", {}).get("path", ""))
 
 
 def _data(report: dict[str, Any]) -> str:
@@ -182,7 +182,7 @@ def _limits(served: Served, report: dict[str, Any], compared: list[str]) -> str:
 
 def _file(report: dict[str, Any], part: str) -> str:
     known = report["data"].get(part, {})
-    return _name(known.get("path") or known.get("carved_from", ""))
+    return known.get("address") or _name(known.get("path") or known.get("carved_from", ""))
 
 
 def _name(path: str) -> str:

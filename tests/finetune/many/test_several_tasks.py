@@ -260,6 +260,20 @@ def test_a_task_on_a_hub_is_recorded_at_its_commit(monkeypatch):
     assert many_tasks._record(TrainConfig(), each)["tasks"] == {"a": {"train": "hf://datasets/me/x@abc"}}
 
 
+def test_tasks_on_a_hub_go_on_at_their_commit(monkeypatch, tmp_path):
+    begun = f"hf://datasets/me/x@{'a' * 40}"
+    record = many_tasks._record(TrainConfig(model="m", output=str(tmp_path)), {"a": {"train": begun}, "b": {"train": "b.csv"}})
+    (tmp_path / RUN).write_text(json.dumps(record))
+    monkeypatch.setattr("huggingface_hub.HfApi", None)  # which is not asked
+    said, config = [], TrainConfig(output=str(tmp_path), resume=True)
+    _, each = many_tasks._recorded(config, {"a": {"train": "hf://datasets/me/x"}}, said.append)
+    assert each["a"] == {"train": begun} and len(said) == 1
+    other = f"hf://datasets/me/x@{'b' * 40}"
+    for name, expected in (("a", begun), ("b", "b.csv")):
+        with pytest.raises(ValueError, match=f"train: train must be '.*{expected}' as in the run to resume"):
+            many_tasks._recorded(config, {name: {"train": other}}, silent)
+
+
 def test_settings_of_tasks():
     tasks = {"a": {"train": "x"}, "a.b": {"train": "y"}}
     common, each = by_key(["a.b.training.epochs=3", "a.training.epochs=2", "training.patience=1"], tasks)

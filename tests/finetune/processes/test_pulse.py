@@ -5,11 +5,16 @@ import os
 import queue
 import signal
 import threading
+from types import SimpleNamespace
 
+import needs_datasets  # noqa: F401
+
+# isort: split
 import pytest
 import torch.distributed as dist
 from forked import start
 
+from clm_kernels.finetune import checkpoints
 from clm_kernels.finetune.processes import pulse
 from clm_kernels.finetune.processes.pulse import Pulse
 
@@ -47,6 +52,35 @@ def test_a_process_that_leaves_in_an_error_ends_the_others(store):
         assert pulses[rank][1].get(timeout=DEADLINE) == {1: "no memory"}
         pulses[rank][0].stop()
     assert pulses[1][1].empty()
+
+
+def test_a_checkpoint_is_finished_before_a_process_is_ended(store):
+    (first, lost), (second, _) = begun(0), begun(1)
+    with pulse.sealing:
+        second.stop("no memory")
+        with pytest.raises(queue.Empty):
+            lost.get(timeout=2)
+    assert lost.get(timeout=DEADLINE) == {1: "no memory"}
+    first.stop()
+    assert not pulse.sealing.locked()
+
+
+def test_a_checkpoint_that_takes_too_long_is_left(store, monkeypatch):
+    monkeypatch.setattr(pulse, "SEALING", 0.5)
+    (first, lost), (second, _) = begun(0), begun(1)
+    with pulse.sealing:
+        second.stop("no memory")
+        assert lost.get(timeout=DEADLINE) == {1: "no memory"}
+    first.stop()
+
+
+def test_a_checkpoint_is_sealed_and_older_ones_dropped_under_that_lock(tmp_path, monkeypatch):
+    seen = []
+    for name in ("seal", "drop_older"):
+        monkeypatch.setattr(checkpoints, name, lambda *_, name=name, **__: seen.append((name, pulse.sealing.locked())))
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3, best_global_step=None)
+    checkpoints.Sealing([], {}).on_save(SimpleNamespace(output_dir=tmp_path), state, None)
+    assert seen == [("seal", True), ("drop_older", True)] and not pulse.sealing.locked()
 
 
 def test_a_process_that_ends_well_is_not_missed(store, monkeypatch):

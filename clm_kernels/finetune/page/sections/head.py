@@ -28,7 +28,7 @@ def _trained(content: Content) -> Html:
     share = report.trained / max(1, report.parameters)
     return tag(
         "p",
-        tag("strong", named(_file(config["model"]))), f", fine-tuned on {train['rows']:,} texts of ", named(_file(train["path"])),
+        tag("strong", named(_file(config["model"]))), f", fine-tuned on {train['rows']:,} texts of ", named(train.get("address") or _file(train["path"])),
         f" to {doing} {len(report.labels):,} labels. Of its {short(report.parameters)} numbers {short(report.trained)} were trained ",
         f"({percent(share)}), method ", tag("code", config["method"]), ".", class_="lead",
     )  # fmt: skip

@@ -9,14 +9,15 @@ from ..content import Content
 from ..markup import NOTHING, Html, joined, named, table, tag
 from ..numbers import percent, short
 
-HASHED = 16  # letters of a checksum
+HASHED, ADDRESS = 16, 200  # letters of a checksum, and of where data came from
+PARTS = ("train", "validation", "test")
 
 
 def told(content: Content) -> Html:
     report = content.report
     if report is None:
         return NOTHING
-    options = [[name, named(_shown(name, value))] for name, value in report.config.items() if value not in ("", None)]
+    options = [[name, named(_shown(report, name, value))] for name, value in report.config.items() if value not in ("", None)]
     versions = [[name, named(value)] for name, value in report.made_on.items()]
     more = (
         tag("details", tag("summary", "Options"), table(["option", "value"], options, "Options", 2)),
@@ -27,11 +28,11 @@ def told(content: Content) -> Html:
 
 def _parts(report: Any) -> list[list[Any]]:
     rows = []
-    for part in ("train", "validation", "test"):
+    for part in PARTS:
         if known := report.data.get(part):
             mark = tag("code", f"{known['sha256'][:HASHED]}…") if "sha256" in known else "a part of the training file"
-            file = known.get("path") or known.get("carved_from", "")
-            rows.append([part, named(_last(file)), mark, f"{known['rows']:,}", f"{report.cut.get(part, 0):,}"])
+            file = known.get("address") or _last(known.get("path") or known.get("carved_from", ""))
+            rows.append([part, named(file, ADDRESS), mark, f"{known['rows']:,}", f"{report.cut.get(part, 0):,}"])
     return rows
 
 
@@ -53,7 +54,9 @@ def _trained(report: Any) -> Html:
     return joined([tag("h3", "What is trained"), table(header, rows, "What is trained")])
 
 
-def _shown(name: str, value: Any) -> str:
+def _shown(report: Any, name: str, value: Any) -> str:
+    if address := report.data.get(name, {}).get("address") if name in PARTS else "":
+        return address
     return _last(value) if name in PATHS and isinstance(value, str) else str(value)
 
 
