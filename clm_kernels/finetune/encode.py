@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import require
 from .columns import Column
@@ -17,6 +18,8 @@ from .spooling import spooled
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+    from .windows import Windows
 
 IGNORED = -100
 CHUNK = 1000  # texts that are tokenised at a time
@@ -32,31 +35,64 @@ class Encoded:
         split: the examples in the dataset's order.
         first_tokens: for each example, word -> position of its first token, which carries the label (token classification).
         cuts: how many texts (sequence, 0 or 1) or words (token) `max_length` cut off, of each example.
+        windows: where texts are read in windows, and one of them has several: the dataset has a row for each window.
     """
 
     dataset: Dataset | Any
     split: Split
     first_tokens: Sequence[dict[int, int]] | None
     cuts: Sequence[int]
+    windows: Windows | None = None
 
     @property
     def cut(self) -> int:
         """How many in all."""
         return sum(self.cuts)
 
+    @property
+    def rows(self) -> Split:
+        """What each row of the dataset was made of: a text, or a window of one."""
+        return self.split if self.windows is None else self.windows.rows
+
+    @property
+    def labelled(self) -> Dataset | Any:
+        """Rows of the dataset that hold each label once: of several windows with the same label the first."""
+        whole = self.windows is None or self.windows.per_word
+        return self.dataset if whole else self.dataset.select(self.windows.firsts)
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """By which the loss of each row is multiplied so that each text counts alike: one on the mean; None where they are all one."""
+        weights = None if self.windows is None else self.windows.weights
+        return None if weights is None else weights / weights.mean()
+
+    def part(self, texts: Sequence[int]) -> Encoded:
+        """The texts of these numbers, in rising order, where each has its labels as a whole."""
+        split, cuts = self.split.part(texts), [self.cuts[i] for i in texts]
+        if self.windows is None:
+            return Encoded(self.dataset.select(texts), split, None, cuts)
+        rows, windows = self.windows.of(texts), self.windows
+        part = replace(windows, rows=windows.rows.part(rows), counts=windows.counts[texts])
+        return Encoded(self.dataset.select(rows), split, None, cuts, part)
+
+    def pooled(self, rows: Iterable[NDArray]) -> Iterable[NDArray]:
+        """What a model gives for each text, of what it gives for each row of the dataset."""
+        return rows if self.windows is None else self.windows.pool(rows)
+
     @classmethod
-    def of(cls, split: Split, encode: Callable[[list[Any], list[Any]], tuple[dict[str, Any], Iterable[int]]]) -> Encoded:
+    def of(cls, split: Split, encode: Callable[..., tuple[dict[str, Any], Iterable[int]]], *more: Sequence[Any]) -> Encoded:
         """A thousand examples at a time.
 
         Args:
-            encode: makes columns of some texts and their labels, and says of each how many it has cut off. A column `FIRSTS` becomes
-                `first_tokens`.
+            encode: makes columns of some texts, their labels and what else there is, and says of each how many it has cut off. A
+                column `FIRSTS` becomes `first_tokens`.
+            more: what else it takes of each text.
         """
         cuts = array("i")
 
         def chunks() -> Iterator[dict[str, Any]]:
             for begin in range(0, len(split), CHUNK):
-                columns, cut = encode(*(column[begin : begin + CHUNK] for column in (split.texts, split.labels)))
+                columns, cut = encode(*(column[begin : begin + CHUNK] for column in (split.texts, split.labels, *more)))
                 cuts.extend(cut)
                 yield columns
 
