@@ -1,8 +1,6 @@
 """`train --long window`: each text counts once in the loss, and every score is that of one prediction a text."""
 
 import json
-import re
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,47 +8,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from command_line import run
-from interruption import press_ctrl_c
+from long_texts import LIMIT, in_windows, long_several, long_texts, rows_of
 from tiny_runs import PLAIN, assert_same, base, silent, trained_tensors  # noqa: F401
-from tiny_task import FILLERS, sentences, several, texts, write_data
+from tiny_task import write_data
 
 import clm_kernels as clm
 from clm_kernels.finetune import Classifier, TrainConfig, train
-from clm_kernels.finetune.balancing import drawing_chances, label_weights
 from clm_kernels.finetune.beginning import begin
 from clm_kernels.finetune.checking.checked import check_files
 from clm_kernels.finetune.fitting import _trainer
 from clm_kernels.finetune.judging.calibration import softmax
 
-LIMIT = 10
-
-
-def lengthened(rows):
-    """Of two texts one is too long: its own words come last."""
-    filled = " ".join(FILLERS * 3)
-    return [{**row, "text": f"{filled[: 40 * (i % 4)]} {row['text']}"} if i % 2 else row for i, row in enumerate(rows)]
-
-
-def long_texts(count, seed):
-    return lengthened(texts(count, seed))
-
-
-def long_several(count, seed):
-    return lengthened(several(count, seed))
-
-
-def long_sentences(count, seed):
-    """One to four of them in a row."""
-    rows, found = sentences(4 * count, seed), []
-    for i in range(count):
-        own = rows[4 * i : 4 * i + 1 + i % 4]
-        found.append({name: [each for row in own for each in row[name]] for name in ("tokens", "tags")})
-    return found
-
 
 @pytest.fixture(scope="module")
 def windowed(base, tmp_path_factory):  # noqa: F811
-    return replace(base, **write_data(tmp_path_factory.mktemp("long"), long_texts), max_length=LIMIT, long="window", epochs=2)
+    return in_windows(base, tmp_path_factory.mktemp("long"))
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +31,6 @@ def finished(windowed, tmp_path_factory):
     said = []
     config = replace(windowed, output=str(tmp_path_factory.mktemp("run") / "out"))
     return config, train(config, said.append), said
-
-
-def rows_of(path):
-    with open(path) as file:
-        return [json.loads(line) for line in file]
 
 
 # The loss
@@ -270,117 +237,11 @@ def test_a_base_that_read_windows_makes_no_windows(finished, tmp_path):
     assert Classifier.load(tmp_path / "o").long == "truncate"
 
 
-# With the rest
-
-
-@pytest.mark.parametrize("options", [{}, {"skip": 0.2, "gradient_accumulation": 2}], ids=["plain", "skip"])
-def test_a_resumed_run_leaves_the_same_weights(windowed, tmp_path, monkeypatch, options):
-    config = windowed.replace(epochs=3, **options)
-    whole = train(config.replace(output=str(tmp_path / "a")), silent)
-    with monkeypatch.context() as context:
-        press_ctrl_c(context, 20)
-        with pytest.raises(KeyboardInterrupt):
-            train(config.replace(output=str(tmp_path / "b")), silent)
-    resumed = train(TrainConfig(output=str(tmp_path / "b"), resume=True), silent)
-    assert [line["loss"] for line in resumed.history] == [line["loss"] for line in whole.history]
-    assert resumed.windows == whole.windows and resumed.test == whole.test
-    assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
-
-
 def test_the_run_file_does_it_again(finished, tmp_path):
     config, *_ = finished
     done = run("train", "--config", f"{config.run.output}/run.yaml", "--output", tmp_path / "again")
     assert done.exit_code == 0, done.stderr
     assert_same(trained_tensors(config.run.output), trained_tensors(tmp_path / "again"))
-
-
-def test_labels_are_counted_by_texts(windowed, tmp_path):
-    config = windowed.replace(balance="weights", output=str(tmp_path / "o"))
-    begun = begin(config, silent)
-    labels = begun.corpus.train.labels
-    count, names = Counter(labels), begun.corpus.label_names
-    weights = dict(zip(names, label_weights(begun.config.training, begun.splits["train"], 3).tolist()))
-    assert weights == pytest.approx({name: len(labels) / 3 / count[name] for name in names})
-    drawn = begin(config.replace(balance="sample"), silent)
-    chances = drawing_chances(drawn.config.training, drawn.splits["train"], 3)
-    of_texts = np.bincount(drawn.splits["train"].windows.owners, chances)
-    by_label = {name: sum(c for c, label in zip(of_texts, labels) if label == name) for name in names}
-    assert by_label == pytest.approx(dict.fromkeys(names, sum(of_texts) / 3))
-    alike = [c for c, label in zip(of_texts, labels) if label == names[0]]
-    assert alike == pytest.approx([alike[0]] * len(alike))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"packing": True}, {"cost": 0.5}, {"balance": "weights"}, {"balance": "sample"}, {"seeds": 2}, {"energy": "0.95"}],
-    ids=str,
-)
-def test_it_goes_with(windowed, tmp_path, options):
-    config = windowed.replace(output=str(tmp_path / "o"), **options)
-    report = train(config, silent)
-    made, rows = Classifier.load(tmp_path / "o"), rows_of(config.data.test)
-    right = np.mean([found.label == row["label"] for found, row in zip(made.predict([r["text"] for r in rows]), rows)])
-    assert right == report.test["accuracy"] and report.windows["train"]["texts"] > 0
-
-
-def test_the_head_replays_its_windows(windowed, tmp_path):
-    data, said, losses = windowed.data, [], {}
-    for replay in (True, False):
-        config = TrainConfig(
-            model=data.model, train=data.train, validation=data.validation, test=data.test, **PLAIN, method="head", replay=replay,
-            max_length=LIMIT, long="window", output=str(tmp_path / str(replay)),
-        )  # fmt: skip
-        report = train(config, said.append)
-        losses[replay] = report.best["loss"]
-    assert len([line for line in said if re.search(r"what they gave for \d+ windows takes", line)]) == 1
-    assert abs(losses[True] - losses[False]) < 0.1  # they drop out otherwise
-    assert Classifier.load(tmp_path / "True").long == "window"
-
-
-def test_several_labels(base, tmp_path):  # noqa: F811
-    data = write_data(tmp_path, long_several)
-    config = TrainConfig(model=base.data.model, **data, **PLAIN, max_length=LIMIT, long="window", output=str(tmp_path / "o"))
-    report = train(config, silent)
-    made, rows = Classifier.load(tmp_path / "o"), rows_of(data["test"])
-    predicted = [set(found.label) for found in made.predict([row["text"] for row in rows])]
-    gold = [set(row["labels"]) for row in rows]
-    assert report.test["exact_match"] == np.mean([a == b for a, b in zip(gold, predicted)])
-    hits, either = sum(len(a & b) for a, b in zip(gold, predicted)), sum(len(a) + len(b) for a, b in zip(gold, predicted))
-    assert report.test["micro_f1"] == pytest.approx(2 * hits / either) and report.windows["test"]["texts"] > 0
-    assert sum(line["support"] for line in report.classes["test"]) == sum(map(len, gold))
-    evaluated = clm.evaluate(tmp_path / "o", data["test"], tmp_path / "e", draws=20)
-    assert evaluated.scores["micro_f1"].score == pytest.approx(report.test["micro_f1"])
-
-
-def test_tags(base, tmp_path):  # noqa: F811
-    data = write_data(tmp_path, long_sentences)
-    config = TrainConfig(
-        model=base.data.model,
-        **data,
-        **PLAIN | {"epochs": 1, "learning_rate": 1e-3},
-        max_length=LIMIT,
-        long="window",
-        output=str(tmp_path / "o"),
-    )
-    said = []
-    report = train(config, said.append)
-    assert report.cut == {"train": 0, "validation": 0, "test": 0} and report.windows["test"]["texts"] > 0
-    texts_of, windows = report.windows["train"].values()
-    assert any(line.startswith(f"train: {texts_of} texts beyond 10 tokens are read in {windows} windows") for line in said)
-    made, rows = Classifier.load(tmp_path / "o"), rows_of(data["test"])
-    found = list(made.predict([row["tokens"] for row in rows], batch_size=5))
-    assert [prediction.text for prediction in found] == [row["tokens"] for row in rows]
-    pairs = [(a, b) for prediction, row in zip(found, rows) for a, b in zip(prediction.label, row["tags"], strict=True)]
-    assert report.test["accuracy"] == pytest.approx(np.mean([a == b for a, b in pairs]))
-    assert 0.5 < report.test["accuracy"] < 1  # else it tells little
-    cut = [prediction.truncated for prediction in made.predict([row["tokens"] for row in rows], long="truncate")]
-    assert any(cut) and not any(prediction.truncated for prediction in found)
-    shares = made.predict_proba([row["tokens"] for row in rows])
-    best = [[made.label_names[i] for i in each.argmax(-1)] for each in shares]
-    assert best == [prediction.label for prediction in found]
-    evaluated = clm.evaluate(tmp_path / "o", data["test"], tmp_path / "e", draws=20)
-    assert evaluated.scores["f1"].score == pytest.approx(report.test["f1"]) and evaluated.cut_off == 0
-    assert report.calibration["rows"] == sum(len(row["tags"]) for row in rows_of(data["validation"]))
 
 
 def test_check_says_how_many_texts_are_read_in_how_many_windows(finished):
