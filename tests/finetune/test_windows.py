@@ -50,6 +50,13 @@ def test_the_windows_of_a_text_weigh_one_together():
     assert (encoded.cut, len(encoded.split), len(encoded.dataset)) == (0, 2, 7)
 
 
+def test_one_window_of_each_text_is_drawn_by_the_seed():
+    found = windows_of(as_split([LONG, SHORT, LONG + " " + LONG]), tokenizer(), 10)
+    drawn = [found.one_each(seed) for seed in range(20)]
+    assert all(found.owners[rows].tolist() == [0, 1, 2] for rows in drawn)
+    assert len({tuple(rows) for rows in drawn}) > 10 and found.one_each(3).tolist() == found.one_each(3).tolist()
+
+
 def test_where_every_text_fits_there_are_none():
     encoded = TASKS["sequence"].encode(as_split([SHORT]), ["a"], tokenizer(), 10, False, long="window")
     assert encoded.windows is None and encoded.weights is None and encoded.rows is encoded.split
