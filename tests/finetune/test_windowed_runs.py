@@ -38,8 +38,13 @@ def test_a_resumed_run_leaves_the_same_weights(windowed, tmp_path, monkeypatch, 
     assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
 
 
+def uneven(count, seed):
+    """Whose windows are not as many for each label as its texts would have it."""
+    return [row for row in long_texts(3 * count, seed) if row["label"] == "billing" or len(row["text"]) < 60][:count]
+
+
 def test_labels_are_counted_by_texts(windowed, tmp_path):
-    config = windowed.replace(balance="weights", output=str(tmp_path / "o"))
+    config = windowed.replace(**write_data(tmp_path, uneven), balance="weights", output=str(tmp_path / "o"))
     begun = begin(config, silent)
     labels = begun.corpus.train.labels
     count, names = Counter(labels), begun.corpus.label_names

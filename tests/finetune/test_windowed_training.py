@@ -227,12 +227,9 @@ def test_a_base_that_read_windows_makes_no_windows(finished, tmp_path):
     assert Classifier.load(tmp_path / "base").long == "window"
     data = config.data
     again = TrainConfig(
-        model=str(tmp_path / "base"),
-        train=data.train,
-        validation=data.validation,
-        **PLAIN | {"epochs": 1},
+        model=str(tmp_path / "base"), train=data.train, validation=data.validation, **PLAIN | {"epochs": 1}, method="full",
         output=str(tmp_path / "o"),
-    )
+    )  # fmt: skip
     train(again, silent)
     assert Classifier.load(tmp_path / "o").long == "truncate"
 
