@@ -21,7 +21,7 @@ from .balancing import check_balance
 from .circumstances import check_circumstances, circumstances
 from .config import TrainConfig
 from .data import Corpus, load_data
-from .encode import Encoded
+from .encode import Encoded, check_cuts
 from .manifest import read_manifest
 from .merging import merge_tokens
 from .methods import Method, check, method_of, resolved
@@ -32,7 +32,7 @@ from .saying import Say, say_cuts, say_data, to_stderr
 from .sharing import Shared
 from .tasks import Task
 from .trainer import arguments
-from .windows import check_cuts, keep_long
+from .windows import keep_long
 
 
 @dataclass(frozen=True)

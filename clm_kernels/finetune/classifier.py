@@ -26,7 +26,7 @@ from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
 from .artifacts import SCOPE
-from .encode import Encoded
+from .encode import Encoded, check_cuts
 from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
 from .judging.logits import of_texts
 from .judging.ranking import Predicted, Ranking
@@ -40,7 +40,7 @@ from .shipping.served import Served
 from .split import Split
 from .tasks import TASKS, Task
 from .templates import template_of
-from .windows import check_cuts, check_long, keep_long, long_of
+from .windows import check_long, keep_long, long_of
 
 FEW = 1000  # labels: of a head for so many that the delta does not hold, nobody notices the memory
 

@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import require
+from ..errors import refuse, require
 from .columns import Column
 from .split import Split
 from .spooling import spooled
+from .windows import CHUNK, Windows
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from .windows import Windows
-
 IGNORED = -100
-CHUNK = 1000  # texts that are tokenised at a time
 FIRSTS = "first_tokens"  # a column that no model sees: the position of each word's first token, -1 where it has none
 
 
@@ -100,6 +98,21 @@ class Encoded:
         if FIRSTS not in dataset.column_names:
             return cls(dataset, split, None, cuts)
         return cls(dataset.remove_columns(FIRSTS), split, FirstTokens(dataset.data.column(FIRSTS)), cuts)
+
+    @classmethod
+    def in_windows(cls, split: Split, windows: Windows, encode: Callable[..., tuple[dict[str, Any], Iterable[int]]]) -> Encoded:
+        """The same with a row for each window; split, first tokens and cuts are those of the texts."""
+        found = cls.of(windows.rows, encode, *windows.more)
+        made, first, cuts = windows.by_text(split, found.first_tokens, found.cuts)
+        return cls(found.dataset, split, first, cuts, made)
+
+
+def check_cuts(function: str, encoded: Encoded, unit: str, limit: int, name: str = "the texts") -> None:
+    """Raises ValueError where anything was cut off, for the long way ``"error"``."""
+    if encoded.cut:
+        where = min(encoded.split.where[i] for i in np.flatnonzero(encoded.cuts).tolist())
+        place = f"{encoded.split.path} {where}" if encoded.split.path else f"text {where + 1}"
+        refuse(function, name, f"of at most {limit} tokens, as long is 'error'", f"{encoded.cut:,} {unit} beyond, as in {place}")
 
 
 class FirstTokens(Column):

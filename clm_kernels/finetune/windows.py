@@ -5,7 +5,7 @@ A text has the mean of its windows' logits; of words with tags each has those of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import refuse, require
+from ..errors import require
 from .columns import Texts
-from .encode import CHUNK, Encoded
 from .split import Split
 from .templates import TEXT
 
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CONFIG_KEY = "clm_long"
+CHUNK = 1000  # texts that are tokenised at a time
 OVERLAP = 4  # of a window's tokens, one in so many stands in the window before it too
 
 
@@ -31,14 +31,6 @@ def check_long(function: str, long: str) -> None:
     """Raises ValueError for another way than the three."""
     ways = "'truncate', 'window' or 'error'"
     require(long in ("truncate", "window", "error"), function, "long", ways, repr(long))
-
-
-def check_cuts(function: str, encoded: Encoded, unit: str, limit: int, name: str = "the texts") -> None:
-    """Raises ValueError where anything was cut off, for the long way ``"error"``."""
-    if encoded.cut:
-        where = min(encoded.split.where[i] for i in np.flatnonzero(encoded.cuts).tolist())
-        place = f"{encoded.split.path} {where}" if encoded.split.path else f"text {where + 1}"
-        refuse(function, name, f"of at most {limit} tokens, as long is 'error'", f"{encoded.cut:,} {unit} beyond, as in {place}")
 
 
 def long_of(config: PreTrainedConfig) -> str:
@@ -66,6 +58,11 @@ class Windows:
     rows: Split
     counts: NDArray[np.int64]
     per_word: ClassVar[bool] = False  # whether windows divide the labels of a text among them
+
+    @property
+    def more(self) -> tuple[Sequence[Any], ...]:
+        """What else is to be known of each window where it is encoded."""
+        return ()
 
     @property
     def long(self) -> int:
@@ -115,15 +112,12 @@ class Windows:
         for count in self.counts.tolist():
             yield list(islice(left, count))
 
-    def encoded(self, split: Split, encode: Callable[..., Any]) -> Encoded:
-        """With a row for each window; split and cuts are those of the texts.
-
-        Args:
-            encode: as `Encoded.of` takes it.
-        """
-        found = Encoded.of(self.rows, encode)
+    def by_text(
+        self, split: Split, first_tokens: Sequence[dict[int, int]] | None, cuts: Sequence[int]
+    ) -> tuple[Windows, Sequence[dict[int, int]] | None, Sequence[int]]:  # fmt: skip
+        """These windows, and what `Encoded` has of the texts in place of what it has of their windows."""
         lasts = self.firsts + self.counts - 1  # what the end of another window lacks, the next one has
-        return replace(found, split=split, windows=self, cuts=np.asarray(found.cuts)[lasts].tolist())
+        return self, None, np.asarray(cuts)[lasts].tolist()
 
 
 def windows_of(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int, template: str = TEXT) -> Windows:

@@ -11,14 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .columns import Lists, Names, Texts
-from .encode import CHUNK, Encoded
 from .split import Split
-from .windows import OVERLAP, Windows
+from .windows import CHUNK, OVERLAP, Windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from .tasks import Task
 
 
 @dataclass(frozen=True)
@@ -44,29 +41,38 @@ class WordWindows(Windows):
         kept = (row[list(first.values())] for row, first in zip(rows, self.first_tokens, strict=True))
         yield from map(np.concatenate, self.grouped(kept))
 
-    def encoded(self, split: Split, encode: Callable[..., Any]) -> Encoded:
-        """With `first_tokens` that tell each word's place among the rows that `pool` gives."""
-        found = Encoded.of(self.rows, encode, self.owned)
-        assert found.first_tokens is not None
-        made = replace(self, first_tokens=found.first_tokens)
+    @property
+    def more(self) -> tuple[Sequence[Any], ...]:
+        return (self.owned,)
+
+    def by_text(
+        self, split: Split, first_tokens: Sequence[dict[int, int]] | None, cuts: Sequence[int]
+    ) -> tuple[Windows, Sequence[dict[int, int]], Sequence[int]]:  # fmt: skip
+        """With first tokens that tell each word's place among the rows that `pool` gives."""
+        assert first_tokens is not None
         places = []
-        for own, firsts in zip(self.grouped(self.owned), self.grouped(found.first_tokens), strict=True):
+        for own, firsts in zip(self.grouped(self.owned), self.grouped(first_tokens), strict=True):
             words = np.cumsum([0, *(end - begin for begin, end in own)])  # before each window's
             told = [first - begin + n for (begin, _), n, named in zip(own, words, firsts) for first in named]
             places.append({word: place for place, word in enumerate(told)})
-        cuts = [len(text) - len(first) for text, first in zip(split.texts, places, strict=True)]
-        return replace(found, split=split, windows=made, first_tokens=places, cuts=cuts)
+        lacking = [len(text) - len(first) for text, first in zip(split.texts, places, strict=True)]
+        return replace(self, first_tokens=first_tokens), places, lacking
 
 
-def word_windows_of(split: Split, task: Task, tokenizer: PreTrainedTokenizerBase, limit: int) -> WordWindows:
-    """Runs of the texts' words that fit."""
+def word_windows_of(
+    split: Split, written: Callable[[Sequence[list[str]]], Sequence[list[str]]], tokenizer: PreTrainedTokenizerBase, limit: int
+) -> WordWindows:  # fmt: skip
+    """Runs of the texts' words that fit.
+
+    Args:
+        written: makes of some texts' words what the tokenizer is given of them.
+    """
     room = limit - tokenizer.num_special_tokens_to_add()
     texts, labels, counts, owned = Lists(Texts()), Lists(Names()), list[int](), list[tuple[int, int]]()
     labelled = len(split) > 0 and split.labels[0] is not None
     for begin in range(0, len(split), CHUNK):
         some, tags = (column[begin : begin + CHUNK] for column in (split.texts, split.labels))
-        written, _ = task.written(some, tokenizer, limit)
-        read = tokenizer(written, is_split_into_words=True, add_special_tokens=False, verbose=False).encodings
+        read = tokenizer(written(some), is_split_into_words=True, add_special_tokens=False, verbose=False).encodings
         for words, own_tags, encoding in zip(some, tags, read, strict=True):
             spans = spans_of(_sizes(encoding.word_ids, len(words), room), room)
             counts.append(len(spans))

@@ -10,7 +10,7 @@ from tiny_task import byte_tokenizer, tokenizer
 from clm_kernels.finetune.encode import IGNORED
 from clm_kernels.finetune.split import Split
 from clm_kernels.finetune.tasks import TASKS
-from clm_kernels.finetune.word_windows import spans_of, word_windows_of
+from clm_kernels.finetune.word_windows import spans_of
 
 TASK = TASKS["token"]
 WORDS = ["anna", "livesing", "in", "rome", "bob", "meetss", "smith"] * 4  # "livesing" and "meetss" have two pieces
@@ -38,7 +38,7 @@ def test_spans_hold_every_word_fit_and_overlap_by_a_quarter_at_most(seed):
 
 
 def test_a_word_counts_where_it_stands_farther_from_an_end():
-    found = word_windows_of(split(WORDS, ["anna"]), TASK, tokenizer(), 12)
+    found = TASK.windows(split(WORDS, ["anna"]), tokenizer(), 12)
     assert found.told() == {"texts": 1, "windows": len(found.counts) and int(found.counts[0])} and found.counts[1] == 1
     begins = np.cumsum([0, *map(len, found.rows.texts)])  # of windows, if they did not overlap
     assert begins[int(found.counts[0])] > len(WORDS)

@@ -16,12 +16,12 @@ from ..artifacts import RUN
 from ..classifier import Classifier
 from ..config import Data
 from ..data import check_known, read_split
-from ..encode import Encoded
+from ..encode import Encoded, check_cuts
 from ..metrics import are_spans
 from ..outputs import read_json
 from ..split import Split
 from ..tasks import TASKS
-from ..windows import check_cuts, check_long
+from ..windows import check_long
 from .calibration import Bin, calibration_error, reliability, softmax
 from .classes import ClassScore, Confused, class_scores, confusion, most_confused, span_class_scores
 from .intervals import DRAWS, LEVEL, SEED, Difference, Interval, McNemar, bootstrap, mcnemar, paired_bootstrap, scorers, tags_of

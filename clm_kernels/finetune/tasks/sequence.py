@@ -82,7 +82,7 @@ class SequenceClassification(Task):
             return columns, cut
 
         windows = self.windows(split, tokenizer, max_length, template) if long == "window" else None
-        return windows.encoded(split, some) if windows is not None and windows.long else Encoded.of(split, some)
+        return Encoded.in_windows(split, windows, some) if windows is not None and windows.long else Encoded.of(split, some)
 
     def windows(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT) -> Windows:
         return windows_of(split, tokenizer, max_length, template)

@@ -101,10 +101,10 @@ class TokenClassification(Task):
             return columns, [len(text) - len(first) for text, first in zip(texts, firsts, strict=True)]
 
         windows = self.windows(split, tokenizer, max_length, template) if long == "window" else None
-        return windows.encoded(split, some) if windows is not None and windows.long else Encoded.of(split, some)
+        return Encoded.in_windows(split, windows, some) if windows is not None and windows.long else Encoded.of(split, some)
 
     def windows(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT) -> Windows:
-        return word_windows_of(split, self, tokenizer, max_length)
+        return word_windows_of(split, lambda texts: self.written(texts, tokenizer, max_length)[0], tokenizer, max_length)
 
     def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         from transformers import DataCollatorForTokenClassification
