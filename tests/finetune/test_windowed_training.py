@@ -100,7 +100,7 @@ def test_smaller_batches_have_the_same_mean(windowed, tmp_path, options):
     for batch in trainer.get_train_dataloader():
         rows = len(batch["labels"])
         total += trainer.compute_loss(begun.loaded.model, trainer._prepare_inputs(dict(batch))).detach() * rows
-    assert float(total) / len(begun.splits["train"].dataset) == pytest.approx(float(by_hand(begun)), rel=1e-5)
+    assert float(total) / len(begun.splits["train"].dataset) == pytest.approx(by_hand(begun).item(), rel=1e-5)
 
 
 def test_what_an_example_teaches_is_told_by_its_part_of_the_text(windowed, tmp_path):
