@@ -18,7 +18,7 @@ from .told import Told
 
 READING = (
     "validation", "test", "model", "task", "text_column", "label_column", "tokens_column", "tags_column", "labels_column",
-    "label_separator", "delimiter", "template", "max_length",
+    "label_separator", "delimiter", "template", "max_length", "long",
 )  # fmt: skip
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 ERRORS, WARNINGS = 2, 1  # exit codes
@@ -35,7 +35,7 @@ def check(
     """Say what is wrong with data, before anything is trained on it: rows that cannot be read, leaks, doubtful labels.
 
     Reads on where train stops, so that every bad row is counted. With --model, its tokenizer says how many texts are cut
-    off at --max-length, and which tokens it does not know.
+    off at --max-length, or with --long window read in windows, and which tokens it does not know.
 
     Exit code: 0 if nothing is worse than a warning (with --strict: than a note), 1 for a warning with --strict, 2 for an
     error, which train refuses or which makes a score meaningless.

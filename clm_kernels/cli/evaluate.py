@@ -28,7 +28,7 @@ def evaluate(
     labels_column: Annotated[str, typer.Option(help="Column of the list of labels, likewise.", show_default=False)] = "",
     label_separator: Annotated[str, typer.Option(help="What divides labels in one text, likewise.", show_default=False)] = "",
     delimiter: Annotated[str, typer.Option(help="What divides the fields of a .csv or .tsv, likewise.", show_default=False)] = "",
-    long: Annotated[str, typer.Option(help=LONG)] = "truncate",
+    long: Annotated[str | None, typer.Option(help=LONG, show_default=False)] = None,
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
     draws: Annotated[int, typer.Option(help="Draws of texts for the intervals.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Of these draws.")] = 1,

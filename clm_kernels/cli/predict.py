@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from ..finetune.judging.ranking import Predicted
 
 CHUNK = 4096
-LONG = "Texts beyond the limit: truncate, window (the mean over windows; not for tags) or error."
+LONG = (
+    "Texts beyond the limit: truncate, window (the mean over windows, or each word in one) or error; by default as in training."
+)
 Model = Annotated[str, typer.Option(help="Output of train or export; with --delta, the base model.", show_default=False)]
 DeltaFile = Annotated[str, typer.Option(help="Delta or adapter file for the base model.", show_default=False)]
 
@@ -42,7 +44,7 @@ def predict(
         str, typer.Option(help="What divides the fields of a .csv or .tsv, if another than is found.", show_default=False)
     ] = "",
     batch_size: Annotated[int, typer.Option(help="Texts in a batch.", min=1)] = 64,
-    long: Annotated[str, typer.Option(help=LONG)] = "truncate",
+    long: Annotated[str | None, typer.Option(help=LONG, show_default=False)] = None,
     top: Annotated[int, typer.Option(help="How many of the best labels to print, each with its probability.", min=1)] = 1,
     reject: Annotated[
         float | None, typer.Option(help="Precision wanted on validation; no label (-) where it would be less.")

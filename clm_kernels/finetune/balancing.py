@@ -33,16 +33,18 @@ def label_weights(training: Training, train: Encoded, labels: int) -> Tensor | N
 
 
 def drawing_chances(training: Training, train: Encoded, labels: int) -> Tensor | None:
-    """With what chance each text is drawn: every label as often as another; ``(texts,)`` float64."""
+    """With what chance each row is drawn: every label as often as another, every window as its part of a text; ``(rows,)`` float64."""
     if training.balance != "sample":
         return None
     numbers = np.fromiter(train.dataset["labels"], np.int64, len(train.dataset))
-    return torch.from_numpy(_shares(_counts(train, labels))[numbers])
+    chances = _shares(_counts(train, labels))[numbers]
+    return torch.from_numpy(chances if train.weights is None else chances * train.weights)
 
 
 def _counts(train: Encoded, labels: int) -> NDArray[np.int64]:
+    """How many texts, or words, have each label."""
     total = np.zeros(labels, np.int64)
-    for columns in train.dataset.select_columns("labels").iter(CHUNK):
+    for columns in train.labelled.select_columns("labels").iter(CHUNK):
         numbers = np.concatenate([np.atleast_1d(label) for label in columns["labels"]])
         total += np.bincount(numbers[numbers != IGNORED], minlength=labels)
     return total

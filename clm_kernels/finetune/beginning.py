@@ -21,7 +21,7 @@ from .balancing import check_balance
 from .circumstances import check_circumstances, circumstances
 from .config import TrainConfig
 from .data import Corpus, load_data
-from .encode import Encoded
+from .encode import Encoded, check_cuts
 from .manifest import read_manifest
 from .merging import merge_tokens
 from .methods import Method, check, method_of, resolved
@@ -32,7 +32,7 @@ from .saying import Say, say_cuts, say_data, to_stderr
 from .sharing import Shared
 from .tasks import Task
 from .trainer import arguments
-from .windows import check_cuts
+from .windows import keep_long
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def _read(config: TrainConfig, say: Say, shared: Shared | None = None) -> tuple[
     config = resolved(config, corpus.task)
     set_seed(config.run.seed)  # the head is made at random
     loaded = load_base(config.data, corpus.task, corpus.label_names, shared)
+    keep_long(loaded.model.config, config.data.long)
     return corpus, config, *merge_tokens(config.data, loaded, corpus, say)
 
 
@@ -128,7 +129,13 @@ def _encoded(config: TrainConfig, corpus: Corpus, loaded: Loaded, names: tuple[s
     limit = longest(loaded, config.data.max_length)
     return {
         name: corpus.task.encode(
-            corpus.splits[name], corpus.label_names, loaded.tokenizer, limit, name != "train", config.data.template
+            corpus.splits[name],
+            corpus.label_names,
+            loaded.tokenizer,
+            limit,
+            name != "train",
+            config.data.template,
+            config.data.long,
         )
         for name in names
     }

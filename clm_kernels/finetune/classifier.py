@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import tqdm
 
@@ -24,8 +26,9 @@ from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
 from .artifacts import SCOPE
-from .encode import Encoded
+from .encode import Encoded, check_cuts
 from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
+from .judging.logits import of_texts
 from .judging.ranking import Predicted, Ranking
 from .judging.scope import Scope, kept_features
 from .lora import Adapter
@@ -37,7 +40,7 @@ from .shipping.served import Served
 from .split import Split
 from .tasks import TASKS, Task
 from .templates import template_of
-from .windows import check_cuts, check_long, windowed_logits
+from .windows import check_long, keep_long, long_of
 
 FEW = 1000  # labels: of a head for so many that the delta does not hold, nobody notices the memory
 
@@ -52,6 +55,8 @@ class Classifier:
         max_length: tokens after which a text is cut off.
         template: words around every text, as the model's config records them.
         cut: how many texts (sequence) or words (token) have been cut off so far.
+        long: how it was trained to read texts beyond `max_length`, and reads them where nobody says otherwise: ``"truncate"`` or
+            ``"window"``.
         columns: of the training data, by `TrainConfig`'s names (``text_column`` …), where a run has recorded them.
         calibration: the temperature of its probabilities, and what validation tells of rejecting labels, or from which
             probability on to give each.
@@ -63,7 +68,8 @@ class Classifier:
         self.model: Any = model.eval()
         self.model.to(device)
         self.tokenizer, self.task, self._task, self.max_length = tokenizer, task.name, task, max_length
-        self.template, self.cut, self.columns = template_of(model.config), 0, dict[str, str]()
+        self.template, self.long = template_of(model.config), long_of(model.config)
+        self.cut, self.columns = 0, dict[str, str]()
         self.label_names = label_names(model)
         self.calibration = calibration_of(model.config, task, len(self.label_names))
         self.scope: Scope | None = None
@@ -116,9 +122,11 @@ class Classifier:
                 add_tokens(loaded.tokenizer, delta.extension.tokens)
             delta.merge(loaded.model)
         setattr(loaded.model.config, CONFIG_KEY, recipe.details.get(DETAIL))  # in place of the base's own
+        made_with = recipe.details.get("config")
+        keep_long(loaded.model.config, made_with.get("long") if isinstance(made_with, dict) else None)
         limit = recipe.max_length or longest(loaded, loaded.tokenizer.model_max_length)
         classifier = cls(loaded.model, loaded.tokenizer, task, limit)
-        classifier.columns = recorded_columns(recipe.details.get("config"))
+        classifier.columns = recorded_columns(made_with)
         return classifier
 
     @classmethod
@@ -152,13 +160,13 @@ class Classifier:
     @overload
     def predict(
         self, texts: str, batch_size: int = 64, *, top: int = 1, reject: float | None = None, out_of_scope: bool = False,
-        long: str = "truncate", progress: bool = False,
+        long: str | None = None, progress: bool = False,
     ) -> Predicted: ...  # fmt: skip
 
     @overload
     def predict(
         self, texts: Sequence[Any], batch_size: int = 64, *, top: int = 1, reject: float | None = None,
-        out_of_scope: bool = False, long: str = "truncate", progress: bool = False,
+        out_of_scope: bool = False, long: str | None = None, progress: bool = False,
     ) -> Iterator[Predicted]: ...  # fmt: skip
 
     def predict(
@@ -169,7 +177,7 @@ class Classifier:
         top: int = 1,
         reject: float | None = None,
         out_of_scope: bool = False,
-        long: str = "truncate",
+        long: str | None = None,
         progress: bool = False,
     ) -> Predicted | Iterator[Predicted]:
         """A prediction for each text (or list of words), in their order; for one text alone, that of its own.
@@ -181,9 +189,10 @@ class Classifier:
             reject: the precision that is wanted: where the validation says that it would be less, the label is None.
                 Not for tags.
             out_of_scope: whether to mark texts that are about none of the labels, by a threshold that keeps 95 % of the validation
-                texts: their label is None and their ``out_of_scope`` True. Not for tags, and not for windows.
+                texts: their label is None and their ``out_of_scope`` True. Not for tags.
             long: what becomes of texts beyond `max_length`: ``"truncate"``, cut off at their ends, which the prediction says;
-                ``"window"``, read in windows that overlap by a quarter, whose logits are averaged, not for tags; ``"error"``.
+                ``"window"``, read in windows that overlap by a quarter, whose logits are averaged, or of which each word has the tag of
+                one; ``"error"``; None: as in training.
             progress: whether to show transformers' bar over the batches, which its ``disable_progress_bar`` switches off.
 
         Raises:
@@ -191,10 +200,10 @@ class Classifier:
                 classifier of which nothing is kept that tells what is out of scope, and for a text that is too long, where `long`
                 says so.
         """
-        check_long("predict", long, self._task)
+        long = self.long if long is None else long
+        check_long("predict", long)
         ranking = Ranking.of(self.calibration, self._task, len(self.label_names), top, reject)
         if out_of_scope:
-            require(long != "window", "predict", "out_of_scope", "left out with windows", True)
             kept_with_it = f"left out for tags, and where no {SCOPE} is kept with the classifier"
             require(self.scope is not None, "predict", "out_of_scope", kept_with_it, True)
             ranking = replace(ranking, scope=self.scope)
@@ -203,7 +212,7 @@ class Classifier:
         return self._predict(texts, batch_size, ranking, long, progress)
 
     def predict_proba(self, texts: Any, batch_size: int = 64, *, progress: bool = False) -> Any:
-        """The calibrated probabilities of all labels, in the order of `classes_`.
+        """The calibrated probabilities of all labels, in the order of `classes_`; long texts are read as in training.
 
         Args:
             texts, batch_size, progress: as for `predict`.
@@ -223,14 +232,11 @@ class Classifier:
     ) -> Iterator[Predicted]:  # fmt: skip
         if not len(texts):
             return
-        if long == "window":
-            yield from self._predict_in_windows(texts, batch_size, ranking)
-            return
         encoded = self._encoded(texts, long)
         scope = ranking.scope
         with kept_features(self.model, scope is not None) as features:
             found = [ranking.best(logits) for logits in self._logits(encoded, batch_size, progress)]
-        near = scope.scores(torch.cat(features)) if scope else None
+        near = scope.scores(of_texts(encoded, torch.cat(features))) if scope else None
         for i in _given_order(encoded):
             probabilities, numbers = (values[i % batch_size] for values in found[i // batch_size])
             outside = None if scope is None or near is None else bool(near[i] < scope.threshold)
@@ -239,38 +245,43 @@ class Classifier:
     def _probabilities(self, texts: Sequence[Any], batch_size: int, progress: bool) -> Iterator[NDArray[np.float32]]:
         if not len(texts):
             return
-        encoded, ranking = self._encoded(texts), Ranking.of(self.calibration, self._task, len(self.label_names), 1, None)
+        encoded, ranking = (
+            self._encoded(texts, self.long),
+            Ranking.of(self.calibration, self._task, len(self.label_names), 1, None),
+        )
         found = [ranking.probabilities(logits).cpu().numpy() for logits in self._logits(encoded, batch_size, progress)]
         for i in _given_order(encoded):
             row = found[i // batch_size][i % batch_size]
             yield row if encoded.first_tokens is None else _of_words(row, encoded.first_tokens[i], len(encoded.split.texts[i]))
 
-    def _encoded(self, texts: Sequence[Any], long: str = "truncate") -> Encoded:
+    def _encoded(self, texts: Sequence[Any], long: str) -> Encoded:
         """The texts, longest first, with their number in `texts` as their place."""
         split = Split("", list(texts), [None] * len(texts), range(len(texts)))
-        encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template)
+        encoded = self._task.encode(split, None, self.tokenizer, self.max_length, True, self.template, long)
         if long == "error":
             check_cuts("predict", encoded, self._task.unit, self.max_length)
         self.cut += encoded.cut
         return encoded
 
-    @torch.no_grad()
     def _logits(self, encoded: Encoded, batch_size: int, progress: bool) -> Iterator[Tensor]:
-        """Of one batch after the other."""
+        """Of one batch of texts after the other."""
+        rows = self._row_logits(encoded, batch_size, progress)
+        if encoded.windows is None:
+            yield from rows
+            return
+        pooled = iter(encoded.pooled(row for batch in rows for row in batch.float().cpu().numpy()))
+        while some := list(map(torch.from_numpy, islice(pooled, batch_size))):
+            yield pad_sequence(some, batch_first=True)
+
+    @torch.no_grad()
+    def _row_logits(self, encoded: Encoded, batch_size: int, progress: bool) -> Iterator[Tensor]:
+        """Of one batch of the dataset's rows after the other."""
         collate: Any = DataCollatorWithPadding(self.tokenizer)
-        starts = range(0, len(encoded.split), batch_size)
+        starts = range(0, len(encoded.dataset), batch_size)
         for start in tqdm(starts, desc="predict", unit="batch", disable=not progress):
             columns = encoded.dataset.remove_columns("length")[start : start + batch_size]
             batch = collate([dict(zip(columns, values)) for values in zip(*columns.values())])
             yield self.model(**batch.to(self.model.device)).logits
-
-    @torch.no_grad()
-    def _predict_in_windows(self, texts: Sequence[str], batch_size: int, ranking: Ranking) -> Iterator[Predicted]:
-        task, split = self._task, Split("", list(texts), [None] * len(texts), range(len(texts)))
-        logits = windowed_logits(self.model, task, self.tokenizer, texts, self.max_length, self.template, batch_size)
-        whole = Encoded(None, split, None, [0] * len(texts))  # nothing is cut off
-        for i, (probabilities, numbers) in enumerate(zip(*ranking.best(torch.from_numpy(logits)), strict=True)):
-            yield ranking.decode(task, whole, i, numbers, probabilities, self.label_names)
 
     def export(self, folder: str | Path, code: bool = True, rows: Split | None = None) -> float:
         """Writes a checkpoint that plain transformers loads, with the same logits for the same tokens, and reads it again to see.

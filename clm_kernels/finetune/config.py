@@ -54,7 +54,11 @@ class Data:
     template: str = _data(TEXT, "Words around every text, where {text} stands for it (sequence classification).")
     validation_fraction: float = _data(0.1, "Part of train that validates if no validation data is given.")
     max_length: int = _data(MAX_LENGTH, "Tokens after which a text is cut off.")
-    long: str = _data("truncate", "Texts beyond max_length: cut off, or an error; predict and evaluate can window them.")
+    long: str = _data(
+        "truncate",
+        "Texts beyond max_length: cut off, read in windows that count as one text together, or an error.",
+        ("truncate", "window", "error"),
+    )
     merge_tokens: int = _data(0, "Token groups that become single tokens, whose new embedding rows train; 0: none.")
     merge_by: str = _data("saving", "What is merged first: what saves most tokens, or has the best score.", MERGE_BY)
     pooling: str = _data("auto", "What the head reads; auto: what the model was pretrained for.", ("auto", *POOLINGS))
@@ -72,8 +76,6 @@ class Data:
         """Raises ValueError, one line, for the first field that cannot be right."""
         check_choices(self)
         check_template(self.template)
-        ways = "truncate or error, as training reads no windows (predict and evaluate do)"
-        require(self.long in ("truncate", "error"), "train", "long", ways, repr(self.long))
         single = len(self.delimiter) <= 1 and self.delimiter not in ('"', "\n", "\r")
         require(single, "train", "delimiter", "one character, as ';' or $'\\t'", repr(self.delimiter))
         known = self.bidirectional in SIDES or SPAN.fullmatch(self.bidirectional)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ..errors import require
+from ..errors import refuse, require
 from .columns import Column
 from .split import Split
 from .spooling import spooled
+from .windows import CHUNK, Windows
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 IGNORED = -100
-CHUNK = 1000  # texts that are tokenised at a time
 FIRSTS = "first_tokens"  # a column that no model sees: the position of each word's first token, -1 where it has none
 
 
@@ -32,31 +33,64 @@ class Encoded:
         split: the examples in the dataset's order.
         first_tokens: for each example, word -> position of its first token, which carries the label (token classification).
         cuts: how many texts (sequence, 0 or 1) or words (token) `max_length` cut off, of each example.
+        windows: where texts are read in windows, and one of them has several: the dataset has a row for each window.
     """
 
     dataset: Dataset | Any
     split: Split
     first_tokens: Sequence[dict[int, int]] | None
     cuts: Sequence[int]
+    windows: Windows | None = None
 
     @property
     def cut(self) -> int:
         """How many in all."""
         return sum(self.cuts)
 
+    @property
+    def rows(self) -> Split:
+        """What each row of the dataset was made of: a text, or a window of one."""
+        return self.split if self.windows is None else self.windows.rows
+
+    @property
+    def labelled(self) -> Dataset | Any:
+        """Rows of the dataset that hold each label once: of several windows with the same label the first."""
+        whole = self.windows is None or self.windows.per_word
+        return self.dataset if whole else self.dataset.select(self.windows.firsts)
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        """By which the loss of each row is multiplied so that each text counts alike: one on the mean; None where they are all one."""
+        weights = None if self.windows is None else self.windows.weights
+        return None if weights is None else weights / weights.mean()
+
+    def part(self, texts: Sequence[int]) -> Encoded:
+        """The texts of these numbers, in rising order, where each has its labels as a whole."""
+        split, cuts = self.split.part(texts), [self.cuts[i] for i in texts]
+        if self.windows is None:
+            return Encoded(self.dataset.select(texts), split, None, cuts)
+        rows, windows = self.windows.of(texts), self.windows
+        part = replace(windows, rows=windows.rows.part(rows), counts=windows.counts[texts])
+        return Encoded(self.dataset.select(rows), split, None, cuts, part)
+
+    def pooled(self, rows: Iterable[NDArray]) -> Iterable[NDArray]:
+        """What a model gives for each text, of what it gives for each row of the dataset."""
+        return rows if self.windows is None else self.windows.pool(rows)
+
     @classmethod
-    def of(cls, split: Split, encode: Callable[[list[Any], list[Any]], tuple[dict[str, Any], Iterable[int]]]) -> Encoded:
+    def of(cls, split: Split, encode: Callable[..., tuple[dict[str, Any], Iterable[int]]], *more: Sequence[Any]) -> Encoded:
         """A thousand examples at a time.
 
         Args:
-            encode: makes columns of some texts and their labels, and says of each how many it has cut off. A column `FIRSTS` becomes
-                `first_tokens`.
+            encode: makes columns of some texts, their labels and what else there is, and says of each how many it has cut off. A
+                column `FIRSTS` becomes `first_tokens`.
+            more: what else it takes of each text.
         """
         cuts = array("i")
 
         def chunks() -> Iterator[dict[str, Any]]:
             for begin in range(0, len(split), CHUNK):
-                columns, cut = encode(*(column[begin : begin + CHUNK] for column in (split.texts, split.labels)))
+                columns, cut = encode(*(column[begin : begin + CHUNK] for column in (split.texts, split.labels, *more)))
                 cuts.extend(cut)
                 yield columns
 
@@ -64,6 +98,21 @@ class Encoded:
         if FIRSTS not in dataset.column_names:
             return cls(dataset, split, None, cuts)
         return cls(dataset.remove_columns(FIRSTS), split, FirstTokens(dataset.data.column(FIRSTS)), cuts)
+
+    @classmethod
+    def in_windows(cls, split: Split, windows: Windows, encode: Callable[..., tuple[dict[str, Any], Iterable[int]]]) -> Encoded:
+        """The same with a row for each window; split, first tokens and cuts are those of the texts."""
+        found = cls.of(windows.rows, encode, *windows.more)
+        made, first, cuts = windows.by_text(split, found.first_tokens, found.cuts)
+        return cls(found.dataset, split, first, cuts, made)
+
+
+def check_cuts(function: str, encoded: Encoded, unit: str, limit: int, name: str = "the texts") -> None:
+    """Raises ValueError where anything was cut off, for the long way ``"error"``."""
+    if encoded.cut:
+        where = min(encoded.split.where[i] for i in np.flatnonzero(encoded.cuts).tolist())
+        place = f"{encoded.split.path} {where}" if encoded.split.path else f"text {where + 1}"
+        refuse(function, name, f"of at most {limit} tokens, as long is 'error'", f"{encoded.cut:,} {unit} beyond, as in {place}")
 
 
 class FirstTokens(Column):

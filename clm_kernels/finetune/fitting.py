@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 
+import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
 from ..models.recomputing import checkpoint_layers, recompute_norms
@@ -16,6 +17,7 @@ from .beginning import Begun
 from .checkpoints import Sealing
 from .divided import told, trainer_for
 from .interruption import Interruption
+from .judging.by_text import ByText
 from .methods import Prepared
 from .outputs import beside
 from .pacing import Pace, by_cost
@@ -96,16 +98,19 @@ def _trainer(
     weights = label_weights(training, splits["train"], len(names))
     weights = weights if weights is None else weights.to(args.device)
     chances = pace.chances if pace else partial(chances_within, noise=training.skip)
-    lengths = list(splits["train"].dataset["length"])
-    teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say, weights) if pace or training.skip else None
+    lengths, drawn = list(splits["train"].dataset["length"]), drawing_chances(training, splits["train"], len(names))
+    own = splits["train"].weights if drawn is None else None  # else how often an example is drawn is its weight
+    parts = None if own is None else torch.from_numpy(own).float()
+    teaching = Teaching(lengths, chances, args.seed, run.checkpoint, say, weights, parts) if pace or training.skip else None
+    validation = splits["validation"]
+    by_text = ByText(validation, lambda logits, labels: task.predicted(logits), task.score(validation, names))
     trainer = trainer_for(prepared.handle)(
-        model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=splits["validation"].dataset,
+        model=prepared.model, args=args, train_dataset=splits["train"].dataset, eval_dataset=validation.dataset,
         processing_class=run.loaded.tokenizer, data_collator=task.collate(run.loaded.tokenizer),
-        compute_metrics=task.score(splits["validation"], names),
-        preprocess_logits_for_metrics=lambda logits, labels: task.predicted(logits),
+        compute_metrics=by_text.compute, preprocess_logits_for_metrics=by_text.preprocess,
         callbacks=[*before, *filter(None, [pace, teaching]), *after, *early_stopping(training.patience)],
         optimizers=(prepared.optimizer, None), teaching=teaching, label_weights=weights,
-        chances=drawing_chances(training, splits["train"], len(names)),
+        weights=parts, chances=drawn,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback):

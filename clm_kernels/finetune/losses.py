@@ -37,6 +37,15 @@ def mean_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> 
     return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED)
 
 
+def weighed_loss(logits: Tensor, labels: Tensor, examples: Tensor, weights: Tensor | None = None) -> Tensor:
+    """The sum of `label_losses`, each multiplied by its example's weight.
+
+    Args:
+        examples: weights, ``(texts,)``.
+    """
+    return label_losses(logits, labels, weights).view(len(examples), -1).sum(1) @ examples
+
+
 def gradient_norms(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
     """Norm of each text's gradient of the summed loss at its logits, ``(texts,)``.
 

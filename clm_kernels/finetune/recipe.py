@@ -129,6 +129,7 @@ def begin_report(
         selection=[line._asdict() for line in lines], trained=prepared.trained, parameters=parameters,
         best_by=run.args.metric_for_best_model or "", max_length=run.limit, cut={name: split.cut for name, split in run.splits.items()},
         seconds={"selecting": seconds}, made_on=machine(run.args.device), merged=run.merged,
+        windows={name: cut.told() for name, split in run.splits.items() if (cut := split.windows)},
     )  # fmt: skip
 
 

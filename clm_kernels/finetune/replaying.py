@@ -57,7 +57,8 @@ def replaying(
             other = ", run anew for other texts or layers than in the task before" if one_before and not lower.file else ""
             before = ", as the task before gave it" if lower.taken_over else other
             say(
-                f"replaying {lower.layers} of {number_of_layers(model)} layers; what they gave for {lower.texts:,} texts takes "
+                f"replaying {lower.layers} of {number_of_layers(model)} layers; what they gave for {lower.texts:,} "
+                f"{'windows' if train.windows else 'texts'} takes "
                 f"{lower.nbytes / 1e6:,.0f} MB{file}{before}"
             )
         yield lower

@@ -49,6 +49,7 @@ class Report:
         best: the line of the history that won, by `best_by`.
         test: scores of the best checkpoint on the test data, or None.
         cut: for each split, how many texts (or words) were cut off at `max_length`.
+        windows: for each split that has some, how many `texts` were longer than that and read in how many `windows`.
         sizes: bytes of the files left behind.
         merged: the new tokens, the groups that were left out and why, and each split's mean tokens of a text before and
             after; empty without `merge_tokens`.
@@ -107,6 +108,7 @@ class Report:
     classes: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     exchanged: dict[str, float] = field(default_factory=dict)
     divided: dict[str, int] = field(default_factory=dict)
+    windows: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

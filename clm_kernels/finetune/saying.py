@@ -35,8 +35,12 @@ def say_data(corpus: Corpus, say: Say) -> None:
 
 
 def say_cuts(splits: dict[str, Encoded], task: Task, limit: int, by: str, say: Say) -> None:
-    """Says of each split how much of it was cut off, and by what."""
+    """Says of each split how much of it was cut off, or is read in windows, and by what."""
     for name, split in splits.items():
+        if windows := split.windows:
+            say(
+                f"{name}: {windows.long:,} texts beyond {limit} tokens are read in {windows.of_long:,} windows ({by} sets the limit)"
+            )
         if split.cut:
             counted = "; cut-off words count as missed" if task.per_token and name != "train" else ""
             say(f"{name}: {split.cut:,} {task.unit} cut off at {limit} tokens{counted} ({by} sets the limit)")

@@ -11,9 +11,11 @@ from transformers import EvalPrediction, PreTrainedTokenizerBase, Trainer
 from ..models.heads import reads_text
 from ..shards import divided
 from .encode import Encoded
+from .judging.by_text import ByText
 from .judging.calibration import Calibration
 from .judging.items import Items, condensed
 from .judging.keeping import calibrate, scope_of
+from .judging.logits import given_order, of_texts
 from .judging.scope import Scope, kept_features
 from .judging.several import Marks, marked_classes
 from .outputs import is_main
@@ -58,18 +60,22 @@ def score_best(
         calibration, report.calibration, items = fitted.calibration, fitted.told, fitted.items
         report.classes = _by_part("validation", fitted.classes)
         if one_label:
-            scope = scope_of(model, splits["train"], features, tokenizer, len(names), size)
+            validated = of_texts(splits["validation"], given_order(splits["validation"].dataset, features))
+            scope = scope_of(model, splits["train"], validated, tokenizer, len(names), size)
             report.scope = scope.told()
     if "test" not in splits:
         return Scored(scope, "validation", items)
     test = splits["test"]
     score = task.score_calibrated(test, names, calibration)
-    trainer.compute_metrics = score
-    if not task.several:
-        trainer.preprocess_logits_for_metrics = condensed(task, _everywhere(calibration))
-        trainer.compute_metrics = lambda result: score(EvalPrediction(result.predictions[0], result.label_ids))
-    found = trainer.predict(test.dataset)
-    report.test = without_timing(found.metrics or {}, "test_")
+    if task.several:
+        by_text = ByText(test, lambda logits, labels: task.predicted(logits), score)
+    else:
+        kept = condensed(task, _everywhere(calibration))
+        by_text = ByText(test, kept, lambda result: score(EvalPrediction(result.predictions[0], result.label_ids)))
+    trainer.compute_metrics, trainer.preprocess_logits_for_metrics = by_text.compute, by_text.preprocess
+    predicted = trainer.predict(test.dataset)
+    report.test = without_timing(predicted.metrics or {}, "test_")
+    found = by_text.of_texts(predicted.predictions, predicted.label_ids)
     if task.several and calibration is not None:
         items = Marks.of(names, test.split, found.label_ids > 0.5, found.predictions, calibration)
         report.classes |= _by_part("test", marked_classes(items.gold, items.found, names))

@@ -20,7 +20,7 @@ from ..defaults import LEAST_SHARE
 from ..errors import require
 from ..files import write_atomically
 from .encode import IGNORED
-from .losses import gradient_norms, label_losses
+from .losses import gradient_norms, weighed_loss
 
 ROW, WEIGHT = "row", "weight"  # the columns of a batch that the model does not see
 LEAST = LEAST_SHARE  # the least chance to stay
@@ -91,6 +91,7 @@ class Teaching(TrainerCallback):
         checkpoint: the one from which the run goes on, if it does.
         say: takes a line at the end of each epoch.
         label_weights: of each label's loss, if they are not all one.
+        weights: of each example's loss, likewise.
     """
 
     def __init__(
@@ -101,8 +102,9 @@ class Teaching(TrainerCallback):
         checkpoint: Path | None,
         say: Callable[[str], None],
         label_weights: Tensor | None = None,
+        weights: Tensor | None = None,
     ):
-        self.chances, self.seed, self.say, self.label_weights = chances, seed, say, label_weights
+        self.chances, self.seed, self.say, self.label_weights, self.weights = chances, seed, say, label_weights, weights
         self.lengths = torch.tensor(lengths, dtype=torch.float64)
         table = self._load(checkpoint / STATE) if checkpoint else np.zeros((4, len(lengths)))
         # of each example: its norm, its chance in this epoch, whether it came in this epoch, whether it stayed
@@ -119,9 +121,10 @@ class Teaching(TrainerCallback):
             rows = torch.tensor([example[ROW] for example in examples])
             places, weights = self.draw(rows)
             batch = collate([without_row(examples[i]) for i in places.tolist()])
-            labels = sum(int(np.sum(np.not_equal(example["labels"], IGNORED))) for example in examples)
+            if self.weights is not None:
+                weights = weights * self.weights[rows[places]]
             whole = len(places) == len(rows) and bool((weights == 1).all())
-            return {**batch, ROW: rows[places], WEIGHT: weights[:0] if whole else weights / labels}
+            return {**batch, ROW: rows[places], WEIGHT: weights[:0] if whole else weights / labels_of(examples)}
 
         return thinned
 
@@ -153,7 +156,7 @@ class Teaching(TrainerCallback):
         self._read.append((rows, gradient_norms(logits.detach(), labels, self.label_weights)))
         if not len(weights):
             return loss
-        return label_losses(logits, labels, self.label_weights).view(len(rows), -1).sum(1) @ weights
+        return weighed_loss(logits, labels, weights, self.label_weights)
 
     def on_train_begin(self, args, state, control, **kwargs):
         told = any(line["epoch"] == state.epoch for line in lines(state.log_history))
@@ -195,8 +198,10 @@ class Teaching(TrainerCallback):
 
     def _share(self, device: torch.device) -> None:
         """Puts what was read into the table, of all processes."""
-        for rows, norms in self._read:
-            self.norms[rows.cpu()], self.stayed[rows.cpu()] = norms.double().cpu(), 1
+        for given, norms in self._read:
+            rows = given.cpu()
+            own = 1.0 if self.weights is None else self.weights[rows]
+            self.norms[rows], self.stayed[rows] = norms.double().cpu() * own, 1
         self._read.clear()
         if dist.is_initialized() and dist.get_world_size() > 1:
             shared = torch.stack([self.norms * self.stayed, self.stayed, self.came]).to(device)
@@ -207,8 +212,29 @@ class Teaching(TrainerCallback):
 
 
 def numbered(rows: Any) -> Any:
-    """A data set with the number of each row, as `Teaching` finds it by."""
+    """A data set with the number of each row, as `Teaching` and `weighed` find it by."""
     return rows.add_column(ROW, list(range(len(rows))))
+
+
+def weighed(collate: Collate, weights: Tensor) -> Collate:
+    """The same for batches of examples that do not all count alike; what has no row number, as validation, passes.
+
+    Args:
+        weights: of each example, one on the mean.
+    """
+
+    def of_examples(examples: list[dict[str, Any]]) -> Any:
+        if ROW not in examples[0]:
+            return collate(examples)
+        own = weights[[example[ROW] for example in examples]]
+        return {**collate([without_row(example) for example in examples]), WEIGHT: own / labels_of(examples)}
+
+    return of_examples
+
+
+def labels_of(examples: list[dict[str, Any]]) -> int:
+    """How many losses the mean of a batch is of."""
+    return sum(int(np.sum(np.not_equal(example["labels"], IGNORED))) for example in examples)
 
 
 def without_row(example: dict[str, Any]) -> dict[str, Any]:

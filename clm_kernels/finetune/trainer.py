@@ -18,11 +18,11 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_group
 from ..patching.active import uncounted
 from .artifacts import CHECKPOINTS
 from .config import Run, Training
-from .losses import mean_loss
+from .losses import mean_loss, weighed_loss
 from .manifest import damage
 from .processes.exchanged import Exchanged
 from .processes.last_step import IDLE, Rounds, real_rows, with_filler, without_fillers
-from .teaching import ROW, WEIGHT, Teaching, numbered
+from .teaching import ROW, WEIGHT, Teaching, numbered, weighed
 
 
 def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
@@ -56,21 +56,23 @@ class RunTrainer(Trainer):
     Args:
         teaching: leaves examples out; None: every example is read in every epoch.
         label_weights: of each label's loss in training, on the model's device.
+        weights: of each example's loss in training; None: all alike.
         chances: with which each example is drawn; None: each once an epoch.
         given: what `Trainer` takes.
     """
 
     def __init__(
-        self, *, teaching: Teaching | None = None, label_weights: Tensor | None = None, chances: Tensor | None = None, **given: Any
+        self, *, teaching: Teaching | None = None, label_weights: Tensor | None = None, weights: Tensor | None = None,
+        chances: Tensor | None = None, **given: Any,
     ):  # fmt: skip
         rows, args, collate = given["train_dataset"], given["args"], given["data_collator"]
         self.rounds: Rounds | None = None
-        thinned = teaching.collate(collate) if teaching is not None else None
+        weighing = teaching.collate(collate) if teaching else weighed(collate, weights) if weights is not None else None
         if args.world_size > 1:
             self.rounds = Rounds(len(rows), args.train_batch_size, args.world_size, args.gradient_accumulation_steps)
-            given |= {"train_dataset": with_filler(rows), "data_collator": without_fillers(collate, thinned)}
-        elif thinned is not None:
-            given |= {"train_dataset": numbered(rows), "data_collator": thinned}
+            given |= {"train_dataset": with_filler(rows), "data_collator": without_fillers(collate, weighing)}
+        elif weighing is not None:
+            given |= {"train_dataset": numbered(rows), "data_collator": weighing}
         super().__init__(**given)
         self.exchanged = Exchanged()
         if args.world_size > 1:  # else all draw the same dropout, each for its own texts
@@ -91,6 +93,8 @@ class RunTrainer(Trainer):
             loss = mean_loss(outputs["logits"], inputs["labels"])
         if rows is not None:
             loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
+        elif weights is not None:
+            loss = weighed_loss(outputs["logits"], inputs["labels"], weights, self.label_weights)
         if model.training and self.rounds:
             loss = loss * (0.0 if idle else self.rounds.weight(self.state.global_step))
         return (loss, outputs) if return_outputs else loss

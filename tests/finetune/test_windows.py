@@ -12,10 +12,16 @@ from tiny_task import sentences, texts, tokenizer, write_data, write_jsonl
 
 import clm_kernels as clm
 from clm_kernels.finetune import Classifier, train
-from clm_kernels.finetune.windows import window_texts
+from clm_kernels.finetune.split import Split
+from clm_kernels.finetune.tasks import TASKS
+from clm_kernels.finetune.windows import windows_of
 
 WORDS = ["my", "the", "please", "where", "is", "a", "with", "about", "it", "now", "refund"]
 LONG, SHORT = " ".join(WORDS * 3), "my refund now"
+
+
+def as_split(texts):
+    return Split("", texts, ["a" if text == SHORT else "b" for text in texts], range(len(texts)))
 
 
 @pytest.fixture
@@ -26,23 +32,57 @@ def classifier(finished):  # noqa: F811
 
 
 def test_windows_hold_every_token_and_overlap_by_a_quarter():
-    parts, owners = window_texts([SHORT, LONG], tokenizer(), 10)
-    assert owners.tolist() == [0, *[1] * (len(parts) - 1)] and parts[0] == SHORT
+    found = windows_of(as_split([SHORT, LONG]), tokenizer(), 10)
+    parts = list(found.rows.texts)
+    assert found.owners.tolist() == [0, *[1] * (len(parts) - 1)] and parts[0] == SHORT
     words = LONG.split()
     begins = [*range(0, len(words) - 8, 6), len(words) - 8]
     assert parts[1:] == [" ".join(words[begin : begin + 8]) for begin in begins]
+    assert found.told() == {"texts": 1, "windows": len(begins)}
+    assert found.rows.labels == ["a", *["b"] * len(begins)] and found.rows.where == [0, *[1] * len(begins)]
+
+
+def test_the_windows_of_a_text_weigh_one_together():
+    found = windows_of(as_split([LONG, SHORT, LONG + " " + LONG]), tokenizer(), 10)
+    assert np.bincount(found.owners, found.weights).tolist() == pytest.approx([1, 1, 1]) and len(set(found.weights)) == 3
+    encoded = TASKS["sequence"].encode(as_split([LONG, SHORT]), ["a", "b"], tokenizer(), 10, False, long="window")
+    assert np.mean(encoded.weights) == pytest.approx(1) and encoded.weights[0] * 6 == pytest.approx(encoded.weights[-1])
+    assert (encoded.cut, len(encoded.split), len(encoded.dataset)) == (0, 2, 7)
+
+
+def test_one_window_of_each_text_is_drawn_by_the_seed():
+    found = windows_of(as_split([LONG, SHORT, LONG + " " + LONG]), tokenizer(), 10)
+    drawn = [found.one_each(seed) for seed in range(20)]
+    assert all(found.owners[rows].tolist() == [0, 1, 2] for rows in drawn)
+    assert len({tuple(rows) for rows in drawn}) > 10 and found.one_each(3).tolist() == found.one_each(3).tolist()
+
+
+def test_where_every_text_fits_there_are_none():
+    encoded = TASKS["sequence"].encode(as_split([SHORT]), ["a"], tokenizer(), 10, False, long="window")
+    assert encoded.windows is None and encoded.weights is None and encoded.rows is encoded.split
+
+
+def test_rows_are_pooled_by_text_in_whatever_order_they_stand():
+    split = as_split([SHORT, LONG, SHORT])
+    encoded = TASKS["sequence"].encode(split, ["a", "b"], tokenizer(), 10, True, long="window")
+    assert list(encoded.split.where) == [1, 0, 2]
+    rows = [np.array([float(i), 1.0]) for i in range(len(encoded.dataset))]
+    assert [row.tolist() for row in encoded.pooled(rows)] == [[2.5, 1], [6, 1], [7, 1]]
+    assert encoded.labelled["labels"][:] == [1, 0, 0]
+    part = encoded.part([0, 2])
+    assert [row.tolist() for row in part.pooled(rows[:7])] == [[2.5, 1], [6, 1]] and len(part.dataset) == 7
 
 
 def test_they_fit_into_the_template():
     made, template = tokenizer(), "is {text} about it"
-    parts, _ = window_texts([LONG], made, 10, template)
+    parts = windows_of(as_split([LONG]), made, 10, template).rows.texts
     assert all(len(made(template.replace("{text}", part))["input_ids"]) == 10 for part in parts)
     with pytest.raises(ValueError, match="more tokens than the template takes"):
-        window_texts([LONG], made, 5, template)
+        windows_of(as_split([LONG]), made, 5, template)
 
 
 def test_a_prediction_is_the_mean_over_its_windows(classifier):
-    parts, _ = window_texts([LONG], classifier.tokenizer, 10)
+    parts = windows_of(as_split([LONG]), classifier.tokenizer, 10).rows.texts
     with torch.no_grad():
         logits = [classifier.model(**classifier.tokenizer(part, return_tensors="pt")).logits[0] for part in parts]
     expected = (torch.stack(logits).mean(0) / classifier.calibration.temperature).softmax(-1)
@@ -98,15 +138,5 @@ def test_training_refuses_what_is_too_long_if_asked_to(base, tmp_path):  # noqa:
     ):
         train(replace(config, train=train_), silent)
     assert not (tmp_path / "o").exists()
-    with pytest.raises(ValueError, match="long must be truncate or error, as training reads no windows"):
-        replace(config, long="window").check()
-
-
-def test_windows_are_refused_for_tags(base, tmp_path):  # noqa: F811
-    config = replace(base, **write_data(tmp_path, sentences, 12), epochs=1, output=str(tmp_path / "o"))
-    train(config, silent)
-    tagger = Classifier.load(tmp_path / "o")
-    with pytest.raises(ValueError, match="long must be truncate or error for tags"):
-        tagger.predict([["Anna"]], long="window")
-    tagger.max_length = 8
-    assert [found.truncated for found in tagger.predict([["Anna"], ["Anna"] * 9])] == [False, True]
+    with pytest.raises(ValueError, match="long must be 'truncate', 'window' or 'error', got 'other'"):
+        replace(config, long="other").check()

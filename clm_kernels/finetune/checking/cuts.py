@@ -13,8 +13,13 @@ def cut_off(seen: Seen) -> Iterator[Finding]:
     for part in seen.parts:
         if part.lengths is not None and (count := len(part.lengths.cut)):
             of, limit = len(part.lengths.rows), part.lengths.limit.tokens
-            what = f"texts of {part.name} are cut off at {limit} tokens{_drawn(of, len(part))}"
             places = tuple(part.places(part.lengths.cut))
+            if windows := part.lengths.windows:
+                what = f"texts of {part.name} beyond {limit} tokens are read in {windows:,} windows{_drawn(of, len(part))}"
+                advice = "nothing is lost: each of them counts as one text, and takes the time of its windows"
+                yield Finding(f"windows-{part.name}", "note", what, count, of, places, advice)
+                continue
+            what = f"texts of {part.name} are cut off at {limit} tokens{_drawn(of, len(part))}"
             by = part.lengths.limit.by
             advice = f"{'raise `--max-length`, or ' if by == 'max_length' else ''}shorten them: {by} sets the limit"
             yield Finding(f"cut-{part.name}", by_share(count, of), what, count, of, places, advice)

@@ -6,6 +6,8 @@ import random
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from ..split import Split
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -42,7 +44,7 @@ class Limit:
         except (OSError, ValueError) as error:
             message = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(f"check: model must be one with a tokenizer, {data.model!r} gave: {message}") from error
-        self.task, self.template, self.tokenizer = task, data.template, tokenizer
+        self.task, self.template, self.tokenizer, self.windows = task, data.template, tokenizer, data.long == "window"
         loaded = Loaded(model, tokenizer, [], [])
         self.tokens, self.by = longest(loaded, data.max_length), limited_by(loaded, data.max_length)
 
@@ -53,6 +55,7 @@ class Lengths:
     Attributes:
         rows: the texts that were tokenised, by row.
         cut: rows among them that are longer than the limit.
+        windows: in how many these are read, where texts are read in windows.
         unknown: rows among them that hold unknown tokens.
         tokens, unknown_tokens: counts over all of them; what the tokenizer puts around a text is not counted.
     """
@@ -60,7 +63,7 @@ class Lengths:
     def __init__(self, limit: Limit):
         self.limit = limit
         self.cut, self.unknown = array("q"), array("q")
-        self.tokens = self.unknown_tokens = 0
+        self.tokens = self.unknown_tokens = self.windows = 0
         self.rows: list[tuple[int, Any]] = []
         self._seen, self._draw = 0, random.Random(0)
 
@@ -84,10 +87,13 @@ class Lengths:
         texts, _ = limit.task.written([text for _, text in rows], tokenizer, WHOLE, limit.template)
         words = not isinstance(texts[0], str)
         read = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, is_split_into_words=words)
-        for (row, _), ids in zip(rows, read["input_ids"], strict=True):
+        for (row, text), ids in zip(rows, read["input_ids"], strict=True):
             self.tokens += len(ids)
             if len(ids) + around > limit.tokens:
                 self.cut.append(row)
+                if limit.windows:
+                    alone = Split("", [text], [None], [row])
+                    self.windows += limit.task.windows(alone, tokenizer, limit.tokens, limit.template).of_long
             if unknown is not None and (count := ids.count(unknown)):
                 self.unknown.append(row)
                 self.unknown_tokens += count

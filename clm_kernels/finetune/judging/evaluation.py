@@ -16,12 +16,12 @@ from ..artifacts import RUN
 from ..classifier import Classifier
 from ..config import Data
 from ..data import check_known, read_split
-from ..encode import Encoded
+from ..encode import Encoded, check_cuts
 from ..metrics import are_spans
 from ..outputs import read_json
 from ..split import Split
 from ..tasks import TASKS
-from ..windows import check_cuts, check_long, windowed_logits
+from ..windows import check_long
 from .calibration import Bin, calibration_error, reliability, softmax
 from .classes import ClassScore, Confused, class_scores, confusion, most_confused, span_class_scores
 from .intervals import DRAWS, LEVEL, SEED, Difference, Interval, McNemar, bootstrap, mcnemar, paired_bootstrap, scorers, tags_of
@@ -127,12 +127,13 @@ class FoundSeveral:
 
 def judge(
     model: str, data: str, delta: str = "", other: str = "", columns: dict[str, str] | None = None, batch_size: int = 64,
-    draws: int = DRAWS, seed: int = SEED, long: str = "truncate",
+    draws: int = DRAWS, seed: int = SEED, long: str | None = None,
 ) -> Found | FoundSeveral:  # fmt: skip
     """What `evaluate` says and writes; nothing is written."""
     classifier = Classifier.load(model, delta)
     folder = Path(delta).parent if delta else Path(model)
-    check_long("evaluate", long, TASKS[classifier.task])
+    long = classifier.long if long is None else long
+    check_long("evaluate", long)
     split = _read(data, classifier, columns or {})
     if TASKS[classifier.task].several:
         return _judge_several(classifier, split, str(delta or model), folder, data, other, batch_size, draws, seed, long)
@@ -182,8 +183,7 @@ def _judge_several(
 def _marks(classifier: Classifier, split: Split, batch_size: int, long: str) -> tuple[Marks, Any]:
     """What it makes of the texts, and its logits."""
     encoded = _encoded(classifier, split, long)
-    windowed = _windowed(classifier, encoded, batch_size, long)
-    logits = all_logits(classifier.model, encoded, classifier.tokenizer, batch_size) if windowed is None else windowed
+    logits = all_logits(classifier.model, encoded, classifier.tokenizer, batch_size)
     gold, names = marks(encoded.split.labels, classifier.label_names), classifier.label_names
     return Marks.of(names, encoded.split, gold, logits, classifier.calibration), logits
 
@@ -191,24 +191,15 @@ def _marks(classifier: Classifier, split: Split, batch_size: int, long: str) -> 
 def _encoded(classifier: Classifier, split: Split, long: str) -> Encoded:
     task, names = TASKS[classifier.task], classifier.label_names
     check_known("evaluate", split, task, names, "with what the classifier has learnt")
-    encoded = task.encode(split, names, classifier.tokenizer, classifier.max_length, True, classifier.template)
+    encoded = task.encode(split, names, classifier.tokenizer, classifier.max_length, True, classifier.template, long)
     if long == "error":
         check_cuts("evaluate", encoded, task.unit, classifier.max_length)
     return encoded
 
 
-def _windowed(classifier: Classifier, encoded: Encoded, batch_size: int, long: str) -> Any:
-    """The texts' logits where they are read in windows, in the order of `encoded`."""
-    if long != "window":
-        return None
-    model, task, tokenizer = classifier.model, TASKS[classifier.task], classifier.tokenizer
-    return windowed_logits(model, task, tokenizer, encoded.split.texts, classifier.max_length, classifier.template, batch_size)
-
-
 def _judged(classifier: Classifier, split: Split, batch_size: int, long: str) -> Judged:
     task, encoded = TASKS[classifier.task], _encoded(classifier, split, long)
-    rows = _windowed(classifier, encoded, batch_size, long)
-    return judged(classifier.model, encoded, task, classifier.tokenizer, classifier.label_names, batch_size, rows)
+    return judged(classifier.model, encoded, task, classifier.tokenizer, classifier.label_names, batch_size)
 
 
 def _read(data: str, classifier: Classifier, columns: dict[str, str]) -> Split:

@@ -14,7 +14,7 @@ from ...errors import require
 from .calibration import BINS, Calibration, calibration_error, reliability, softmax
 from .classes import ClassScore
 from .items import Items
-from .logits import Judged, all_logits, judged, logits_of, longest_first
+from .logits import Judged, all_logits, given_order, judged, logits_of, of_texts
 from .scope import Scope, drawn, kept_features
 from .several import Marks, error_of_marks, marked_classes, marks
 from .thresholds import HALF, calibrated
@@ -85,16 +85,17 @@ def _told(calibration: Calibration, rows: int, error: Callable[[float], float]) 
 
 
 def scope_of(
-    model: Any, train: Encoded, validation: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, labels: int, batch_size: int
+    model: Any, train: Encoded, validation: Tensor, tokenizer: PreTrainedTokenizerBase, labels: int, batch_size: int
 ) -> Scope:  # fmt: skip
-    """By what texts are out of scope: of training texts with one label each, and the features of the validation texts."""
-    chosen = train.dataset.select(drawn(list(train.dataset["labels"])))
-    chosen = chosen.select(longest_first(chosen))  # as they run, so that each label stands beside its features
+    """By what texts are out of scope: of training texts with one label each, and the validation texts' features ``(texts, size)``."""
+    numbers = list(train.labelled["labels"])
+    chosen = drawn(numbers)
+    part = train.part(chosen)
     with kept_features(model) as learnt:
-        for _ in logits_of(model, chosen, tokenizer, batch_size):
+        for _ in logits_of(model, part.dataset, tokenizer, batch_size):
             pass
-    gold = torch.tensor(chosen["labels"])
-    return Scope.fit(torch.cat(learnt), gold, torch.cat(list(validation)), labels)
+    gold = torch.tensor([numbers[i] for i in chosen])
+    return Scope.fit(of_texts(part, given_order(part.dataset, learnt)), gold, validation, labels)
 
 
 def error_at(found: Judged, temperature: float) -> float:

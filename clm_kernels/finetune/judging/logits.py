@@ -53,16 +53,12 @@ class Judged:
 
 def judged(
     model: nn.Module, encoded: Encoded, task: Task, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str],
-    batch_size: int = 64, rows: Iterable[NDArray] | None = None,
+    batch_size: int = 64,
 ) -> Judged:  # fmt: skip
-    """Runs the model, in evaluation mode and in its own dtype, over a labelled split.
-
-    Args:
-        rows: the logits of its texts, if it has run already.
-    """
+    """Runs the model, in evaluation mode and in its own dtype, over a labelled split."""
     number = {name: i for i, name in enumerate(label_names)}
     split, parts = encoded.split, []
-    for i, row in enumerate(logits_of(model, encoded.dataset, tokenizer, batch_size) if rows is None else rows):
+    for i, row in enumerate(text_logits(model, encoded, tokenizer, batch_size)):
         own = [number[name] for name in task.label(split.labels[i])]
         kept = np.ones(len(own), bool)
         values = np.zeros((len(own), len(label_names)), np.float32)
@@ -79,12 +75,22 @@ def judged(
 
 def all_logits(model: nn.Module, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64) -> NDArray:
     """``(texts, labels)``, of a model that gives each text one row."""
-    return np.stack(list(logits_of(model, encoded.dataset, tokenizer, batch_size)))
+    return np.stack(list(text_logits(model, encoded, tokenizer, batch_size)))
+
+
+def text_logits(model: nn.Module, encoded: Encoded, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterable[NDArray]:
+    """Of each text, in evaluation mode; of one in windows the mean over them."""
+    return encoded.pooled(logits_of(model, encoded.dataset, tokenizer, batch_size))
+
+
+def of_texts(encoded: Encoded, rows: Tensor) -> Tensor:
+    """What a model has given for the dataset's rows, ``(rows, size)``, as ``(texts, size)``."""
+    return rows if encoded.windows is None else torch.from_numpy(np.stack(list(encoded.pooled(rows.float().cpu().numpy()))))
 
 
 @torch.no_grad()
 def logits_of(model: nn.Module, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int) -> Iterator[NDArray]:
-    """Of each encoded text, in evaluation mode; those of like length run together, as `longest_first` has them."""
+    """Of each row of a dataset, in evaluation mode; those of like length run together, as `longest_first` has them."""
     from transformers import DataCollatorWithPadding
 
     order = longest_first(dataset)
@@ -108,3 +114,11 @@ def logits_of(model: nn.Module, dataset: Dataset, tokenizer: PreTrainedTokenizer
 def longest_first(dataset: Dataset) -> list[int]:
     """Numbers of encoded texts by their length, so that batches hold little padding; those of one length stay in their order."""
     return np.argsort([-len(ids) for ids in dataset["input_ids"]], kind="stable").tolist()
+
+
+def given_order(dataset: Dataset, batches: Sequence[Tensor]) -> Tensor:
+    """What was kept of the batches of `logits_of`, ``(rows, size)`` in the dataset's order."""
+    ran = torch.cat(list(batches))
+    rows = torch.empty_like(ran)
+    rows[longest_first(dataset)] = ran
+    return rows

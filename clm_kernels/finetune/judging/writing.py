@@ -28,7 +28,7 @@ EVALUATION = "evaluation.json"
 
 def evaluate(
     model: str | Path, data: str | Path, output: str | Path = "", *, delta: str | Path = "", compare: str | Path = "",
-    columns: dict[str, str] | None = None, batch_size: int = 64, draws: int = DRAWS, seed: int = SEED, long: str = "truncate",
+    columns: dict[str, str] | None = None, batch_size: int = 64, draws: int = DRAWS, seed: int = SEED, long: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Evaluation:  # fmt: skip
     """Judges a classifier on a labelled file, and leaves a folder with all that can be said of it.

@@ -66,7 +66,7 @@ class Full(Method):
         return Prepared(model, AdamW(groups, lr=config.training.learning_rate, fused=not on_meta))
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
-        batch, length = mean_size(drawn_batches(config, loaded, train, config.selecting.sensitivity_examples))
+        batch, length = mean_size(drawn_batches(config, loaded, train, config.selecting.sensitivity_examples, every=True))
         cost = CostModel(loaded.model, batch, length).full
         return {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}
 

@@ -59,7 +59,7 @@ class Patched(Method):
         return Prepared(model, sparse_adamw(model, training.learning_rate, training.weight_decay), handle)
 
     def cost(self, config: TrainConfig, loaded: Loaded, selection: Selection, train: Encoded) -> dict[str, Any]:
-        batch, length = mean_size(drawn_batches(config, loaded, train, config.selecting.sensitivity_examples))
+        batch, length = mean_size(drawn_batches(config, loaded, train, config.selecting.sensitivity_examples, every=True))
         model_cost, whole = CostModel(loaded.model, batch, length), self.whole(config)
         cost = model_cost.of(selection, **whole)
         found = {"share": cost.share, **cost._asdict(), "batch": batch, "length": length}

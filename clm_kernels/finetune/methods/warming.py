@@ -12,10 +12,19 @@ from ..encode import Encoded
 from ..models import Loaded
 
 
-def drawn_batches(config: TrainConfig, loaded: Loaded, train: Encoded, examples: int) -> list[dict[str, Tensor]]:
-    """So many examples, drawn by the seed, in batches as in training."""
+def drawn_batches(
+    config: TrainConfig, loaded: Loaded, train: Encoded, examples: int, every: bool = False
+) -> list[dict[str, Tensor]]:  # fmt: skip
+    """So many examples, drawn by the seed, in batches as in training; of a text in windows one of them.
+
+    Args:
+        every: whether windows are drawn as if each were a text: then lengths are those of training.
+    """
+    rows = train.dataset
+    if train.windows is not None and not every:
+        rows = rows.select(train.windows.one_each(config.run.seed))
     return batches_of(
-        loaded.model, loaded.tokenizer, train.dataset, examples,
+        loaded.model, loaded.tokenizer, rows, examples,
         batch_size=config.training.batch_size, max_length=config.data.max_length, seed=config.run.seed,
     )  # fmt: skip
 

@@ -59,20 +59,20 @@ def with_filler(rows: Dataset) -> Dataset:
     return more.add_column(ROW, [*range(len(rows)), FILLER])
 
 
-def without_fillers(collate: Collate, teaching: Collate | None) -> Collate:
+def without_fillers(collate: Collate, weighing: Collate | None) -> Collate:
     """What is made of the real examples of a batch; where there are none, of a filler, marked.
 
     Args:
         collate: makes a batch of examples without their numbers.
-        teaching: the same of examples with them, where that is wanted.
+        weighing: the same of examples with them, where that is wanted.
     """
 
     def real(examples: list[dict[str, Any]]) -> Any:
         if ROW not in examples[0]:
             return collate(examples)
         kept = [example for example in examples if example[ROW] != FILLER]
-        if kept and teaching is not None:
-            return teaching(kept)
+        if kept and weighing is not None:
+            return weighing(kept)
         batch = collate([without_row(example) for example in kept or examples[:1]])
         return batch if kept else {**batch, IDLE: True}
 

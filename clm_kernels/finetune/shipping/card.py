@@ -12,6 +12,7 @@ from ...escaping import visible
 from ...recipe import TEXT
 from ..artifacts import CARD, REPORT, RUN
 from ..outputs import read_json
+from ..windows import long_of
 from .served import Served
 
 LIBRARIES = {"checkpoint": "transformers", "onnx": "onnx", "embedding": "sentence-transformers"}
@@ -168,6 +169,9 @@ def _made(config: dict[str, Any], report: dict[str, Any]) -> str:
 def _limits(served: Served, report: dict[str, Any], compared: list[str]) -> str:
     unit = served.task.unit
     lines = [f"- {unit.capitalize()} beyond {served.max_length} tokens are cut off."]
+    if long_of(served.model.config) == "window":
+        trained = "It was trained on windows of long texts, whose logits `clm-kernels predict` averages"
+        lines = [f"- {trained}; elsewhere {unit} beyond {served.max_length} tokens are cut off."]
     if served.temperature != 1:
         lines.append(
             f"- Its probabilities are calibrated at temperature {served.temperature:.3g}; the softmax of the logits alone is not."
@@ -177,6 +181,8 @@ def _limits(served: Served, report: dict[str, Any], compared: list[str]) -> str:
     few = [name for name, count in (report.get("cut") or {}).items() if count]
     if few:
         lines.append(f"- In {', '.join(few)}, {', '.join(str(report['cut'][name]) for name in few)} {unit} were cut off.")
+    for name, found in (report.get("windows") or {}).items():
+        lines.append(f"- In {name}, {found['texts']:,} {unit} were read in {found['windows']:,} windows.")
     return "\n".join(["## Limits", "", *lines, *(f"- {line}" for line in compared)])
 
 

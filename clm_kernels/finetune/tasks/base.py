@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..encode import Encoded
     from ..judging.calibration import Calibration
     from ..split import Split
+    from ..windows import Windows
 
 Score = Callable[["EvalPrediction"], dict[str, float]]
 
@@ -124,9 +125,13 @@ class Task(ABC):
     @abstractmethod
     def encode(
         self, split: Split, label_names: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase, max_length: int, sort: bool,
-        template: str = TEXT,
+        template: str = TEXT, long: str = "truncate",
     ) -> Encoded:  # fmt: skip
-        """Token ids of the texts, cut off at `max_length`; with labels if there are `label_names`."""
+        """Token ids of the texts, cut off at `max_length`, or in windows of as many; with labels if there are `label_names`."""
+
+    @abstractmethod
+    def windows(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT) -> Windows:
+        """The windows in which texts of more than `max_length` tokens are read."""
 
     def prepare_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Sets up a tokenizer that was just loaded."""

@@ -10,6 +10,7 @@ from ...escaping import cell
 from ..encode import Encoded, longest_first, with_lengths
 from ..metrics import accuracy, macro_f1
 from ..templates import TEXT, fill
+from ..windows import Windows, windows_of
 from .base import Prediction, Task, read_label, read_text
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class SequenceClassification(Task):
         max_length: int,
         sort: bool,
         template: str = TEXT,
+        long: str = "truncate",
     ) -> Encoded:
         if sort:
             split = longest_first(split, len)
@@ -79,7 +81,11 @@ class SequenceClassification(Task):
                 cut = [own or after != template.replace(TEXT, text) for own, after, text in zip(cut, written, texts, strict=True)]
             return columns, cut
 
-        return Encoded.of(split, some)
+        windows = self.windows(split, tokenizer, max_length, template) if long == "window" else None
+        return Encoded.in_windows(split, windows, some) if windows is not None and windows.long else Encoded.of(split, some)
+
+    def windows(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT) -> Windows:
+        return windows_of(split, tokenizer, max_length, template)
 
     def target(self, label: Any, number: Mapping[str, int]) -> Any:
         """What the loss takes of a text's label; `number` tells the names' places."""

@@ -10,6 +10,8 @@ from ...escaping import cell
 from ..encode import FIRSTS, IGNORED, Encoded, first_tokens, longest_first, needs_space, positions, spread, with_lengths
 from ..metrics import accuracy, are_spans, macro_f1, span_scores
 from ..templates import TEXT
+from ..windows import Windows
+from ..word_windows import word_windows_of
 from .base import Prediction, Task, read_label, read_text
 
 if TYPE_CHECKING:
@@ -76,15 +78,20 @@ class TokenClassification(Task):
         max_length: int,
         sort: bool,
         template: str = TEXT,
+        long: str = "truncate",
     ) -> Encoded:
         if sort:
             split = longest_first(split, lambda words: sum(map(len, words)))
         number = {name: i for i, name in enumerate(label_names or ())}
 
-        def some(texts: list[list[str]], labels: list[list[str]]) -> tuple[dict[str, Any], list[int]]:
+        def some(
+            texts: list[list[str]], labels: list[list[str]], owned: list[tuple[int, int]] | None = None
+        ) -> tuple[dict[str, Any], list[int]]:  # fmt: skip
             written, _ = self.written(texts, tokenizer, max_length, template)
             batch = tokenizer(written, is_split_into_words=True, truncation=True, max_length=max_length)
             firsts = [first_tokens(encoding.word_ids) for encoding in batch.encodings]
+            if owned is not None:
+                firsts = [{word: first[word] for word in range(*own) if word in first} for first, own in zip(firsts, owned)]
             columns = {**with_lengths(batch, max_length), FIRSTS: list(map(positions, firsts))}
             if label_names is not None:
                 columns["labels"] = [
@@ -93,7 +100,11 @@ class TokenClassification(Task):
                 ]
             return columns, [len(text) - len(first) for text, first in zip(texts, firsts, strict=True)]
 
-        return Encoded.of(split, some)
+        windows = self.windows(split, tokenizer, max_length, template) if long == "window" else None
+        return Encoded.in_windows(split, windows, some) if windows is not None and windows.long else Encoded.of(split, some)
+
+    def windows(self, split: Split, tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT) -> Windows:
+        return word_windows_of(split, lambda texts: self.written(texts, tokenizer, max_length)[0], tokenizer, max_length)
 
     def collate(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[dict[str, Any]]], Any]:
         from transformers import DataCollatorForTokenClassification

@@ -48,8 +48,8 @@ class Reader:
         return [] if row is None else self.row(row)
 
     def row(self, number: int) -> list[Word]:
-        """The words of a text of the split."""
-        text, label = self._encoded.split.texts[number], self._encoded.split.labels[number]
+        """The words of a row of the dataset: of a text, or of a window of one."""
+        text, label = self._encoded.rows.texts[number], self._encoded.rows.labels[number]
         (written,), _ = self._task.written([text], self._tokenizer, self._max_length, self._template)
         words = self._task.per_token
         encoding = self._tokenizer(

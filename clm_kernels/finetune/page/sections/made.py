@@ -32,8 +32,13 @@ def _parts(report: Any) -> list[list[Any]]:
         if known := report.data.get(part):
             mark = tag("code", f"{known['sha256'][:HASHED]}…") if "sha256" in known else "a part of the training file"
             file = known.get("address") or _last(known.get("path") or known.get("carved_from", ""))
-            rows.append([part, named(file, ADDRESS), mark, f"{known['rows']:,}", f"{report.cut.get(part, 0):,}"])
+            rows.append([part, named(file, ADDRESS), mark, f"{known['rows']:,}", _cut(report, part)])
     return rows
+
+
+def _cut(report: Any, part: str) -> str:
+    cut, windows = f"{report.cut.get(part, 0):,}", report.windows.get(part)
+    return f"{cut} ({windows['texts']:,} in {windows['windows']:,} windows)" if windows else cut
 
 
 def _trained(report: Any) -> Html:
