@@ -73,7 +73,8 @@ def export(
         else "on texts of random words (the run's data are gone)"
     )
     write_card(folder, served, kind, run, [f"Compared with the trained model {on}: {' '.join(line.split())}." for line in found])
-    print(wrapped(f"saved: {visible(output)}; compared with the trained model {visible(on)}", "  "))
+    print(f"saved: {visible(output)}")
+    print(f"compared with the trained model {visible(on)}")
     for line in found:
         print(wrapped(f"  {line}"))
     code = f"{MODULE}.py" if (folder / f"{MODULE}.py").is_file() else None

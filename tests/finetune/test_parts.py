@@ -104,12 +104,11 @@ def test_check_takes_both(tmp_path):
     assert told["parts"]["train"]["rows"] == 24
 
 
-def test_standard_input_is_called_so(monkeypatch):
-    given(monkeypatch, b'{"text": "x"}\n')
-    told = run("check", "-", "--json")
+def test_standard_input_is_called_so():
+    told = run("check", "-", "--json", input='{"text": "x"}\n')
     assert told.exit_code == 2 and told.stderr.startswith("error: load_data: standard input must be a table")
-    given(monkeypatch, b'{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n')
-    checked = json.loads(run("check", "-", "--json").stdout)
+    rows = '{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n'
+    checked = json.loads(run("check", "-", "--json", input=rows).stdout)
     assert checked["parts"]["train"]["path"] == "standard input"
     assert checked["findings"][0]["places"][0]["file"] == "standard input"
 
