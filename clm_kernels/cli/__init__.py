@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -11,10 +12,20 @@ from .._version import __version__
 from . import bench, check, demo, doctor, estimate, evaluate, export, predict, profile, serve, tokens, train
 from .errors import guarded, wanted
 from .told import telling
+from .usage import Commands
 
 __all__ = ["app", "main"]
 
+MORE = "clm-kernels train --help-all shows all options."
+
+
+def _flowing(command: Callable) -> str:
+    """What a command's docstring says, its paragraphs without their line ends, so that they fill the terminal's width."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (command.__doc__ or "").split("\n\n"))
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,7 +36,7 @@ for command in (
     demo.demo, bench.bench, profile.profile, estimate.estimate,
     serve.serve,
 ):  # fmt: skip
-    app.command()(guarded(telling(command)))
+    app.command(help=_flowing(command), epilog=MORE if command is train.train else None)(guarded(telling(command)))
 
 
 def _version(asked: bool) -> None:

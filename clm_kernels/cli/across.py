@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def across(found: Mapping[str, Exchange], title: str) -> Table:
     """A line for each way to train."""
     one = next(iter(found.values()))
-    table = Table("", "peak of each", "gradients", "each sends", title=f"{one.processes} processes, a step: {title}")
+    table = Table("", "peak\nof each", "gradients", "each\nsends", title=f"{one.processes} processes, a step: {title}")
     if one.gigabits is not None:
         table.add_column("backward")
         table.add_column("network")

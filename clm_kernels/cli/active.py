@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import require
 from ..extras import needs
-from .console import Console, escaped
+from .console import Console, escaped, folded
 from .told import Told
 
 SENTENCES = 14  # in the picture
+LABEL = 24  # characters of one in a line
 
 
 def show_active(run: Path, top: int, minimum: int, longest: int, picture: Path | None) -> Told:
@@ -34,8 +36,6 @@ def show_active(run: Path, top: int, minimum: int, longest: int, picture: Path |
     words = ActiveWords.load(run / ACTIVE)
     odds = _odds(run, minimum, longest)
     console = Console()
-    if not console.is_terminal:
-        console.width = 140
     console.print(_table(words, odds, top))
     if picture is not None:
         from ..finetune.words.picture import draw
@@ -59,7 +59,7 @@ def _table(words, odds: dict[str, dict[str, float]], top: int) -> Table:
                 z = odds.get(label, {}).get(word.word)
                 after = f" (z {z:.1f})" if z is not None else ""
                 said.append(f"[bold]{escaped(word.word)}[/] {percent(word.early)} → {percent(word.late)}{after}")
-        table.add_row(escaped(label), ", ".join(said) or "-")
+        table.add_row(escape(folded(label, LABEL)), ", ".join(said) or "-")
     return table
 
 

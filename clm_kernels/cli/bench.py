@@ -42,23 +42,24 @@ def bench(
     for op, kind in track(names, "timing", transient=True):
         rows.append(bench.measure(bench.build(op, kind, dtype, shape, place, tokens), machine, place, rounds, compiled=compile))
 
-    console = Console(soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 140
+    console = Console()
     console.print(_table(rows, f"{shape}, {dtype}, {tokens} tokens, {place}: {machine.copy / 1e9:.0f} GB/s copied"))
     content = {"machine": machine.described(place), "rows": rows}
     if output is not None:
         output.write_text(json.dumps(content, indent=1) + "\n")
-        console.print(f"saved: {output}", markup=False)
+        console.print(f"saved: {output}", markup=False, soft_wrap=True)
     return Told(
         content, "\n".join(f"{row['op']} {row['kind']} {row['implementation']} {row['microseconds']:.0f} µs" for row in rows)
     )
 
 
 def _table(rows: list[dict], title: str) -> Table:
-    table = Table("op", "kind", "implementation", "µs", "GB/s", "% of copy", "% of product", "times faster than", title=title)
+    table = Table("op", title=title, show_lines=True)
+    for heading in ("µs", "GB/s", "% of\ncopy", "% of\nproduct"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("times faster than", overflow="fold")
     for row in rows:
-        faster = "; ".join(f"{name} {ratio:.1f}" for name, ratio in row["faster than"].items())
+        faster = "\n".join(f"{ratio:.1f} {name}" for name, ratio in row["faster than"].items())
         numbers = (f"{row['microseconds']:.0f}", f"{row['GB/s']:.1f}", f"{row['% of copy']:.0f}", f"{row['% of product']:.0f}")
-        table.add_row(row["op"], row["kind"], row["implementation"], *numbers, faster)
+        table.add_row(f"{row['op']}\nof {row['kind']}, {row['implementation']}", *numbers, faster)
     return table

@@ -12,7 +12,7 @@ from rich.text import Text
 from ..escaping import visible
 from ..finetune.config import TrainConfig
 from ..finetune.hub import on_hub
-from .console import Console
+from .console import Console, folded
 from .options import config_options
 from .told import Told
 
@@ -23,6 +23,7 @@ READING = (
 STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
 ERRORS, WARNINGS = 2, 1  # exit codes
 SHOWN = 20  # labels
+LABEL = 42  # characters of one in a line
 
 
 @config_options(READING)
@@ -102,12 +103,18 @@ def _labels(checked: Any) -> Table:
         table.add_column(part.name, justify="right", no_wrap=True)
     few = len(rows) <= SHOWN
     for label, *numbers in rows if few else rows[: SHOWN // 2]:
-        table.add_row(Text(visible(label)), *(f"{number:,}" for number in numbers))
+        table.add_row(Text(folded(label, LABEL)), *(f"{number:,}" for number in numbers))
     if not few:
         table.add_row(f"… {len(rows) - SHOWN} more (--json has all)")
         for label, *numbers in rows[-SHOWN // 2 :]:
-            table.add_row(Text(visible(label)), *(f"{number:,}" for number in numbers))
+            table.add_row(Text(folded(label, LABEL)), *(f"{number:,}" for number in numbers))
     return table
+
+
+def _of_one(said: str) -> str:
+    """What is said of one, which begins with a word for many."""
+    noun, space, rest = said.partition(" ")
+    return noun.removesuffix("s") + space + rest
 
 
 def _findings(checked: Any) -> Table:
@@ -120,7 +127,9 @@ def _findings(checked: Any) -> Table:
     table.add_column("what, where, and what to do", overflow="fold")
     for finding in checked.findings:
         where = f"\n{visible(placed(finding.places))}" if finding.places else ""
-        said = Text.assemble(visible(finding.what), (where, "dim"), f"\n→ {finding.advice}")
+        said = Text.assemble(
+            visible(_of_one(finding.said) if finding.count == 1 else finding.said), (where, "dim"), f"\n→ {finding.advice}"
+        )
         style = STYLES[finding.severity]
         table.add_row(Text(finding.severity, style), f"{finding.count:,}", percent(finding.share), said)
     return table

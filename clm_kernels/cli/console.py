@@ -1,7 +1,10 @@
-"""The console that every command writes with: what it is given to print holds no command for the terminal."""
+"""The console that every command writes with, as wide as the terminal or else COLUMNS or 80 characters: what it is given to print
+holds no command for the terminal."""
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,3 +28,19 @@ class Console(console.Console):
 def escaped(text: str) -> str:
     """A text to be put into rich's markup, as in the cells and titles of its tables."""
     return markup.escape(visible(text))
+
+
+def wrapped(line: str, indent: str = "    ") -> str:
+    """A line broken at spaces to the console's width; words that are longer, as paths, stay whole."""
+    width = Console().width
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def folded(text: str, width: int) -> str:
+    """A label or another name, escaped, in lines of this width that end at spaces or underscores where there are some."""
+    lines = [""]
+    for word in re.findall(r"[^\s_]+[\s_]*|[\s_]+", visible(text)):
+        if lines[-1] and len(lines[-1]) + len(word.rstrip()) > width:
+            lines.append("")
+        lines[-1] += word
+    return "\n".join(line.rstrip() for line in lines)

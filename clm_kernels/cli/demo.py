@@ -25,8 +25,9 @@ def demo(output: Annotated[str, typer.Option(help="Folder for the result.")] = "
 
     console = Console()
     outcome = run(output, to_stderr)
+    config = outcome.sparse.config
     tables = [
-        show.selection(outcome.sparse.selection, by_chance=outcome.sparse.config.get("select") == "random"),
+        show.selection(outcome.sparse.selection, drawn=config["kind"] if config.get("select") == "random" else ""),
         show.scores(outcome.sparse),
     ]
     for table in [*tables, _comparison(outcome, show.size), _predictions(outcome)]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from .._version import __version__
 from ..extras import install_here
-from .console import Console
+from .console import Console, wrapped
 from .errors import OTHER
 from .holes import holes
 from .told import Told
@@ -42,7 +42,7 @@ def doctor() -> Told:
 
     from ..ops.registry import DEVICES, MODULES, OPS, chosen, why_not
 
-    console = Console(soft_wrap=True)
+    console = Console()
     console.print(f"clm_kernels {__version__}, Python {platform.python_version()}, {platform.platform()}", highlight=False)
     console.print(", ".join(f"{name} {_version(name)}" for name in PACKAGES), highlight=False)
     cpu = torch.backends.cpu.get_cpu_capability()
@@ -67,7 +67,7 @@ def doctor() -> Told:
     forced = os.environ.get("CLM_KERNELS_BACKEND")
     for device in () if forced else active:
         for line in _rule(device):
-            console.print(line, markup=False, highlight=False)
+            console.print(wrapped(line), markup=False, highlight=False)
     if forced:
         console.print(f"CLM_KERNELS_BACKEND={forced} makes that choice; without it, the best one that is built is taken")
     for error in refused:
@@ -79,14 +79,14 @@ def doctor() -> Told:
     missing += [(package, OPTIONAL[package], install_here(package)) for package in absent]
     for name, cost, remedy in missing:
         console.print(f"[bold yellow]missing[/] {name}: {cost}", highlight=False)
-        console.print(f"  to mend it: {remedy}", markup=False, highlight=False)
+        console.print(f"  to mend it: {remedy}", markup=False, highlight=False, soft_wrap=True)
     if not missing:
         console.print("[bold green]nothing is missing[/]")
     open_holes = list(holes({name: found for name in PACKAGES if (found := _version(name)) != "not installed"}))
     for hole in open_holes:
         console.print(f"[bold red]FAIL[/] {hole.package} {_version(hole.package)}, {hole.number}: {hole.what}", highlight=False)
         remedy = f'pip install "{hole.package}>={hole.mended}"'
-        console.print(f"  to mend it: {remedy}", markup=False, highlight=False)
+        console.print(f"  to mend it: {remedy}", markup=False, highlight=False, soft_wrap=True)
     document = {
         "versions": {
             "clm_kernels": __version__,

@@ -6,6 +6,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
 import typer
@@ -15,6 +16,7 @@ from .console import Console
 
 stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 USER_INPUT, OTHER, SIGNALLED = 2, 1, 128
+PATIENCE = 10.0  # seconds: processes of one launcher, all of which import torch first, come to the same refusal within these
 wanted = {"traceback": False}  # set by `clm-kernels --traceback`
 
 
@@ -60,11 +62,32 @@ def code_of(stop: KeyboardInterrupt) -> int:
 
 
 def fail(message: str, code: int) -> typer.Exit:
-    """Prints the message; to be raised."""
+    """Prints the message; to be raised. Of several processes that refuse what was given, process 0 alone prints it."""
+    if code == USER_INPUT and not is_first() and _ended_with_the_first():
+        return typer.Exit(code)
     if code < SIGNALLED:
         stderr.print("[bold red]error:[/] ", end="")
     stderr.print(message, markup=False)
     return typer.Exit(code)
+
+
+def is_first() -> bool:
+    """Whether this is process 0 of a launcher's, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _ended_with_the_first() -> bool:
+    """Waits until the launcher ends this process, as it does once process 0 has failed; False where that goes on.
+
+    Who left earlier would have process 0 ended before it has said anything.
+    """
+    ended = []
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    until = time.monotonic() + PATIENCE
+    while not ended and time.monotonic() < until:
+        time.sleep(0.05)
+    signal.signal(signal.SIGTERM, before)
+    return bool(ended)
 
 
 def one_line(error: Exception) -> str:

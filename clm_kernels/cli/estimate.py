@@ -78,8 +78,6 @@ def estimate(
     described = read_config(config.data.model)
     asked = resolved(own, described, length, "estimate")
     console = Console()
-    if not console.is_terminal:
-        console.width = 140
     if not _has_peft():
         console.print("LoRA is left out: it needs the package peft")
     others = {}
@@ -169,7 +167,7 @@ def _parts(found, title: str) -> Table:
 
 
 def _fits(found: dict, title: str) -> Table:
-    table = Table("", "peak", "TFLOPs", *(f"{size} GB" for size in SIZES), title=f"what fits, with 10 % to spare: {title}")
+    table = Table("", "peak", "TFLOPs", "fits a GPU of", title=f"what fits, with 10 % to spare: {title}")
     for column in table.columns[1:]:
         column.justify = "right"
     assumed = {one.active_share for one in found.values()} - {None}
@@ -181,6 +179,6 @@ def _fits(found: dict, title: str) -> Table:
         )
         table.caption = f"TFLOPs at {max(assumed):.0%} of the tokens in the backward of {of}"
     for name, one in found.items():
-        fits = ("yes" if ROOM * one.peak <= size * 1e9 else "-" for size in SIZES)
-        table.add_row(name, f"{one.peak / 1e9:.2f} GB", f"{one.flops / 1e12:.3f}", *fits)
+        fits = next((f"{size} GB" for size in SIZES if ROOM * one.peak <= size * 1e9), f"more than {SIZES[-1]} GB")
+        table.add_row(name, f"{one.peak / 1e9:.2f} GB", f"{one.flops / 1e12:.3f}", fits)
     return table

@@ -15,7 +15,7 @@ from .told import Told
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="Output of train or export; with --delta, the base model.", show_default=False)],
-    data: Annotated[str, typer.Argument(help="Labelled file, as for train.", show_default=False)],
+    data: Annotated[str, typer.Argument(help="Labelled file, as for train; of a folder, its test part.", show_default=False)],
     output: Annotated[
         str, typer.Option(help="Folder for tables and pictures; by default evaluation-NAME in the run's.", show_default=False)
     ] = "",

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import require
 from ..escaping import visible
+from .console import wrapped
 from .predict import DeltaFile, Model
 from .quiet import quiet
 from .told import Told
@@ -72,15 +73,14 @@ def export(
         else "on texts of random words (the run's data are gone)"
     )
     write_card(folder, served, kind, run, [f"Compared with the trained model {on}: {' '.join(line.split())}." for line in found])
-    print(f"saved: {visible(output)}; compared with the trained model {visible(on)}")
+    print(f"saved: {visible(output)}")
+    print(f"compared with the trained model {visible(on)}")
     for line in found:
-        print(f"  {line}")
+        print(wrapped(f"  {line}"))
     code = f"{MODULE}.py" if (folder / f"{MODULE}.py").is_file() else None
     if code:
-        print(
-            f"{code} in it is code: plain transformers needs trust_remote_code=True for it\n"
-            "(--no-code writes none, or refuses; --onnx and --sentence-transformers need none)"
-        )
+        print(f"{code} in it is code: plain transformers needs trust_remote_code=True for it")
+        print("(--no-code writes none, or refuses; --onnx and --sentence-transformers need none)")
     pushed = hub.push(folder, push, public) if push else None
     if pushed:
         print(f"pushed: {pushed} ({'public' if public else 'private'}, unless it was there)")
@@ -110,6 +110,6 @@ def _said(found: Agreement) -> str:
     torch, onnx = found.milliseconds["torch"], found.milliseconds["onnx"]
     points = "" if found.score is None else f", {100 * (found.score - found.trained_score):+.1f} points of accuracy"
     return (
-        f"logits within {found.difference:.1g}, {found.same:.1%} of the labels the same{points};\n    one text on one thread in "
-        f"{onnx:.1f} ms, {onnx / torch:.2f} of torch's {torch:.1f} ms"
+        f"logits within {found.difference:.1g}, {found.same:.1%} of the labels the same{points}; "
+        f"one text on one thread in {onnx:.1f} ms, {onnx / torch:.2f} of torch's {torch:.1f} ms"
     )

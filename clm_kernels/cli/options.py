@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from ..finetune.config import PARTS, TrainConfig
-from .brief import COMMON
+from .brief import COMMON, PANELS
 
 
 def config_options(names: Iterable[str] | None = None, repeated: Iterable[str] = ()) -> Callable:
@@ -55,15 +55,17 @@ def config_options(names: Iterable[str] | None = None, repeated: Iterable[str] =
 def _help_all(context: typer.Context, asked: bool) -> None:
     if asked:
         full = {spec.name: _help(spec) for part in PARTS.values() for spec in fields(part)}
+        groups = {spec.name: spec.metadata["group"] for part in PARTS.values() for spec in fields(part)}
         for parameter in context.command.params:
             parameter.hidden, parameter.help = False, full.get(parameter.name, parameter.help)
+            parameter.rich_help_panel = groups.get(parameter.name, parameter.rich_help_panel)
         typer.echo(context.get_help())
         raise typer.Exit
 
 
 _HELP_ALL = inspect.Parameter(
     "help_all", inspect.Parameter.KEYWORD_ONLY, default=False,
-    annotation=Annotated[bool, typer.Option("--help-all", callback=_help_all, is_eager=True, help="Show all options and exit.")],
+    annotation=Annotated[bool, typer.Option("--help-all", callback=_help_all, is_eager=True, hidden=True, help="Show all options and exit.")],
 )  # fmt: skip
 
 
@@ -71,9 +73,11 @@ def _parameter(spec: Field, hint: type, brief: bool) -> inspect.Parameter:
     flag = f"--{spec.name.replace('_', '-')}"
     both = hint == bool | None or (hint is bool and spec.default)
     names = [f"{flag}/--no-{flag[2:]}"] if both else [flag]
+    group = spec.metadata["group"]
+    unsaid = ("", None, False, *((1, "none", spec.name.replace("_column", "")) if brief else ()))
     option = typer.Option(
-        *names, help=COMMON.get(spec.name) if brief else _help(spec), rich_help_panel=spec.metadata["group"],
-        metavar="<str>" if hint == list[str] else None, show_default=spec.default not in ("", None, False), hidden=brief and spec.name not in COMMON,
+        *names, help=COMMON.get(spec.name) if brief else _help(spec), rich_help_panel=PANELS.get(group, group) if brief else group,
+        metavar="<str>" if hint == list[str] else None, show_default=spec.default not in unsaid, hidden=brief and spec.name not in COMMON,
     )  # fmt: skip
     default = [] if hint == list[str] else spec.default
     return inspect.Parameter(spec.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[hint, option])

@@ -82,7 +82,8 @@ def predict(
             else:
                 print(line_of_json(_named(prediction, task)) if jsonl else task.write(prediction))
     if cut := classifier.cut:
-        what = f"{task.unit} were cut off{' and have no tag' * task.per_token}"
+        unit, were, have = (task.unit.removesuffix("s"), "was", "has") if cut == 1 else (task.unit, "were", "have")
+        what = f"{unit} {were} cut off{f' and {have} no tag' * task.per_token}"
         stderr.print(f"{cut} {what}: more than {classifier.max_length} tokens", markup=False)
     return Told({"predictions": predictions, "cut_off": cut, "max_length": classifier.max_length}, None)
 

@@ -14,16 +14,19 @@ from ..selecting.overview import Line, Overview
 from . import show_evaluation
 
 
-def selection(lines: Iterable[dict[str, Any]], by_chance: bool = False) -> Table | str:
+def selection(lines: Iterable[dict[str, Any]], drawn: str = "") -> Table | str:
     """What is selected by layer and weight, and how much of the sensitivity that holds; `lines` as in the report.
 
     Of what was drawn by chance a table would say nothing: a line is given in its place.
+
+    Args:
+        drawn: the kind of the units, if they were drawn by chance.
     """
     chosen = Overview(Line(**line) for line in lines)
     taken = [line for line in chosen if line.selected_entries]
-    count, kinds = sum(line.selected_entries for line in taken), " and ".join(dict.fromkeys(line.kind for line in taken))
+    count, kinds = sum(line.selected_entries for line in taken), drawn or " and ".join(dict.fromkeys(line.kind for line in taken))
     title = f"selected: {count:,} entries of {len(taken)} weights" + (f", by {kinds}" if kinds else "")
-    if by_chance:
+    if drawn:
         return f"{title}, drawn by chance ({count / max(1, sum(line.entries for line in taken)):.1%})"
     table = Table(title=title, caption=chosen.hold or None, box=box.SIMPLE_HEAD, padding=0)  # for 80 columns
     header, *rows = chosen.table(brackets=False)

@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..escaping import visible
+from .console import folded
 
 CLASSES, CONFUSED = 20, 10  # lines, at most
+LABEL, PAIR = 36, 28  # characters of a label, alone and beside another
 
 
 def tables(found: Any) -> Iterator[Table]:
@@ -30,7 +32,9 @@ def lines(found: Any) -> Iterator[str]:
     yield better if found.temperature == 1 else f"{better}, {found.uncalibrated_error:.3f} without it"
     yield f"{found.errors:,} of {found.items:,} {found.unit} wrong (errors.csv), {found.mislabels:,} likely mislabelled (mislabels.csv)"
     if found.cut_off:
-        yield f"{found.cut_off:,} {found.unit} were cut off and count as missed"
+        one = found.cut_off == 1
+        unit = found.unit.removesuffix("s") if one else found.unit
+        yield f"{found.cut_off:,} {unit} {'was cut off and counts' if one else 'were cut off and count'} as missed"
     yield from found.notes
     if found.output:
         yield f"saved: {found.output}"
@@ -65,20 +69,20 @@ def classes(scores: Sequence[Any], title: str = "classes", rest: str = "classes.
     left_out = len(scores) - CLASSES
     caption = f"the worst first; {left_out:,} better ones in {rest}" if left_out > 0 else None
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
-    table.add_column("label", overflow="fold", max_width=36)
+    table.add_column("label", overflow="fold", max_width=LABEL)
     for heading in ("precision", "recall", "F1", "support"):
         table.add_column(heading, justify="right", no_wrap=True)
     for line in shown[:CLASSES]:
         shares = (f"{value:.3f}" for value in (line.precision, line.recall, line.f1))
-        table.add_row(Text(visible(line.label)), *shares, f"{line.support:,}")
+        table.add_row(Text(folded(line.label, LABEL)), *shares, f"{line.support:,}")
     return table
 
 
 def _confused(pairs: list[Any]) -> Table:
     table = Table(title="taken for another most often", box=box.SIMPLE_HEAD)
     for heading in ("gold", "predicted"):
-        table.add_column(heading, overflow="fold", max_width=28)
+        table.add_column(heading, overflow="fold", max_width=PAIR)
     table.add_column("of", justify="right", no_wrap=True)
     for pair in pairs:
-        table.add_row(*(Text(visible(name)) for name in pair[:2]), f"{pair.errors:,} of {pair.support:,}")
+        table.add_row(*(Text(folded(name, PAIR)) for name in pair[:2]), f"{pair.errors:,} of {pair.support:,}")
     return table

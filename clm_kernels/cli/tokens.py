@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from ..errors import require
 from ..extras import needs
 from ..finetune.config import TrainConfig
 from .active import show_active
-from .console import Console, escaped
+from .console import Console, escaped, folded
 from .options import config_options
 from .quiet import quiet
 from .told import Told
@@ -22,6 +23,7 @@ READING = (
     "label_separator", "delimiter", "skip_bad_rows",
 )  # fmt: skip
 ESSENCE = 3  # groups of a label
+LABEL = 24  # characters of one in a line
 
 
 @config_options(READING)
@@ -67,13 +69,11 @@ def tokens(
     found = token_groups(task.pairs(split), tokenizer, measure=measure, minimum=minimum, longest=longest, top=top)
 
     of = task.unit
-    table = Table("label", of, f"groups by {measure}: z-score, {of} with it of the label and of all", show_lines=True)
+    table = Table("label", f"groups by {measure}: z-score, {of} with it of the label and of all", show_lines=True)
     for label, groups in found.by_class.items():
         said = ", ".join(f"[bold]{escaped(g.text)}[/] {g.z:.1f} ({g.count}/{g.total})" for g in groups) or "-"
-        table.add_row(escaped(label), f"{found.sizes[label]:,}", said)
+        table.add_row(f"{escape(folded(label, LABEL))}\n[dim]{found.sizes[label]:,} {of}[/]", said)
     console = Console()
-    if not console.is_terminal:
-        console.width = 140
     console.print(table)
     if output is not None:
         found.save(output)

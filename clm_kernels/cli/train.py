@@ -38,11 +38,10 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="A key of run.yaml, as training.epochs=3."),
     ] = None,
 ) -> Told | None:
-    """Fine-tune on a labelled file: columns text and label, text and labels, or tokens and tags.
+    """Fine-tune on a file of texts and their labels, or of words and their tags.
 
-    Validation chooses what is kept; the test data is scored once, at the end.
-    Leaves a small delta (with lora PEFT's adapter, with full a checkpoint), the
-    tokenizer, report.json and run.yaml. Several tasks: --train NAME=FILE each.
+    Validation chooses what is kept. Leaves a delta (lora: PEFT's adapter, full: a checkpoint), report.html, run.yaml and more.
+    Several tasks: --train NAME=FILE each.
     """
     quiet()
     plain, tasks = by_task(files)
@@ -63,7 +62,7 @@ def train(
         return None
     console = Console()
     if report.selection:
-        console.print(show.selection(report.selection, config.selecting.by_chance))
+        console.print(show.selection(report.selection, _drawn(config)))
     console.print(show.scores(report))
     if report.classes:
         console.print(show.classes(report))
@@ -98,7 +97,7 @@ def _several(config: TrainConfig, tasks: Tasks) -> Told:
         what = f"to train what failed: clm-kernels train --resume --output {shlex.quote(output)}"
         stderr.print(what if served else "no task is trained; nothing is kept", markup=False)
     else:
-        base = shlex.quote(next(iter(trained.reports.values())).config["model"])
+        base = shlex.quote(config.data.model or next(iter(trained.reports.values())).config["model"])
         console.print(f"try them: clm-kernels serve --model {base} {served}", markup=False, soft_wrap=True)
     mistakes = all(isinstance(error, ValueError) for error in trained.failed.values())
     code = (USER_INPUT if mistakes else OTHER) if trained.failed else 0
@@ -106,6 +105,11 @@ def _several(config: TrainConfig, tasks: Tasks) -> Told:
     failed = {name: one_line(error) for name, error in trained.failed.items()}
     document = {"tasks": {name: asdict(one) for name, one in trained.reports.items()}, "failed": failed}
     return Told(document, "\n".join([*lines, *(f"{name}: failed: {message}" for name, message in failed.items())]), code)
+
+
+def _drawn(config: TrainConfig) -> str:
+    """The kind of the units that are drawn by chance; empty if they are chosen."""
+    return config.selecting.resolved().kind if config.selecting.by_chance else ""
 
 
 def _resumes_tasks(config: TrainConfig) -> bool:
@@ -161,7 +165,7 @@ def select(
     from . import show
 
     selection, lines = choose_selection(config)
-    table = show.selection((line._asdict() for line in lines), config.selecting.by_chance)
+    table = show.selection((line._asdict() for line in lines), _drawn(config))
     Console().print(table)
     if wanted:
         selection.save(output)

@@ -34,8 +34,9 @@ from .judging.scope import Scope, kept_features
 from .lora import Adapter
 from .methods import METHODS
 from .models import Loaded, check_directory, load, longest
-from .outputs import base_of, columns_of, recorded_columns
+from .outputs import base_of, columns_of, recorded_columns, tasks_in
 from .shipping.checkpoint import export_checkpoint
+from .shipping.onnx_folder import GRAPH
 from .shipping.served import Served
 from .split import Split
 from .tasks import TASKS, Task
@@ -131,6 +132,11 @@ class Classifier:
 
     @classmethod
     def _from_checkpoint(cls, folder: str | Path) -> Classifier:
+        several = [f"{folder}/{name}" for name in tasks_in(Path(folder))]
+        require(not several, "Classifier.load", "model", "the folder of one task", f"one with {listed(several)}")
+        graph = (Path(folder) / GRAPH).is_file() and not any(Path(folder).glob("*.safetensors*"))
+        read_by = f"an ONNX export, {str(folder)!r}, which onnx_client.py runs (docs/shipping.md)"
+        require(not graph, "Classifier.load", "model", "what train or an export without --onnx left", read_by)
         check_directory("Classifier.load", folder)
         check_files("Classifier.load", folder)
         try:

@@ -236,7 +236,7 @@ class Run:
         require(not (self.resume and self.overwrite), "train", "resume and overwrite", "not both given", "both")
         check_counts(self, "seeds")
         require(self.search >= 0, "train", "search", "0 or more", self.search)
-        require(self.seeds == 1 or not self.search, "train", "seeds and search", "not both given", "both")
+        require(self.seeds == 1 or not self.search, "train", "search", "left out with seeds", self.search)
 
 
 PARTS: dict[str, type] = {"data": Data, "selecting": Select, "lora": LoRA, "training": Training, "run": Run}

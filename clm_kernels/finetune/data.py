@@ -121,8 +121,16 @@ def carve(train: Split, task: Task, fraction: float, seed: int) -> tuple[Split, 
 
 
 def _telling_row(data: Data) -> dict[str, Any]:
-    rows = read_rows(data.train, (lambda where, error: None) if data.skip_bad_rows else None, data.delimiter)
+    wrong: list[ValueError] = []
+    take = (
+        (lambda _, error: wrong.append(error))
+        if data.skip_bad_rows
+        else lambda where, error: _refused(BadRow(where, "line", str(error)))
+    )
+    rows = read_rows(data.train, take, data.delimiter)
     _, first = next(rows, ("", {}))
+    if not first and wrong:
+        raise wrong[0]
     if not data.skip_bad_rows or _tells(first, data):
         return first
     return next((row for _, row in rows if _tells(row, data)), first)
@@ -135,11 +143,16 @@ def _tells(row: dict[str, Any], data: Data) -> bool:
 def _read_part(path: str, task: Task, data: Data) -> tuple[Split, dict[str, Any]]:
     """The examples of a file, and what is recorded of it."""
     left_out: list[BadRow] = []
-    split = read_split(path, task, data, left_out=left_out.append)
+    take = left_out.append if data.skip_bad_rows else _refused
+    split = Split.of(str(path), read_examples(path, task, data, bad=take))
     record = _describe(split)
     if data.skip_bad_rows:
         record["left_out"] = {"rows": len(left_out), "first": [row.where for row in left_out[:3]]}
     return split, record
+
+
+def _refused(row: BadRow) -> None:
+    raise ValueError(f"{row.reason} (`clm-kernels check` lists all such rows, `train --skip-bad-rows` leaves them out)")
 
 
 def _forget(row: BadRow) -> None:

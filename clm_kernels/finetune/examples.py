@@ -20,11 +20,13 @@ class BadRow(NamedTuple):
         where: its place in the file, e.g. ``line 3``.
         kind: what is wrong: the ``line`` itself, a missing ``column``, the ``text`` or the ``label``.
         reason: the message that says so.
+        remedy: what mends it, where that is known.
     """
 
     where: str
     kind: str
     reason: str
+    remedy: str = ""
 
 
 def read_examples(
@@ -39,8 +41,13 @@ def read_examples(
     Raises:
         ValueError: for what cannot be read and nobody takes; names the file and the place.
     """
-    unreadable = None if bad is None else lambda where, error: bad(BadRow(where, "line", str(error)))
-    for where, row in read_rows(path, unreadable, data.delimiter):
+
+    def line(where: str, error: ValueError) -> None:
+        if bad is None:
+            raise error
+        bad(BadRow(where, "line", str(error), getattr(error, "remedy", "")))
+
+    for where, row in read_rows(path, line, data.delimiter):
         row, columns = task.located(row, data)
         wanted = columns if labelled else columns[:1]
         try:

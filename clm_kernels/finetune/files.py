@@ -15,8 +15,21 @@ from .conll import read_sentences
 SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", ".conll")
 DELIMITERS = ",;\t|"
 HEAD = 1 << 16  # bytes that tell the delimiter
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # how a file begins that Excel calls "Unicode text"
 Row = tuple[str, dict[str, Any]]  # where it stands, e.g. "line 3", and what it holds
 Bad = Callable[[str, ValueError], None]  # is told where a row stands that cannot be read, and why
+
+
+class NotUtf8(ValueError):
+    """Of a line that is none of UTF-8 text.
+
+    Attributes:
+        remedy: what makes it one.
+    """
+
+    def __init__(self, message: str, remedy: str):
+        super().__init__(f"{message}; {remedy}")
+        self.remedy = remedy
 
 
 def read_rows(path: str | Path, bad: Bad | None = None, delimiter: str = "") -> Iterator[Row]:
@@ -57,12 +70,16 @@ def read_lines(source: Iterable[bytes], name: str, bad: Bad | None = None) -> It
         ValueError: if a line is not UTF-8.
     """
     bad = bad or _raised
+    encoding = "WINDOWS-1252"  # what a file mostly is that is neither
     for number, line in enumerate(source, start=1):
+        if number == 1 and (line.startswith(UTF16) or b"\0" in line):
+            encoding = "UTF-16"
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             found = f"{error.reason} at byte {error.start}"
-            bad(f"line {number}", ValueError(f"read_lines: {name}, line {number} must be UTF-8, got {found}"))
+            remedy = f'if it is text, convert it (`iconv -f {encoding} -t UTF-8 FILE > NEW`) or save it as "CSV UTF-8"'
+            bad(f"line {number}", NotUtf8(f"read_lines: {name}, line {number} must be UTF-8, got {found}", remedy))
             text = ""
         yield text.removesuffix("\n").removesuffix("\r")
 
@@ -109,7 +126,8 @@ def find_delimiter(path: Path) -> str:
 
 def _csv(path: Path, bad: Bad, delimiter: str) -> Iterator[Row]:
     found = delimiter or find_delimiter(path)
-    reader = csv.reader((line + "\n" for line in _lines(path, bad)), delimiter=found, strict=True)
+    lines = _lines(path, _all_but_a_header(bad))
+    reader = csv.reader((line + "\n" for line in lines), delimiter=found, strict=True)
     header = None
     while True:
         try:
@@ -128,6 +146,11 @@ def _csv(path: Path, bad: Bad, delimiter: str) -> Iterator[Row]:
         elif values:
             message = f"read_rows: {path}, {where} must be {len(header)} fields as the header, got {len(values)}"
             bad(where, ValueError(message))
+
+
+def _all_but_a_header(bad: Bad) -> Bad:
+    """Raises for the first line, without which no other one can be read."""
+    return lambda where, error: (_raised if where == "line 1" else bad)(where, error)
 
 
 def _conll(path: Path, bad: Bad) -> Iterator[Row]:

@@ -20,7 +20,8 @@ from .hub import fetched, on_hub, pinned
 if TYPE_CHECKING:
     from .config import Data
 
-STDIN = "-"
+STDIN, READ = "-", "standard input"
+SPOOLED = "clm-input-"  # how the folder begins in which that stands as a file
 SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # as data sets on a hub name their files
 NAMES = {  # part -> how its file may be called, without its end
     "train": ("train", "training"),
@@ -58,8 +59,17 @@ def with_files(data: Data) -> Iterator[Data]:
         return
     one = os.environ.get("WORLD_SIZE", "1") == "1"
     require(one, "train", "train", "a file where several processes read it", repr(STDIN))
-    with tempfile.TemporaryDirectory(prefix="clm-input-") as folder:
-        yield replace(data, train=str(_spooled(Path(folder))))
+    with tempfile.TemporaryDirectory(prefix=SPOOLED) as folder:
+        file = str(_spooled(Path(folder)))
+        try:
+            yield replace(data, train=file)
+        except ValueError as error:
+            raise ValueError(str(error).replace(repr(file), READ).replace(file, READ)) from error
+
+
+def called(path: str) -> str:
+    """What people call a file: its path, or what stands in it for a while."""
+    return READ if Path(path).parent.name.startswith(SPOOLED) else path
 
 
 def of_folder(data: Data) -> Data:
@@ -77,6 +87,17 @@ def of_folder(data: Data) -> Data:
     return replace(data, **{part: path for part, path in found.items() if path})
 
 
+def part_of_test(path: str) -> str:
+    """The file itself; of a folder of parts, that of test."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return path
+    there = listed(each.name for each in sorted(folder.iterdir()))
+    file = _named(folder, "test", NAMES["test"])
+    require(bool(file), "evaluate", repr(path), "a file, or a folder with a file test", there or "nothing")
+    return file
+
+
 def _named(folder: Path, part: str, names: tuple[str, ...]) -> str:
     stems = {path: SHARD.sub("", path.stem.lower()) for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES}
     files = [path for path, stem in stems.items() if stem in names]
@@ -87,10 +108,10 @@ def _named(folder: Path, part: str, names: tuple[str, ...]) -> str:
 
 def _spooled(folder: Path) -> Path:
     """Standard input as a file: of JSON where it begins with ``{``, else a table whose delimiter is found."""
-    whole = folder / "standard input"
+    whole = folder / READ
     with open(whole, "wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
     with open(whole, "rb") as file:
         begin = file.read(1 << 16).removeprefix(b"\xef\xbb\xbf").lstrip()
-    require(bool(begin), "train", "standard input", "rows of JSON, or a table with a header", "nothing")
+    require(bool(begin), "train", READ, "rows of JSON, or a table with a header", "nothing")
     return whole.rename(whole.with_suffix(".jsonl" if begin.startswith(b"{") else ".csv"))

@@ -10,7 +10,7 @@ LINE = {
 
 
 def test_what_was_drawn_by_chance_takes_one_line():
-    assert show.selection([LINE], by_chance=True) == "selected: 64 entries of 1 weights, by blocks, drawn by chance (12.5%)"
+    assert show.selection([LINE], "groups") == "selected: 64 entries of 1 weights, by groups, drawn by chance (12.5%)"
     assert show.selection([LINE]).row_count == 1
 
 

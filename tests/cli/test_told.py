@@ -152,7 +152,17 @@ def test_the_help_of_train_fits_a_screen_in_groups(terminal):
     shown = run("train", "--help").stdout
     lines = shown.strip().splitlines()
     assert len(lines) <= 45 and max(map(len, lines)) <= 80
-    for words in ("Data and model", "Selection", "Training", "Run", "--model", "--help-all"):
+    for words in (
+        "Data and model",
+        "Training",
+        "--skip-bad-rows",
+        "--minutes",
+        "--balance",
+        "--text-column",
+        "--label-column",
+        "--model",
+        "--help-all",
+    ):
         assert words in shown
     assert "--lora-rank" not in shown and COMMON.keys() <= OPTIONS.keys()
 

@@ -8,6 +8,8 @@ from tiny_task import save_model, sentences, write_data
 
 import clm_kernels as clm
 from clm_kernels.finetune import TrainConfig, train
+from clm_kernels.finetune.artifacts import RUN
+from clm_kernels.finetune.classifier import Classifier
 
 TEXTS = ["where is my parcel", "login", "please a refund with it now", "my password"]
 
@@ -85,3 +87,15 @@ def test_progress_counts_batches_as_transformers_does(classifier, capfd, monkeyp
     monkeypatch.setattr(transformers.utils.logging, "_tqdm_active", False)
     list(classifier.predict(TEXTS, 2, progress=True))
     assert capfd.readouterr().err == ""
+
+
+def test_folders_of_something_else_say_what_they_are(tmp_path):
+    for name in ("several", "onnx"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "several" / RUN).write_text('{"tasks": {"intents": {}, "spans": {}}}')
+    with pytest.raises(ValueError, match=r"the folder of one task, got one with '.*several/intents' or '.*several/spans'"):
+        Classifier.load(tmp_path / "several")
+    for name in ("config.json", "model.onnx"):
+        (tmp_path / "onnx" / name).write_text("{}")
+    with pytest.raises(ValueError, match=r"an ONNX export.*onnx_client.py"):
+        Classifier.load(tmp_path / "onnx")

@@ -11,7 +11,7 @@ from datasets import Dataset
 from tiny_task import sentences, texts, write_jsonl
 
 from clm_kernels.finetune.config import Data, TrainConfig
-from clm_kernels.finetune.data import carve, load_data, read_split
+from clm_kernels.finetune.data import carve, find_task, load_data, read_split
 from clm_kernels.finetune.files import find_delimiter, read_rows
 from clm_kernels.finetune.tasks import TASKS
 
@@ -105,6 +105,7 @@ BROKEN = {
     "long row": ("a.tsv", "text\tlabel\nx\ty\tz\n", "line 2 must be 2 fields as the header, got 3"),
     "open quote": ("a.csv", 'text,label\n"x,a\ny,b\n', "properly quoted"),
     "not UTF-8": ("a.csv", b"text,label\nx,a\ncaf\xe9,b\n", "line 3 must be UTF-8"),
+    "header in UTF-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), "line 1 must be UTF-8, got invalid start byte at byte 0; if it is text, convert it (`iconv -f UTF-16 "),
     "no parquet": ("a.parquet", "text", "a readable parquet file"),
 }  # fmt: skip
 
@@ -227,3 +228,19 @@ def test_the_record_knows_the_files(tmp_path):
     write_jsonl(tmp_path / "test.jsonl", texts(3, 2))
     assert corpus(config).record["test"]["sha256"] != record["test"]["sha256"]
     json.dumps(record)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_where_no_row_can_be_read_the_reason_is_said(tmp_path, name):
+    (tmp_path / name).write_bytes('{"text": "x", "label": "a"}\n'.encode("utf-16"))
+    with pytest.raises(ValueError, match=r"line 1 must be UTF-8.*iconv -f UTF-16"):
+        find_task(Data(train=str(tmp_path / name), skip_bad_rows=True))
+
+
+def test_a_bad_row_of_a_run_says_how_to_go_on(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"text": "x", "label": "a"}, {"text": "", "label": "b"}])
+    with pytest.raises(ValueError, match=r"line 2.*clm-kernels check.*--skip-bad-rows"):
+        load_data(Data(train=path), 1)
+    (tmp_path / "b.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match=r"line 1.*clm-kernels check.*--skip-bad-rows"):
+        load_data(Data(train=str(tmp_path / "b.jsonl")), 1)

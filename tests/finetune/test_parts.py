@@ -14,7 +14,7 @@ from tiny_task import texts, write_data
 
 from clm_kernels.finetune import train
 from clm_kernels.finetune.config import Data
-from clm_kernels.finetune.parts import with_files
+from clm_kernels.finetune.parts import part_of_test, with_files
 
 
 def given(monkeypatch, content: bytes):
@@ -102,3 +102,21 @@ def test_check_takes_both(tmp_path):
     assert list(told["parts"]) == ["train", "validation", "test"]
     told = json.loads(run("check", "-", "--json", input=Path(tmp_path / "data" / "train.jsonl").read_text()).stdout)
     assert told["parts"]["train"]["rows"] == 24
+
+
+def test_standard_input_is_called_so():
+    told = run("check", "-", "--json", input='{"text": "x"}\n')
+    assert told.exit_code == 2 and told.stderr.startswith("error: load_data: standard input must be a table")
+    rows = '{"text": "x", "label": "a"}\n{"text": "y", "label": "b"}\n'
+    checked = json.loads(run("check", "-", "--json", input=rows).stdout)
+    assert checked["parts"]["train"]["path"] == "standard input"
+    assert checked["findings"][0]["places"][0]["file"] == "standard input"
+
+
+def test_the_test_part_of_a_folder(tmp_path):
+    (tmp_path / "train.csv").touch()
+    with pytest.raises(ValueError, match=r"evaluate: .* a folder with a file test, got 'train.csv'"):
+        part_of_test(str(tmp_path))
+    (tmp_path / "test.jsonl").touch()
+    assert part_of_test(str(tmp_path)) == str(tmp_path / "test.jsonl")
+    assert part_of_test("nothing.csv") == "nothing.csv"

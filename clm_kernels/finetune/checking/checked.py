@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data import Corpus, find_task
 from ..examples import read_examples
+from ..parts import called
 from .cuts import cut_off, unknown_tokens
 from .finding import SEVERITIES, Finding, worst
 from .labels import labels_alike, labels_without_meaning, lonely_labels, rare_labels, unknown_labels
@@ -81,7 +82,7 @@ def check_corpus(corpus: Corpus, rare: int = RARE) -> Checked:
     """The same of what a run has read; what is cut off is not looked for."""
     names, parts = _Numbers(), []
     for name, split in corpus.splits.items():
-        part = Part(name, split.path)
+        part = Part(name, called(split.path))
         _take(part, zip(split.where, split.texts, split.labels, strict=True), corpus.task, names)
         parts.append(part)
     return _checked(corpus.task, parts, names, rare)
@@ -96,7 +97,7 @@ class _Numbers(defaultdict[str, int]):
 
 
 def _part(name: str, path: str, task: Task, data: Data, names: _Numbers, limit: Limit | None) -> Part:
-    part = Part(name, str(path), lengths=Lengths(limit) if limit else None)
+    part = Part(name, called(str(path)), lengths=Lengths(limit) if limit else None)
     _take(part, read_examples(path, task, data, bad=part.leave_out), task, names)
     if part.lengths is not None:
         part.lengths.measure()

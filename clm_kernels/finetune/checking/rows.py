@@ -26,9 +26,8 @@ def bad_rows(seen: Seen) -> Iterator[Finding]:
         if having:
             first = [(Place(part.path, row.where), row.reason) for part, bad in having for row in bad.first]
             count, reason = sum(bad.count for _, bad in having), _reason(first[0][1])
-            yield Finding(
-                code, "error", f"{what}; the first {reason}", count, of, tuple(place for place, _ in first[:3]), LEFT_OUT
-            )
+            remedy = next((row.remedy for _, bad in having for row in bad.first if row.remedy), LEFT_OUT)
+            yield Finding(code, "error", f"{what}; the first {reason}", count, of, tuple(place for place, _ in first[:3]), remedy)
     for part in seen.parts:
         if not len(part):
             yield Finding(
@@ -62,5 +61,5 @@ def swapped(seen: Seen) -> Iterator[Finding]:
 def _reason(message: str) -> str:
     """What a message says beside the place: ``must be …, got …``."""
     _, found, said = message.partition(" must be ")
-    said = f"must be {said}" if found else message
+    said = f"must be {said.partition(';')[0]}" if found else message
     return said if len(said) <= LONGEST else f"{said[:LONGEST]}…"

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ...escaping import visible
+from ..parts import called
 from .checked import Checked
 from .finding import Finding, Place
 
@@ -36,7 +37,7 @@ def left_out_line(record: dict[str, Any]) -> str | None:
     """What `train --skip-bad-rows` left out, by a run's record of its data."""
     parts = {name: part["left_out"] for name, part in record.items() if isinstance(part, dict) and part.get("left_out")}
     said = [
-        f"{left['rows']:,} of {record[name]['path']} ({', '.join(left['first'])}{', …' * (left['rows'] > len(left['first']))})"
+        f"{left['rows']:,} of {called(record[name]['path'])} ({', '.join(left['first'])}{', …' * (left['rows'] > len(left['first']))})"
         for name, left in parts.items()
         if left["rows"]
     ]
@@ -46,5 +47,5 @@ def left_out_line(record: dict[str, Any]) -> str | None:
 def _line(finding: Finding, others: int) -> str:
     where = f", first {placed(finding.places[:1])}" if finding.places else ""
     more = f"; {others} more" if others else ""
-    said = f"{finding.count:,} of {finding.of:,} {finding.what}"
+    said = f"{finding.count:,} of {finding.of:,} {finding.said}"
     return visible(f"data: {finding.severity}: {said}{where}{more} (`clm-kernels check`)")

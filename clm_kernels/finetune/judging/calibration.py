@@ -6,6 +6,7 @@ C. Guo, G. Pleiss, Y. Sun, K. Weinberger: On Calibration of Modern Neural Networ
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from math import floor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,7 +70,9 @@ class Calibration:
         require(bool(self.table), "predict", "reject", kept_with_it, precision)
         enough = [kept for kept in self.table if kept.precision >= precision]
         best = max(kept.precision for kept in self.table)
-        require(bool(enough), "predict", "reject", f"at most {best:.4f}, the best precision on validation", precision)
+        reached = floor(100 * best) / 100 or best
+        tried = f" (--reject {reached:g} asks for no more)" if best else ""
+        require(bool(enough), "predict", "reject", f"at most {best:.4f}, the best precision on validation{tried}", precision)
         return max(enough, key=lambda kept: kept.rows)
 
     def to_dict(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ...escaping import cell, visible
 from ..artifacts import PAGE
 from ..outputs import write_folder
 from ..page.writing import write_judged
+from ..parts import part_of_test
 from .confusion_picture import draw_confusion
 from .evaluation import Evaluation, Found, FoundSeveral, judge
 from .intervals import DRAWS, SEED
@@ -40,7 +41,7 @@ def evaluate(
 
     Args:
         model: what `Classifier.load` takes.
-        data: a labelled file, as for `train`.
+        data: a labelled file, as for `train`; of a folder of parts, its test part.
         output: folder; by default ``evaluation-NAME`` in the run's, with the data's name.
         delta: as `Classifier.load` takes it.
         compare: another classifier, to be compared on the same data.
@@ -54,6 +55,7 @@ def evaluate(
     Raises:
         ValueError: for files that cannot be right, a label that the classifier does not know, and a folder of something else.
     """
+    data = part_of_test(str(data))
     beside = Path(delta).parent if delta else Path(model)
     folder = Path(output) if str(output) else beside / f"evaluation-{Path(data).stem}"
     ours = not folder.exists() or (folder.is_dir() and ((folder / EVALUATION).is_file() or not any(folder.iterdir())))

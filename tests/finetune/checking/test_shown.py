@@ -36,11 +36,11 @@ def test_one_line_is_the_worst(tmp_path):
     rows += [{"text": "nan", "label": "a\x1b"}, {"text": "x", "label": "c"}, rows[0]]
     line = one_line(checked(tmp_path, train=rows))
     assert line == (
-        "data: warning: 1 of 63 texts are 'nan', 'null', 'none' or the like, first train.jsonl line 61; 2 more (`clm-kernels check`)"
+        "data: warning: 1 of 63 texts is 'nan', 'null', 'none' or the like, first train.jsonl line 61; 2 more (`clm-kernels check`)"
     )
     (tmp_path / "b").mkdir()
     line = one_line(checked(tmp_path, train=clean("train"), test=[{"text": "x", "label": "c\x1b[31m"}]))
-    assert "\x1b" not in line and line.startswith("data: error: 1 of 1 texts of test have a label that train lacks: 'c\\x1b[31m'")
+    assert "\x1b" not in line and line.startswith("data: error: 1 of 1 texts of test has a label that train lacks: 'c\\x1b[31m'")
 
 
 def test_what_was_left_out():

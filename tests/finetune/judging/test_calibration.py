@@ -136,7 +136,7 @@ def test_a_precision_that_is_none_is_refused(precision):
 
 
 def test_a_precision_out_of_reach_is_refused_with_the_best_one():
-    with pytest.raises(ValueError, match=r"^predict: reject must be at most 0.7500, .* got 0.9"):
+    with pytest.raises(ValueError, match=r"^predict: reject must be at most 0.7500, .*--reject 0.75 .* got 0.9"):
         Calibration(1.0, 4, (Kept(0.1, 4, 3),)).threshold(0.9)
 
 

@@ -108,7 +108,8 @@ def test_a_mistake_leaves_nothing(several, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"), [({"seeds": 0}, "seeds must be 1 or more, got 0"), ({"search": 2}, "seeds and search must be not both")]
+    ("options", "told"),
+    [({"seeds": 0}, "seeds must be 1 or more, got 0"), ({"search": 2}, "search must be left out with seeds, got 2")],
 )
 def test_what_cannot_be(several, tmp_path, options, told):
     with pytest.raises(ValueError, match=f"^train: {told}"):

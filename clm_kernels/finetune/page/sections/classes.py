@@ -31,11 +31,13 @@ def told(content: Content) -> Html:
         "texts" if judged.unit == "texts" else "gold",
     ]
     rows = [_row(line, taken) for line in shown]
-    notes = (
-        [f"{len(judged.classes) - len(there):,} classes that are neither right nor given anywhere are left out. "]
-        if len(there) < len(judged.classes)
-        else []
+    absent = len(judged.classes) - len(there)
+    what = (
+        "class that is neither right nor given anywhere is"
+        if absent == 1
+        else "classes that are neither right nor given anywhere are"
     )
+    notes = [f"{absent:,} {what} left out. "] if absent else []
     notes += (
         [f"The {ROWS} with the lowest F1 are shown; {len(there) - ROWS:,} more are in classes.csv, which evaluate writes."]
         if len(there) > ROWS
