@@ -301,9 +301,10 @@ class Classifier:
 
     def served(self) -> Served:
         """All that is needed to ship it."""
+        thresholds = self.calibration.thresholds if self._task.several else ()
         return Served(
             self.model, self.tokenizer, self._task, self.label_names, self.max_length, self.template,
-            self.calibration.temperature,
+            self.calibration.temperature, thresholds,
         )  # fmt: skip
 
 
