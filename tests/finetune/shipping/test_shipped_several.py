@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from shipped import TEXTS, classifier
 
+from clm_kernels.finetune.judging.keeping import CONFIG_KEY
 from clm_kernels.finetune.shipping import onnx_client
+from clm_kernels.finetune.shipping.card import write_card
 from clm_kernels.finetune.shipping.onnx_folder import export_onnx
 from clm_kernels.finetune.split import Split
 
@@ -18,13 +20,17 @@ MORE = [*TEXTS, *(" ".join(WORDS[i : i + 1 + i % 4]) for i in range(len(WORDS)))
 @pytest.fixture(scope="module")
 def made():
     """Probabilities away from a half, and a threshold for each label that some texts reach and others do not."""
-    made = classifier(task="multilabel")
+    return with_thresholds(classifier(task="multilabel"))
+
+
+def with_thresholds(made):
     made.calibration = replace(made.calibration, temperature=1.7)
     shares = np.sort(made.predict_proba(MORE), 0)
     least = (shares[5] + shares[6]) / 2
     made.calibration = replace(made.calibration, thresholds=(*least[:2].tolist(), 0.999))
     counts = {len(one.label) for one in made.predict(MORE)}
-    assert counts >= {0, 1, 2}  # else the tests below say little
+    assert len(counts) > 1  # else the tests below say little
+    setattr(made.model.config, CONFIG_KEY, made.calibration.to_dict())
     return made
 
 
@@ -59,3 +65,24 @@ def test_the_graph_is_compared_by_sets_of_labels_and_scored_by_micro_f1(made, fo
     hits = sum(len(a & set(b)) for a, b in zip(labels, gold))
     assert plain.score == plain.trained_score == pytest.approx(2 * hits / sum(len(a) + len(b) for a, b in zip(labels, gold)))
     assert 1e-5 < small.difference and 0 <= small.same <= 1 and 0 <= small.score <= 1
+
+
+def test_the_card_speaks_of_several_labels_and_their_thresholds(made, tmp_path):
+    write_card(tmp_path, made.served(), "onnx", tmp_path / "none", [])
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "gives texts any number of 3 labels" in text and "one of its labels" not in text
+    assert "each label whose calibrated probability reaches" in text and "the sigmoid of the logits alone is not" in text
+    for label, least in zip(made.label_names, made.calibration.thresholds, strict=True):
+        assert f"| `{label}` | {least:.4f} |" in text
+
+
+def test_the_cards_example_gives_the_labels_of_predict(tmp_path):
+    """With plain transformers, which applies neither the temperature nor a threshold by itself."""
+    plain = with_thresholds(classifier(pooling="native", task="multilabel"))
+    plain.export(tmp_path / "o")
+    write_card(tmp_path / "o", plain.served(), "checkpoint", tmp_path / "none", [])
+    code = (tmp_path / "o" / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    names = {"FOLDER": str(tmp_path / "o"), "TEXTS": MORE}
+    *lines, last = code.strip().splitlines()
+    exec("\n".join(lines), names)
+    assert eval(last, names) == [one.label for one in plain.predict(MORE)]
