@@ -51,7 +51,7 @@ def window_texts(
     parts: list[str] = []
     owners: list[int] = []
     for i, text in enumerate(texts):
-        whole = tokenizer(template.replace(TEXT, text))["input_ids"]
+        whole = tokenizer(template.replace(TEXT, text), verbose=False)["input_ids"]  # longer than the limit is the point
         own = [text] if len(whole) <= limit else _parts(text, tokenizer, room)
         parts += own
         owners += [i] * len(own)
@@ -59,7 +59,7 @@ def window_texts(
 
 
 def _parts(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
-    offsets = tokenizer([text], add_special_tokens=False).encodings[0].offsets
+    offsets = tokenizer([text], add_special_tokens=False, verbose=False).encodings[0].offsets
     last = max(0, len(offsets) - room)
     begins = [*range(0, last, max(1, room - room // OVERLAP)), last]
     return [text[offsets[begin][0] : offsets[min(begin + room, len(offsets)) - 1][1]] for begin in begins]
