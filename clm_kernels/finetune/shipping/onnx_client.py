@@ -44,6 +44,10 @@ class OnnxClassifier:
         Where a text may have several labels: a list of such pairs for each text, the likeliest first, of all labels that reach
         their thresholds.
         """
+        if self.told["task"] == "token":
+            raise ValueError(
+                "OnnxClassifier.predict: the graph must be one of whole texts, got a tagger's: use tag, with lists of words"
+            )
         encoded = self.tokenizer.encode_batch([self.told["template"].replace("{text}", text) for text in texts])
         found = self._run(encoded)
         if self.thresholds:
@@ -52,6 +56,8 @@ class OnnxClassifier:
 
     def tag(self, sentences: list[list[str]]) -> list[list[str | None]]:
         """A tag for each word, by its first token; None for words that were cut off."""
+        if self.told["task"] != "token" or any(isinstance(words, str) for words in sentences):
+            raise ValueError("OnnxClassifier.tag: sentences must be lists of words, and the graph a tagger's, got others")
         before = self.told["before_word"]
         encoded = self.tokenizer.encode_batch([[before + word for word in words] for words in sentences], is_pretokenized=True)
         tags: list[list[str | None]] = [[None] * len(words) for words in sentences]

@@ -20,7 +20,7 @@ from ..judging.thresholds import f1
 from ..outputs import write_folder
 from ..split import Split
 from .checking import check_logits, check_tokens
-from .checkpoint import check_folder_is_new
+from .checkpoint import check_folder_is_new, check_no_mix
 from .graph import by_session, for_graph, refusing_model, session_of, write_graph
 from .served import BATCH, Batch, Served, by_torch, logits_of
 
@@ -67,6 +67,7 @@ def export_onnx(served: Served, folder: Path, rows: Split | None, int8: bool = F
     """
     for package in ("onnx", "onnxruntime"):
         needs(package, "export")
+    check_no_mix(served)
     check_folder_is_new(folder)
     served.tokenizer.model_max_length = served.max_length
     model, encoded = for_graph(served), served.encoded(rows or served.drawn())
