@@ -92,7 +92,7 @@ def test_a_tagger_takes_words_and_lines_of_them(tagger):
 
 
 class Said(logging.Handler):
-    """What a logger of transformers says, inside the ``with`` block."""
+    """What transformers says inside the ``with`` block, whatever a command before has told it."""
 
     def __init__(self):
         super().__init__()
@@ -102,11 +102,14 @@ class Said(logging.Handler):
         self.lines.append(record.getMessage())
 
     def __enter__(self):
+        self._before = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_warning()
         logging.getLogger("transformers").addHandler(self)
         return self.lines
 
     def __exit__(self, *raised):
         logging.getLogger("transformers").removeHandler(self)
+        transformers.logging.set_verbosity(self._before)
 
 
 def test_a_head_that_the_delta_fills_is_no_warning_and_others_stay(finished, tmp_path):  # noqa: F811
