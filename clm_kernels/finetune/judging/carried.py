@@ -37,7 +37,8 @@ def carrying_words(
     """
     task, tokenizer, limit, template = TASKS[classifier.task], classifier.tokenizer, classifier.max_length, classifier.template
     encoded = task.encode(split, None, tokenizer, limit, False, template)
-    reader, collate = Reader(task, tokenizer, encoded, limit, template), DataCollatorWithPadding(tokenizer)
+    reader = Reader(task, tokenizer, encoded, limit, template)
+    collate: Any = DataCollatorWithPadding(tokenizer)
     dataset, found = encoded.dataset.remove_columns("length"), list[list[str]]()
     for begin in range(0, len(split), BATCH):
         rows = range(begin, min(begin + BATCH, len(split)))
