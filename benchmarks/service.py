@@ -94,13 +94,13 @@ def served(base: Path, files: dict[str, Path], batch: int) -> Iterator[tuple[sub
     """``clm-kernels serve`` as a process, and its port; it ends by SIGTERM."""
     tasks = [word for name, file in files.items() for word in ("--task", f"{name}={file}")]
     command = [sys.executable, "-m", "clm_kernels", "serve", "--model", str(base), *tasks, "--port", "0", "--batch", str(batch)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         try:
-            lines = iter(process.stderr.readline, "")
+            lines = iter(process.stdout.readline, "")
             told = next((line for line in lines if line.startswith(READY)), "")
             if not told:
-                raise RuntimeError("benchmarks.service: the service must start, got an end of its standard error")
+                raise RuntimeError("benchmarks.service: the service must start, got an end of its output")
             yield process, int(told.removeprefix(READY))
         finally:
             process.send_signal(signal.SIGTERM)

@@ -108,7 +108,7 @@ def _onnx(served: Served, output: Path, rows: Split | None, int8: bool) -> list[
 
 def _said(found: Agreement) -> str:
     torch, onnx = found.milliseconds["torch"], found.milliseconds["onnx"]
-    points = "" if found.score is None else f", {100 * (found.score - found.trained_score):+.1f} points of accuracy"
+    points = "" if found.score is None else f", {100 * (found.score - found.trained_score):+.1f} points of {found.scored}"
     return (
         f"logits within {found.difference:.1g}, {found.same:.1%} of the labels the same{points}; "
         f"one text on one thread in {onnx:.1f} ms, {onnx / torch:.2f} of torch's {torch:.1f} ms"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -90,19 +90,26 @@ def predict(
 
 def _texts(file: str, task: Task, data: Data) -> Iterator[Any]:
     from ..finetune.examples import read_examples
-    from ..finetune.files import read_lines
 
     if file == "-":
-        yield from map(task.read_line, read_lines(sys.stdin.buffer, "standard input"))
+        yield from _of_lines(sys.stdin.buffer, "standard input", task)
     elif Path(file).suffix == ".txt":
         require(Path(file).is_file(), "predict", "file", "an existing file", repr(file))
         with open(file, "rb") as source:
-            yield from map(task.read_line, read_lines(source, file))
+            yield from _of_lines(source, file, task)
     else:
         data.check()
         for _ in read_examples(file, task, data, labelled=False):
             pass  # a table with an error gets no predictions at all, and is not kept in memory for that
         yield from (text for _, text, _ in read_examples(file, task, data, labelled=False))
+
+
+def _of_lines(source: Iterable[bytes], name: str, task: Task) -> Iterator[Any]:
+    from ..finetune.asked import text_of
+    from ..finetune.files import read_lines
+
+    for number, line in enumerate(read_lines(source, name), start=1):
+        yield text_of("predict", line, task, f"{name}, line {number}")
 
 
 def _named(prediction: Predicted, task: Task) -> dict[str, Any]:

@@ -10,12 +10,14 @@ import typer
 from ..errors import require
 from .errors import stderr
 from .quiet import quiet
+from .told import prints_its_essence
 
 KEEP = 75  # seconds that an idle connection stays open: longer than a client keeps one, else it may be reused as it closes
 TOKEN = "CLM_KERNELS_TOKEN"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
+@prints_its_essence
 def serve(
     task: Annotated[list[str], typer.Option(help="NAME=FOLDER, an output of train; once for each task.", show_default=False)],
     model: Annotated[str, typer.Option(help="Base model of all tasks.", show_default=False)],
@@ -44,16 +46,21 @@ def serve(
     token = os.environ.get(TOKEN, "")
     alone = host in LOOPBACK or bool(token)
     require(alone, "serve", "host", f"a loopback address, or {TOKEN} set", repr(host))
+    named = [_named(each) for each in task]
+    doubled = next((name for i, (name, _) in enumerate(named) if name in dict(named[:i])), None)
+    require(doubled is None, "serve", "task", "a name for each folder that no other one has", f"{doubled!r} twice")
     limits = Limits(batch, wait, queue, body, texts, characters, seconds)
     trunk = Trunk(model)
-    for name, folder in map(_named, task):
+    for name, folder in named:
         trunk.add(name, folder)
         stderr.print(f"{name}: {folder}", markup=False)
     told = {"log_level": "warning", "timeout_keep_alive": KEEP, "timeout_graceful_shutdown": 30}
     config = uvicorn.Config(make_app(Served(trunk), limits, token), host=host, port=port, **told)
     listening = config.bind_socket()
     listening.listen(config.backlog)  # so that nobody who reads the next line comes too early
-    stderr.print(f"serving at http://{host}:{listening.getsockname()[1]}", markup=False)
+    print(
+        f"serving at http://{host}:{listening.getsockname()[1]}", flush=True
+    )  # with --quiet too: of port 0 nobody else tells it
     uvicorn.Server(config).run([listening])
 
 

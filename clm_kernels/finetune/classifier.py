@@ -26,6 +26,7 @@ from ..models.structure import head_names
 from ..strangers import brief, cut, fits
 from ..token_groups.merging import add_tokens
 from .artifacts import SCOPE
+from .asked import check_batch_size, list_of, text_of
 from .encode import Encoded, check_cuts
 from .judging.keeping import CONFIG_KEY, DETAIL, calibration_of
 from .judging.logits import of_texts
@@ -189,7 +190,7 @@ class Classifier:
         """A prediction for each text (or list of words), in their order; for one text alone, that of its own.
 
         Args:
-            texts: a sequence of texts, or of lists of words for tags; or one text.
+            texts: a list of texts, or anything that holds them in an order; for tags of lists of words; or one text.
             batch_size: texts in a batch.
             top: how many of the best labels to give, each with its probability, as a `Ranked`; not for tags.
             reject: the precision that is wanted: where the validation says that it would be less, the label is None.
@@ -202,20 +203,22 @@ class Classifier:
             progress: whether to show transformers' bar over the batches, which its ``disable_progress_bar`` switches off.
 
         Raises:
-            ValueError: for a precision that no threshold reached on the validation data, for tags with any of these, for a
+            ValueError: for a text that is none, a precision that no threshold reached on the validation data, for tags with any of these, for a
                 classifier of which nothing is kept that tells what is out of scope, and for a text that is too long, where `long`
                 says so.
         """
+        check_batch_size("predict", batch_size)
         long = self.long if long is None else long
         check_long("predict", long)
         ranking = Ranking.of(self.calibration, self._task, len(self.label_names), top, reject)
         if out_of_scope:
+            one = "left out where a text may have several labels, as it is for texts with one: such a text may get none"
+            require(not self._task.several, "predict", "out_of_scope", one, True)
             kept_with_it = f"left out for tags, and where no {SCOPE} is kept with the classifier"
             require(self.scope is not None, "predict", "out_of_scope", kept_with_it, True)
             ranking = replace(ranking, scope=self.scope)
-        if isinstance(texts, str):
-            return next(self._predict([self._task.read_line(texts)], batch_size, ranking, long, progress))
-        return self._predict(texts, batch_size, ranking, long, progress)
+        found = self._predict(self._given("predict", texts), batch_size, ranking, long, progress)
+        return next(found) if isinstance(texts, str) else found
 
     def predict_proba(self, texts: Any, batch_size: int = 64, *, progress: bool = False) -> Any:
         """The calibrated probabilities of all labels, in the order of `classes_`; long texts are read as in training.
@@ -227,11 +230,17 @@ class Classifier:
             Probabilities ``(texts, labels)``, for one text alone ``(labels,)``. For tags a list with ``(words, labels)`` for each
             text; words that were cut off have nan.
         """
-        alone = isinstance(texts, str)
-        rows = list(self._probabilities([self._task.read_line(texts)] if alone else texts, batch_size, progress))
-        if alone:
+        check_batch_size("predict_proba", batch_size)
+        rows = list(self._probabilities(self._given("predict_proba", texts), batch_size, progress))
+        if isinstance(texts, str):
             return rows[0]
         return rows if self._task.per_token else np.array(rows, np.float32).reshape(-1, len(self.label_names))
+
+    def _given(self, function: str, texts: Any) -> list[Any]:
+        """One text or several, checked, as the task takes them."""
+        if isinstance(texts, str):
+            return [text_of(function, texts, self._task, "texts")]
+        return [text_of(function, text, self._task, f"texts[{i}]") for i, text in enumerate(list_of(function, texts))]
 
     def _predict(
         self, texts: Sequence[Any], batch_size: int, ranking: Ranking, long: str, progress: bool
@@ -318,9 +327,10 @@ class Classifier:
 
     def served(self) -> Served:
         """All that is needed to ship it."""
+        thresholds = self.calibration.thresholds if self._task.several else ()
         return Served(
             self.model, self.tokenizer, self._task, self.label_names, self.max_length, self.template,
-            self.calibration.temperature,
+            self.calibration.temperature, thresholds,
         )  # fmt: skip
 
 

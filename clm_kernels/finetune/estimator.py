@@ -31,7 +31,7 @@ from .report import Report
 from .saying import say_nothing, to_stderr
 
 OF_FILES = frozenset({
-    "train", "validation", "test", "task", "text_column", "label_column", "tokens_column", "tags_column", "skip_bad_rows",
+    "train", "validation", "test", "task", "text_column", "label_column", "labels_column", "label_separator", "delimiter", "tokens_column", "tags_column", "skip_bad_rows",
     "output", "resume", "overwrite", "keep_checkpoints",
 })  # fmt: skip
 Y_NEEDED = "it requires y to be passed, but the target y is None"  # scikit-learn's own words, by which its checks know it

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     PretrainedConfig,
@@ -17,6 +18,7 @@ from ..errors import listed, require
 from ..extension import Extension
 from ..models.bounds import check_files, check_folder, said
 from ..models.folders import read_config, read_model, read_tokenizer, refusing
+from ..models.load_report import HeldReport
 from ..models.mixing import mix_layers
 from ..models.pooling import natural_pooling, set_pooling
 from ..models.positions import position_limits
@@ -82,7 +84,10 @@ def load(
     with refusing("load", path, f"a model for {task.name} classification"):
         config = read_config(path, id2label=ids, label2id={name: i for i, name in ids.items()})
         config.problem_type = task.problem
-        model, info = (shared.read_model if shared else read_model)(task.auto_class, path, config, dtype)
+        with HeldReport() as report:
+            model, info = (shared.read_model if shared else read_model)(task.auto_class, path, config, dtype)
+            known = depths(model)
+            report.only_heads = all(known.get(name, math.inf) == math.inf for name in _lacking(info))
         tokenizer = load_tokenizer(tokenizer or path, task, config)
     rows = model.get_input_embeddings().weight.shape[0]
     within = f"the tokenizer's pad token {tokenizer.pad_token!r}", f"one of the model's {rows} embedding rows"
@@ -95,11 +100,16 @@ def load(
     if mixed:
         mix_layers(model, "train")
     depth = depths(model)
-    missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} & set(depth))
+    missing = sorted(_lacking(info) & set(depth))
     below = [name for name in missing if depth[name] < math.inf]
     require(not below, "load", repr(str(path)), "a whole checkpoint", f"one without {listed(below, 3)}")
     head = {*head_names(model), *missing}
     return Loaded(model, tokenizer, [name for name in depth if name in head], missing)
+
+
+def _lacking(info: dict[str, Any]) -> set[str]:
+    """What transformers found no weights for, or others than the model's."""
+    return {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
 
 
 def load_tokenizer(path: str | Path, task: Task, config: PretrainedConfig | None = None) -> PreTrainedTokenizerBase:

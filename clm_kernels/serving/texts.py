@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from ..errors import listed, require
 from ..strangers import brief
@@ -33,17 +32,3 @@ def tasks_of(count: int, tasks: str | Sequence[str] | None, members: Mapping[str
     for i, name in enumerate(named):
         asked.setdefault(name, []).append(i)
     return asked
-
-
-def read_text(text: Any, member: Member, place: str) -> Any:
-    """A text as a task takes it; a tagger takes a list of words, or a text whose words are parted by spaces.
-
-    Raises:
-        ValueError: for anything else, and for one with nothing in it.
-    """
-    words = member.classifier._task.per_token
-    parts = text.split() if words and isinstance(text, str) else text if words else [text]
-    fits = isinstance(parts, (list, tuple)) and bool(parts) and all(isinstance(part, str) and part.strip() for part in parts)
-    expected = "a list of words or a text that is not empty" if words else "a text that is not empty"
-    require(fits, "Trunk.classify", f"{place} for {member.name!r}", expected, brief(text))
-    return list(parts) if words else text

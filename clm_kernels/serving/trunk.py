@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 from ..delta import Delta
 from ..errors import listed, require
-from ..finetune.tasks import TASKS
+from ..finetune.asked import check_batch_size, list_of, text_of
+from ..finetune.tasks import TASKS, Task
 from ..strangers import brief
 from .base import Base
 from .member import Member, read_delta
 from .reading import readings_of
-from .texts import read_text, tasks_of
+from .texts import tasks_of
 from .ways import run
 
 
@@ -66,7 +67,15 @@ class Trunk:
         Raises:
             KeyError: for a task that the trunk has not.
         """
-        return TASKS[self._members[name].classifier.task].per_token
+        return self.kind(name).per_token
+
+    def kind(self, name: str) -> Task:
+        """What a task does with texts: gives each one label, or several, or tags its words.
+
+        Raises:
+            KeyError: for a task that the trunk has not.
+        """
+        return TASKS[self._members[name].classifier.task]
 
     def memory(self) -> Memory:
         """What the base and each task take."""
@@ -118,7 +127,7 @@ class Trunk:
         """What each task's classifier predicts.
 
         Args:
-            texts: a sequence of texts, or of lists of words for taggers, which split a text at its spaces; or one text.
+            texts: a list of texts, or of lists of words for taggers, which split a text at its spaces; or one text.
             tasks: one name, a name for each text, or None for every task on every text.
             batch_size: texts in a batch.
             mix: True: texts of several tasks share batches, with results to rounding as those of each task alone; False: each
@@ -136,12 +145,16 @@ class Trunk:
         if isinstance(texts, str):
             return self.classify([texts], tasks, batch_size, mix=mix, top=top, reject=reject)[0]
         require(mix in (True, False, "auto"), "Trunk.classify", "mix", "True, False or 'auto'", brief(mix))
-        require(isinstance(texts, (list, tuple)), "Trunk.classify", "texts", "a text or a list of texts", brief(texts))
+        check_batch_size("Trunk.classify", batch_size)
+        texts = list_of("Trunk.classify", texts)
         members = self._members
         asked = tasks_of(len(texts), tasks, members)
         if not texts:
             return []
-        read = {name: [read_text(texts[i], members[name], f"texts[{i}]") for i in places] for name, places in asked.items()}
+        read = {
+            name: [text_of("Trunk.classify", texts[i], self.kind(name), f"texts[{i}] for {name!r}") for i in places]
+            for name, places in asked.items()
+        }
         with self._base.running:
             readings = readings_of(members, read, top, reject)
             run(list(readings.values()), batch_size, mix)

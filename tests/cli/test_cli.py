@@ -85,9 +85,11 @@ def test_predict_from_a_file_and_from_standard_input(trained, tmp_path):
 
 
 def test_predict_jsonl(trained):
-    result = run("predict", "--model", trained[0], "--jsonl", input='a "quoted"\ttext\n\nnäive\n')
+    result = run("predict", "--model", trained[0], "--jsonl", input='a "quoted"\ttext\nnäive\n')
     rows = [json.loads(line) for line in result.stdout.splitlines()]
-    assert [row["text"] for row in rows] == ['a "quoted"\ttext', "", "näive"]
+    assert [row["text"] for row in rows] == ['a "quoted"\ttext', "näive"]
+    refused = run("predict", "--model", trained[0], input="a text\n \n")
+    assert refused.exit_code == 2 and "standard input, line 2 must be a text that is not empty, got ' '" in refused.stderr
     assert set(rows[0]) == {"text", "label", "probability"}
 
 

@@ -1,8 +1,14 @@
 """`Classifier` in Python: labels and probabilities of one text, of many, and of words; batches and their progress."""
 
+import logging
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tiny_runs import FAST, base, finished, silent  # noqa: F401
 from tiny_task import save_model, sentences, write_data
 
@@ -62,6 +68,70 @@ def test_batches_change_neither_order_nor_result(classifier, batch_size):
 
 def test_an_array_of_texts_will_do(classifier):
     assert classifier.predict_proba(np.array(TEXTS)).tolist() == classifier.predict_proba(TEXTS).tolist()
+
+
+@pytest.mark.parametrize("texts", ["", " ", 3, b"login", {"a": 1}, ["login", ["a", "b"]], [3], [None], [float("nan")], ["a", ""]])
+def test_what_is_no_text_is_refused_by_name(classifier, texts):
+    for ask in (classifier.predict, classifier.predict_proba):
+        with pytest.raises(
+            ValueError, match=rf"^{ask.__name__}: texts(\[\d\])? must be a text (that is not empty|or a list of texts), got"
+        ):
+            ask(texts)
+        with pytest.raises(ValueError, match=rf"^{ask.__name__}: batch_size must be a whole number from 1 on, got 0"):
+            ask(TEXTS, batch_size=0)
+
+
+def test_a_generator_will_do(classifier):
+    assert [one.label for one in classifier.predict(text for text in TEXTS)] == [one.label for one in classifier.predict(TEXTS)]
+
+
+def test_a_tagger_takes_words_and_lines_of_them(tagger):
+    words, line, tuple_ = tagger.predict([["anna", "lives"], "anna  lives", ("anna", "lives")])
+    assert words == line == tuple_
+    for texts in ("", [" "], [[]], [["anna", 3]], [["anna", " "]]):
+        with pytest.raises(ValueError, match="must be a list of words or a text that is not empty"):
+            tagger.predict(texts)
+
+
+class Said(logging.Handler):
+    """What transformers says inside the ``with`` block, whatever a command before has told it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+    def __enter__(self):
+        self._before = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_warning()
+        logging.getLogger("transformers").addHandler(self)
+        return self.lines
+
+    def __exit__(self, *raised):
+        logging.getLogger("transformers").removeHandler(self)
+        transformers.logging.set_verbosity(self._before)
+
+
+def test_a_head_that_the_delta_fills_is_no_warning_and_others_stay(finished, tmp_path):  # noqa: F811
+    config = finished[0]
+    delta = Path(config.run.output) / "delta.safetensors"
+    with Said() as lines:
+        clm.Classifier.load(config.data.model, delta)
+    assert lines == []
+    folder = Path(shutil.copytree(config.data.model, tmp_path / "base"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file(tensors | {"further.weight": torch.zeros(1)}, folder / "model.safetensors", {"format": "pt"})
+    with Said() as lines:
+        clm.Classifier.load(folder, delta)
+    assert len(lines) == 1 and "further.weight" in lines[0] and "MISSING" not in lines[0] and "Consider training" not in lines[0]
+
+
+def test_windows_of_a_long_text_are_no_warning(classifier):
+    with Said() as lines:
+        list(classifier.predict(["parcel " * 2000], long="window"))
+    assert lines == []
 
 
 def test_words_have_a_row_each_and_cut_off_ones_none(tagger):

@@ -15,8 +15,10 @@ def classifier(family="bert", pooling="mean", task="sequence", **changes):
     """With the labels of `tiny_task`, and logits that differ."""
     names = sorted(TOPICS)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    model = build(family, task=task, **{"pad_token_id": 0} | labels | changes).eval()
+    known = {"problem_type": TASKS[task].problem} if TASKS[task].several else {}
+    auto = "token" if TASKS[task].per_token else "sequence"
+    model = build(family, task=auto, **{"pad_token_id": 0} | labels | known | changes).eval()
     model.get_input_embeddings().weight.data.mul_(20)
-    if task == "sequence":
+    if auto == "sequence":
         set_pooling(model, pooling)
     return Classifier(model, tokenizer(), TASKS[task], 24)

@@ -21,6 +21,7 @@ TASKS = {
     "intents": {"labels": ["a", "b", "c"]},
     "tags": {"task": "token", "seed": 1},
     "two": {"labels": ["no", "yes"], "seed": 2},
+    "marks": {"task": "multilabel", "labels": ["a", "b", "c"], "seed": 3},
 }
 
 
@@ -56,6 +57,25 @@ def test_texts_of_taggers_and_of_others_keep_their_places(served):
             assert told["probability"] == pytest.approx(alone.probability, rel=1e-5)
 
 
+def test_several_labels_have_the_fields_of_predict_and_every_share(served, made):
+    alone = clm.Classifier.load(made[0], made[1]["marks"] / "delta.safetensors")
+    shares = alone.predict_proba(TEXTS)
+    for one, text, row in zip(served.classify(TEXTS, ["marks"] * 6, top=3), TEXTS, shares, strict=True):
+        expected = alone.predict(text)
+        assert served.described("marks", one) == {
+            "text": text,
+            "labels": expected.label,
+            "probabilities": pytest.approx(expected.probability),
+        }
+        assert served.shares("marks", one) == pytest.approx(dict(zip(alone.label_names, row.tolist())), rel=1e-4)
+
+
+def test_a_task_with_fewer_labels_gives_all_that_it_has(served):
+    found = served.classify(TEXTS[:3], ["two", "intents", "marks"], top=3)
+    assert [len(getattr(one, "best", ())) for one in found] == [2, 3, 0]
+    assert served.shares("intents", found[1]) == dict(found[1].best)
+
+
 def test_one_text_that_is_none_spoils_no_other(served):
     from clm_kernels.serving.service.batching import Batcher
     from clm_kernels.serving.service.limits import Limits
@@ -77,10 +97,10 @@ def test_the_program_serves_what_it_is_given(made):
     base, folders = made
     tasks = [part for name, folder in folders.items() for part in ("--task", f"{name}={folder}")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "CLM_KERNELS_TOKEN": "secret"}
-    command = [sys.executable, "-m", "clm_kernels", "serve", "--model", str(base), *tasks, "--port", "0"]
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "clm_kernels", "serve", "--model", str(base), *tasks, "--port", "0", "--quiet"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
-            lines = iter(process.stderr.readline, "")
+            lines = iter(process.stdout.readline, "")
             address = next(line.split()[-1] for line in lines if line.startswith("serving at "))
             with httpx.Client(base_url=address, timeout=30, headers={"Authorization": "Bearer secret"}) as client:
                 assert client.get("/healthz").json()["tasks"] == list(TASKS)
@@ -93,7 +113,11 @@ def test_the_program_serves_what_it_is_given(made):
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(["--task", "intents"], "task must be NAME=FOLDER"), (["--task", "a=b", "--host", "0.0.0.0"], "CLM_KERNELS_TOKEN set")],
+    [
+        (["--task", "intents"], "task must be NAME=FOLDER"),
+        (["--task", "a=b", "--task", "a=c"], "got 'a' twice"),
+        (["--task", "a=b", "--host", "0.0.0.0"], "CLM_KERNELS_TOKEN set"),
+    ],
 )
 def test_what_it_does_not_serve(made, more, words):
     from typer.testing import CliRunner

@@ -64,6 +64,31 @@ def test_the_words_that_carried_a_label():
     assert "which tags words" in asked({"text": "Ann", "task": "tags"}, "/explain")[1]["error"]
 
 
+class Marks(FakeTasks):
+    names = [*FakeTasks.names, "marks"]
+
+
+def test_the_words_of_each_of_several_labels():
+    status, found = asked({"text": "my parcel now", "task": "marks"}, "/explain", tasks=Marks())
+    assert (
+        status == 200 and (found["labels"], found["probabilities"]) == (["parcel", "long"], [0.8, 0.6]) and "label" not in found
+    )
+    assert found["best"] == [{"label": "parcel", "probability": 0.8}, {"label": "long", "probability": 0.6}]
+    rounded = {one["label"]: [round(word["weight"], 6) for word in one["words"]] for one in found["explained"]}
+    assert rounded == {"parcel": [0, 0.6, 0], "long": [0.2, 0.2, 0.2]}
+    _, none = asked({"text": "a b", "task": "marks"}, "/explain", tasks=Marks())
+    assert none["labels"] == [] and [one["label"] for one in none["explained"]] == ["long"]  # the likeliest
+
+
+def test_all_tasks_are_asked_for_more_labels_than_some_have():
+    body = {"texts": ["my parcel now"], "top": 3}
+    status, found = asked(body, tasks=Marks())
+    assert status == 200 and [one["task"] for one in found["results"][0]] == Marks.names
+    status, refused = asked(body | {"tasks": "topics"}, tasks=Marks())
+    assert status == 422 and refused["error"] == "top must be at most 2, the number of labels of 'topics', got 3"
+    assert asked(body | {"tasks": "marks"}, tasks=Marks())[0] == asked(body | {"tasks": "tags"}, tasks=Marks())[0] == 200
+
+
 REFUSED = {
     "an unknown task": ({"texts": ["a"], "tasks": "colours"}, 422, "tasks must be among intents, topics, tags, got 'colours'"),
     "too few tasks": ({"texts": ["a", "b"], "tasks": ["topics"]}, 422, "one for each of the 2 texts, got 1"),

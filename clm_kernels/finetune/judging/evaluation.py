@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from ..split import Split
 from ..tasks import TASKS
 from ..windows import check_long
 from .calibration import Bin, calibration_error, reliability, softmax
+from .carried import MOST, carrying_words
 from .classes import ClassScore, Confused, class_scores, confusion, most_confused, span_class_scores
 from .intervals import DRAWS, LEVEL, SEED, Difference, Interval, McNemar, bootstrap, mcnemar, paired_bootstrap, scorers, tags_of
+from .items import Items
 from .keeping import error_at
 from .logits import Judged, all_logits, judged
 from .mislabels import Mislabel, likely_mislabels
@@ -115,6 +118,7 @@ class Found:
     probabilities: Any
     matrix: Any
     mislabels: list[Mislabel]
+    words: dict[int, list[str]]  # of the surest mistakes: what carried the label that was given
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,17 @@ def judge(
     )  # fmt: skip
     if other:
         evaluation.compared = _compare(found, scores, other, split, batch_size, draws, seed, long)
-    return Found(evaluation, found, probabilities, matrix, wrong)
+    return Found(
+        evaluation, found, probabilities, matrix, wrong, {} if long == "window" else _carried(classifier, found, probabilities)
+    )
+
+
+def _carried(classifier: Classifier, found: Judged, probabilities: Any) -> dict[int, list[str]]:
+    surest = list(islice((i for i in Items.of(found, probabilities).surest_mistakes() if found.seen[i]), MOST))
+    rows = found.text[surest].tolist() if surest else []
+    places = [i - int(np.searchsorted(found.text, row)) for i, row in zip(surest, rows, strict=True)] if found.per_word else None
+    named = carrying_words(classifier, found.split.part(rows), found.predicted[surest].tolist(), places) if surest else []
+    return dict(zip(surest, named, strict=True))
 
 
 def _judge_several(

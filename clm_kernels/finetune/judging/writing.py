@@ -77,7 +77,7 @@ def _write(found: Found, folder: Path, say: Callable[[str], None]) -> None:
     rows = ([name, *counts] for name, counts in zip(names, found.matrix.tolist(), strict=True))
     _table(folder / "confusion.csv", ("gold \\ predicted", *names, "(cut off)"), rows)
     places = ("place", "word number", "word", "sentence") if judged.per_word else ("place", "text")
-    _table(folder / "errors.csv", (*places, "label", "predicted", "probability", "label's probability"), _errors(found))
+    _table(folder / "errors.csv", (*places, "label", "predicted", "probability", "label's probability", "words"), _errors(found))
     suggestions = (
         [*_where(judged, line.i), names[line.given], names[line.suggested], line.margin] for line in found.mislabels
     )  # fmt: skip
@@ -121,10 +121,10 @@ def _errors(found: Found) -> Iterable[list[Any]]:
     for i in wrong[np.argsort(-probability[wrong], kind="stable")].tolist():
         label = judged.label_names[judged.gold[i]]
         if predicted[i] == CUT_OFF:
-            yield [*_where(judged, i), label, "", "", ""]
+            yield [*_where(judged, i), label, "", "", "", ""]
         else:
             shares = float(probability[i]), float(found.probabilities[i, judged.gold[i]])
-            yield [*_where(judged, i), label, judged.label_names[predicted[i]], *shares]
+            yield [*_where(judged, i), label, judged.label_names[predicted[i]], *shares, " ".join(found.words.get(i, []))]
 
 
 def _where(judged: Judged, i: int) -> list[Any]:

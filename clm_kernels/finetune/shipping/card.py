@@ -28,6 +28,19 @@ NOT_OPTIONS = (
     "overwrite",
     "keep_checkpoints",
 )
+# The pipeline's own scores are those before the temperature, and it knows no thresholds; both stand in the config.
+SEVERAL = """\
+from math import tanh
+from transformers import pipeline
+
+classify = pipeline("text-classification", model=FOLDER, truncation=True, top_k=None, function_to_apply="none")
+config = classify.model.config
+least = dict(zip(config.label2id, config.clm_calibration["thresholds"]))
+
+def probability(logit):
+    return 0.5 + 0.5 * tanh(logit / config.clm_calibration["temperature"] / 2)
+
+[[one["label"] for one in text if probability(one["score"]) >= least[one["label"]]] for text in classify(TEXTS)]"""
 Z = 1.96  # of a 95 % interval
 
 
@@ -74,11 +87,13 @@ def _header(served: Served, kind: str, name: str, base: str, report: dict[str, A
 
 
 def _about(served: Served, base: str, report: dict[str, Any]) -> str:
-    what = "tags words" if served.task.per_token else "classifies texts"
+    what = "tags words" if served.task.per_token else "gives texts any number" if served.task.several else "classifies texts"
     made = f"A fine-tuned {visible(base)}" if base else "A fine-tuned model"
     trained = f", {report['trained']:,} of whose {report['parameters']:,} numbers were trained" if report else ""
     labels = ", ".join(f"`{visible(label)}`" for label in served.labels[:200])
-    return f"{made}{trained}, that {what} with {len(served.labels)} labels:\n\n{labels}{' …' * (len(served.labels) > 200)}"
+    of = "of" if served.task.several else "with"
+    told = f"{made}{trained}, that {what} {of} {len(served.labels)} labels:\n\n{labels}{' …' * (len(served.labels) > 200)}"
+    return "\n\n".join(filter(None, [told, _thresholds(served)]))
 
 
 def _use(served: Served, kind: str) -> str:
@@ -91,8 +106,17 @@ def _use(served: Served, kind: str) -> str:
         task = "token-classification" if served.task.per_token else "text-classification"
         lines = ["from transformers import pipeline", "", f'pipeline("{task}", model=FOLDER, truncation=True)(TEXTS)']
         lines = [line.replace(", truncation=True", "") for line in lines] if served.task.per_token else lines
+        lines = SEVERAL.splitlines() if served.thresholds else lines
     around = f"\n\nEvery text is to be given as `{visible(served.template)}`." if served.template != TEXT else ""
     return "\n".join(["## To use it", "", "```python", *lines, "```"]) + around
+
+
+def _thresholds(served: Served) -> str:
+    if not served.thresholds:
+        return ""
+    rows = [f"| `{visible(label)}` | {least:.4f} |" for label, least in zip(served.labels, served.thresholds, strict=True)]
+    told = "A text gets each label whose calibrated probability is at least this, by which validation was best:"
+    return "\n".join(["## Thresholds", "", told, "", "| label | threshold |", "|---|---|", *rows])
 
 
 def _scores(report: dict[str, Any], run: Path) -> str:
@@ -173,10 +197,15 @@ def _limits(served: Served, report: dict[str, Any], compared: list[str]) -> str:
         trained = "It was trained on windows of long texts, whose logits `clm-kernels predict` averages"
         lines = [f"- {trained}; elsewhere {unit} beyond {served.max_length} tokens are cut off."]
     if served.temperature != 1:
+        alone = "sigmoid" if served.task.several else "softmax"
         lines.append(
-            f"- Its probabilities are calibrated at temperature {served.temperature:.3g}; the softmax of the logits alone is not."
+            f"- Its probabilities are calibrated at temperature {served.temperature:.3g}; the {alone} of the logits alone is not."
         )
-    if served.task.per_token is False:
+    if served.task.several:
+        lines.append(
+            "- It gives a text each label whose calibrated probability reaches the label's threshold, and none where none does."
+        )
+    elif not served.task.per_token:
         lines.append("- It gives one of its labels to every text, also to one that fits none of them.")
     few = [name for name, count in (report.get("cut") or {}).items() if count]
     if few:

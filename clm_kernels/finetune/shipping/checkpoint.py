@@ -29,14 +29,18 @@ def check_folder_is_new(folder: Path) -> None:
     require(not folder.exists() or not any(folder.iterdir()), "export", "output", "a new or empty folder", repr(str(folder)))
 
 
+def check_no_mix(served: Served) -> None:
+    mixed = mixes_layers(served.model)
+    require(not mixed, "export", "the model", "one whose head reads the last layer alone", "one that mixes all layers")
+
+
 def check_plain(served: Served) -> int | None:
     """Raises ValueError for what transformers alone cannot read; else up to how many tokens it reads the same, None for all."""
     config, both = served.model.config.get_text_config(), bidirectional_layers(served.model)
     every, found = "all layers or none, as plain transformers knows no others", f"layers {both.start} to {both.stop - 1}"
     plain = len(both) in (0, getattr(config, "num_hidden_layers", 0))
     require(plain, "export", "the model", f"one that attends to both sides in {every}", found)
-    mixed = mixes_layers(served.model)
-    require(not mixed, "export", "the model", "one whose head reads the last layer alone", "one that mixes all layers")
+    check_no_mix(served)
     return getattr(config, "sliding_window", None) if both else None
 
 

@@ -31,15 +31,20 @@ MOST = 2**31 - 2**20  # bytes of the weights: protobuf's limit, and room for the
 
 
 class Graph(nn.Module):
-    """What is traced: the model with its pooling, and the temperature of its probabilities."""
+    """What is traced: the model with its pooling, and its probabilities at their temperature.
 
-    def __init__(self, model: nn.Module, names: list[str], temperature: float):
+    Args:
+        several: whether each label's probability stands by itself, as a text may have several.
+    """
+
+    def __init__(self, model: nn.Module, names: list[str], temperature: float, several: bool):
         super().__init__()
-        self.model, self.names, self.temperature = model, names, temperature
+        self.model, self.names, self.temperature, self.several = model, names, temperature, several
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.model(**dict(zip(self.names, inputs, strict=True))).logits
-        return logits, (logits / self.temperature).softmax(-1)
+        scaled = logits / self.temperature
+        return logits, scaled.sigmoid() if self.several else scaled.softmax(-1)
 
 
 def for_graph(served: Served) -> Any:
@@ -69,7 +74,7 @@ def write_graph(served: Served, model: Any, batch: Batch, path: Path) -> None:
     onnx, names, per_token = needs("onnx", "export"), inputs_of(batch), served.task.per_token
     dims = {0: "batch", 1: "length"}
     shapes = dict.fromkeys(names, dims) | {name: dims if per_token else {0: "batch"} for name in OUTPUTS}
-    graph = Graph(model, names, served.temperature).eval()
+    graph = Graph(model, names, served.temperature, bool(served.thresholds)).eval()
     with refusing_model(served), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of traces that would be constant: shapes, which are tried below
         torch.onnx.export(
@@ -86,7 +91,7 @@ def metadata(served: Served) -> dict[str, str]:
     """As texts, JSON where it is no text: what a reader of the graph needs beside the tokenizer."""
     told = {
         "labels": served.labels, "task": served.task.name, "pooling": current_pooling(served.model) or "", "template": served.template,
-        "max_length": served.max_length, "temperature": served.temperature, "pad_id": served.tokenizer.pad_token_id,
+        "max_length": served.max_length, "thresholds": served.thresholds, "temperature": served.temperature, "pad_id": served.tokenizer.pad_token_id,
         "before_word": " " if served.task.per_token and needs_space(served.tokenizer) else "", "clm_kernels": __version__,
     }  # fmt: skip
     return {name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for name, value in told.items()}

@@ -6,7 +6,6 @@ import logging
 import statistics
 import time
 from dataclasses import dataclass
-from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from numpy.typing import NDArray
 from ...extras import needs
 from ...models.folders import read_tokenizer
 from ..encode import Encoded
+from ..judging.thresholds import f1
 from ..outputs import write_folder
 from ..split import Split
 from .checking import check_logits, check_tokens
-from .checkpoint import check_folder_is_new
+from .checkpoint import check_folder_is_new, check_no_mix
 from .graph import by_session, for_graph, refusing_model, session_of, write_graph
-from .served import BATCH, Batch, Served, by_torch, logits_of, predicted
+from .served import BATCH, Batch, Served, by_torch, logits_of
 
 GRAPH, INT8 = "model.onnx", "model.int8.onnx"
 # ONNX Runtime fuses layers and adds in another order: MiniLM's logits on banking77 move by 5e-7 of the largest, and tiny
@@ -39,14 +39,16 @@ class Agreement:
     Attributes:
         texts: how many.
         difference: the largest of the logits, in proportion to the largest logit where that is beyond 1.
-        same: share of texts, or words, that get the same label.
-        score, trained_score: share that gets the right label, of the graph and of the trained model; None without labels.
+        same: share of texts, or words, that get the same label, or the same labels where they may have several.
+        scored: what the scores are: ``"accuracy"``, or ``"micro F1"`` where a text may have several labels.
+        score, trained_score: of the graph and of the trained model; None without labels.
         milliseconds: median for one text on one thread, by ``torch`` and ``onnx``.
     """
 
     texts: int
     difference: float
     same: float
+    scored: str
     score: float | None
     trained_score: float | None
     milliseconds: dict[str, float]
@@ -65,6 +67,7 @@ def export_onnx(served: Served, folder: Path, rows: Split | None, int8: bool = F
     """
     for package in ("onnx", "onnxruntime"):
         needs(package, "export")
+    check_no_mix(served)
     check_folder_is_new(folder)
     served.tokenizer.model_max_length = served.max_length
     model, encoded = for_graph(served), served.encoded(rows or served.drawn())
@@ -107,25 +110,33 @@ def _quantize(graph: Path, path: Path) -> None:
 def _agreement(
     served: Served, encoded: Encoded, expected: list[NDArray], found: list[NDArray], difference: float, times: dict[str, float]
 ) -> Agreement:  # fmt: skip
-    trained, graph = (list(chain.from_iterable(predicted(logits, encoded))) for logits in (expected, found))
-    same = [a == b for a, b in zip(trained, graph, strict=True)]
-    gold = _gold(served, encoded)
-    scores = [_share([a == b for a, b in zip(gold, labels, strict=True)]) if gold else None for labels in (graph, trained)]
-    return Agreement(len(expected), difference, _share(same), scores[0], scores[1], times)
+    trained, graph = (served.predicted(logits, encoded) for logits in (expected, found))
+    gold, scored, score = _gold(served, encoded), "accuracy", _share
+    if served.thresholds:
+        scored, score = "micro F1", _micro_f1
+    scores = [score(gold, labels) if gold else None for labels in (graph, trained)]
+    return Agreement(len(expected), difference, _share(trained, graph), scored, scores[0], scores[1], times)
 
 
-def _gold(served: Served, encoded: Encoded) -> list[int]:
-    """Numbers of the right labels of the texts, or of the words that were not cut off; empty where they are not known."""
+def _gold(served: Served, encoded: Encoded) -> list[Any]:
+    """The right labels of the texts, or of the words that were not cut off, as `Served.predicted` has them; empty where not known."""
     number, labels = {name: i for i, name in enumerate(served.labels)}, encoded.split.labels
     if any(label is None for label in labels):
         return []
+    if served.thresholds:
+        return [frozenset(number[name] for name in names) for names in labels]
     if encoded.first_tokens is None:
         return [number[label] for label in labels]
     return [number[labels[i][word]] for i in range(len(labels)) for word in encoded.first_tokens[i]]
 
 
-def _share(found: list[bool]) -> float:
-    return sum(found) / max(1, len(found))
+def _share(gold: list[Any], found: list[Any]) -> float:
+    return sum(a == b for a, b in zip(gold, found, strict=True)) / max(1, len(gold))
+
+
+def _micro_f1(gold: list[Any], found: list[Any]) -> float:
+    pairs = list(zip(gold, found, strict=True))
+    return f1(sum(len(a & b) for a, b in pairs), sum(len(a) + len(b) for a, b in pairs))
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..encode import Encoded
+from ..judging.thresholds import sigmoid
 from ..split import Split
 from ..tasks import Task
 
@@ -31,6 +32,7 @@ class Served:
         max_length: tokens after which a text is cut off.
         template: words around every text.
         temperature: of its probabilities.
+        thresholds: probability of each label from which on a text gets it; empty where it gets the best one.
     """
 
     model: PreTrainedModel
@@ -40,6 +42,7 @@ class Served:
     max_length: int
     template: str
     temperature: float
+    thresholds: tuple[float, ...] = ()
 
     def encoded(self, split: Split) -> Encoded:
         """Token ids of texts, in their order."""
@@ -57,6 +60,16 @@ class Served:
         collate: Any = DataCollatorWithPadding(self.tokenizer)
         for columns in encoded.dataset.remove_columns("length").iter(size):
             yield collate([dict(zip(columns, values)) for values in zip(*columns.values())]).to(self.model.device)
+
+    def predicted(self, logits: Sequence[NDArray], encoded: Encoded) -> list[Any]:
+        """The best label's number for each text, or for each word that was not cut off; with thresholds a set of numbers for each text."""
+        if self.thresholds:
+            found = sigmoid(np.stack(logits), self.temperature) >= np.array(self.thresholds)
+            return [frozenset(np.flatnonzero(row).tolist()) for row in found]
+        if encoded.first_tokens is None:
+            return [int(row.argmax(-1)) for row in logits]
+        words = (row.argmax(-1)[list(encoded.first_tokens[i].values())] for i, row in enumerate(logits))
+        return [number for row in words for number in row.tolist()]
 
 
 def unlabelled(texts: Sequence[Any]) -> Split:
@@ -81,13 +94,6 @@ def logits_of(run: Callable[[Batch], Any], batches: Iterator[Batch]) -> list[NDA
 def by_torch(model: Any) -> Callable[[Batch], torch.Tensor]:
     """A model of transformers as `logits_of` calls it."""
     return lambda batch: model(**batch).logits
-
-
-def predicted(logits: Sequence[NDArray], encoded: Encoded) -> list[list[int]]:
-    """The best label's number for each text, or for each word of it that was not cut off."""
-    if encoded.first_tokens is None:
-        return [[int(row.argmax(-1))] for row in logits]
-    return [row.argmax(-1)[list(encoded.first_tokens[i].values())].tolist() for i, row in enumerate(logits)]
 
 
 def largest_difference(expected: Sequence[NDArray], found: Sequence[NDArray]) -> tuple[float, int]:

@@ -35,9 +35,11 @@ class Prediction(_Prediction):
 
     Attributes:
         truncated: whether the text was cut off; no part of the tuple.
+        shares: of a text that may have several labels, the probability of every label, in the classifier's order; likewise.
     """
 
     truncated: bool = False
+    shares: Tensor | None = None
 
 
 class Task(ABC):

@@ -91,7 +91,9 @@ class MultiLabelClassification(SequenceClassification):
         """`numbers` says of each label whether it is above its threshold."""
         chosen = sorted(numbers.nonzero().flatten().tolist(), key=lambda number: -float(probabilities[number]))
         shares = [float(probabilities[number]) for number in chosen]
-        return Prediction(encoded.split.texts[i], [label_names[number] for number in chosen], shares)
+        made = Prediction(encoded.split.texts[i], [label_names[number] for number in chosen], shares)
+        made.shares = probabilities
+        return made
 
     def write(self, prediction: Prediction) -> str:
         """Labels and probabilities with ``|`` between them, ``-`` for none."""

@@ -38,6 +38,11 @@ class Tasks(Protocol):
 
     def is_tagger(self, name: str) -> bool: ...
 
+    def has_several(self, name: str) -> bool: ...
+
+    def shares(self, name: str, prediction: Any) -> dict[str, float]:
+        """Every label's probability, of a prediction with as many labels as there are."""
+
 
 def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any:
     """An ASGI application that answers for `tasks`; any server of ASGI runs it.
@@ -106,6 +111,9 @@ def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any
         of = [named] * count if isinstance(named, str) else named or [name for _ in asked.texts for name in tasks.names]
         if len(of) > limits.texts:
             raise HTTPException(422, f"texts times tasks must be at most {limits.texts:,}, got {len(of):,}")
+        for name in {*of} & {*tasks.names} if named is not None else ():
+            if not (tasks.is_tagger(name) or tasks.has_several(name)) and asked.top > (most := len(tasks.labels(name))):
+                raise HTTPException(422, f"top must be at most {most}, the number of labels of {name!r}, got {asked.top}")
         each = len(of) // count
         found = await answered([text for text in asked.texts for _ in range(each)], of, asked.top)
         told = [{"task": name} | tasks.described(name, one) for name, one in zip(of, found, strict=True)]
@@ -114,18 +122,27 @@ def make_app(tasks: Tasks, limits: Limits | None = None, token: str = "") -> Any
 
     @app.post("/explain")
     async def explain(asked: Doubted) -> dict[str, Any]:
-        """How much each word of a text carried its label: what the label's probability loses without the word."""
+        """How much each word of a text carried its label: what the label's probability loses without the word.
+
+        Where a text may have several: every label with its probability, and the words of each label that it has; of the likeliest
+        where it has none.
+        """
         if asked.task in tasks.names and tasks.is_tagger(asked.task):
             raise HTTPException(422, f"task must be one of whole texts, got {asked.task!r}, which tags words")
         words, texts = left_out(asked.text)
         if len(texts) > limits.texts:
             raise HTTPException(422, f"text must have fewer than {limits.texts:,} words, got {len(words):,}")
         of = [asked.task] * len(texts)
-        every = len(tasks.labels(asked.task)) if asked.task in tasks.names else 1
-        found = await answered(texts, of, every)
-        told = tasks.described(asked.task, found[0])
+        most = len(tasks.labels(asked.task)) if asked.task in tasks.names else 1
+        found = await answered(texts, of, most)
+        told, shares = tasks.described(asked.task, found[0]), [tasks.shares(asked.task, one) for one in found]
         told.pop("best", None)  # every label, which only the weights are made of
-        return {"task": asked.task, **told, "words": weights(words, found)}
+        if not tasks.has_several(asked.task):
+            return {"task": asked.task, **told, "words": weights(words, told["label"], shares)}
+        every = sorted(shares[0].items(), key=lambda pair: -pair[1])
+        best = [{"label": label, "probability": probability} for label, probability in every]
+        explained = [{"label": label, "words": weights(words, label, shares)} for label in told["labels"] or [every[0][0]]]
+        return {"task": asked.task, **told, "best": best, "explained": explained}
 
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:

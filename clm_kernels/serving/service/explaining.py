@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -14,8 +14,7 @@ def left_out(text: str) -> tuple[list[str], list[str]]:
     return words, [text, *(" ".join(words[:i] + words[i + 1 :]) for i in range(len(words)))]
 
 
-def weights(words: Sequence[str], found: Sequence[Any]) -> list[dict[str, Any]]:
-    """Each word and what the label of the whole text loses without it; found: `Ranked` with every label, as `left_out` orders texts."""
-    label = found[0].best[0][0]
-    whole, *without = (dict(one.best)[label] for one in found)
+def weights(words: Sequence[str], label: str, shares: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Each word and what a label loses without it; `shares`: every label's probability, as `left_out` orders texts."""
+    whole, *without = (one[label] for one in shares)
     return [{"word": word, "weight": whole - part} for word, part in zip(words, without or [whole])]

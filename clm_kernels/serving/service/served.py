@@ -9,7 +9,8 @@ from ..trunk import Trunk
 
 
 class Served:
-    """The tasks of a trunk; taggers are asked for their tags alone, however many labels the others are asked for.
+    """The tasks of a trunk. Taggers, and tasks whose texts may have several labels, are asked for what they give alone, however many
+    labels of each text the others are asked for; of these, one that has fewer gives all.
 
     Args:
         trunk: may change while it is served.
@@ -28,17 +29,27 @@ class Served:
     def is_tagger(self, name: str) -> bool:
         return self.trunk.is_tagger(name)
 
+    def has_several(self, name: str) -> bool:
+        return self.trunk.kind(name).several
+
     def classify(self, texts: list[Any], tasks: list[str], top: int = 1) -> list[Any]:
+        tops = {name: self._top(name, top) for name in set(tasks)}
         found: dict[int, Any] = {}
-        for tags in (False, True):
-            places = [i for i, name in enumerate(tasks) if self.is_tagger(name) == tags]
+        for own in set(tops.values()):
+            places = [i for i, name in enumerate(tasks) if tops[name] == own]
             asked = [texts[i] for i in places], [tasks[i] for i in places]
-            found |= zip(places, self.trunk.classify(*asked, top=1 if tags else top))
+            found |= zip(places, self.trunk.classify(*asked, top=own))
         return [found[i] for i in range(len(texts))]
 
+    def _top(self, name: str, top: int) -> int:
+        return 1 if self.is_tagger(name) or self.has_several(name) else min(top, len(self.labels(name)))
+
+    def shares(self, name: str, prediction: Any) -> dict[str, float]:
+        if self.has_several(name):
+            return dict(zip(self.labels(name), prediction.shares.tolist(), strict=True))
+        return dict(prediction.best)
+
     def described(self, name: str, prediction: Any) -> dict[str, Any]:
-        if self.is_tagger(name):
-            return {"tokens": prediction.text, "tags": prediction.label, "probabilities": prediction.probability}
-        named = {"text": prediction.text, "label": prediction.label, "probability": prediction.probability}
+        named = dict(zip(self.trunk.kind(name).fields, prediction[:3], strict=True))
         best = [{"label": label, "probability": probability} for label, probability in getattr(prediction, "best", ())]
         return named | ({"best": best} if len(best) > 1 else {})

@@ -214,6 +214,14 @@ def test_nothing_in_a_table_is_a_formula_or_a_control_character(evaluated):
     assert len(texts) >= 6 and all(text.startswith("'=\\x07 ") for text in texts)
 
 
+def test_errors_name_the_words_that_carried_the_given_label(evaluated):
+    *_, folder = evaluated
+    errors = read(folder / "errors.csv")
+    assert all(word in line["text"] for line in errors for word in line["words"].split())
+    assert max(len(line["words"].split()) for line in errors) <= 3
+    assert sum(bool(line["words"]) for line in errors) > len(errors) / 2
+
+
 def test_tags_are_judged_by_spans_and_words(tagger, tmp_path):
     config, _ = tagger
     found = clm.evaluate(config.run.output, config.data.test, tmp_path / "o", draws=20)
@@ -228,6 +236,7 @@ def test_tags_are_judged_by_spans_and_words(tagger, tmp_path):
     )
     for line in errors:
         assert line["sentence"].split()[int(line["word number"]) - 1] == line["word"]
+        assert {*line["words"].split()} <= {*line["sentence"].split()} and bool(line["words"]) <= bool(line["predicted"])
 
 
 def test_two_classifiers_are_compared_on_the_same_texts(evaluated, base, tmp_path):  # noqa: F811

@@ -13,6 +13,7 @@ from clm_kernels.finetune.shipping import onnx_client, onnx_folder
 from clm_kernels.finetune.shipping.onnx_folder import export_onnx
 from clm_kernels.finetune.shipping.served import unlabelled
 from clm_kernels.finetune.split import Split
+from clm_kernels.models.mixing import mix_layers
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -44,6 +45,10 @@ def test_a_tagger_and_what_is_cut_off(tmp_path):
     sentences = [*SENTENCES, ["parcel"] * 30, *pieces]
     assert client.tag(sentences) == [one.label for one in made.predict(sentences)]
     assert client.tag(sentences)[2][-1] is None
+    with pytest.raises(ValueError, match="use tag, with lists of words"):
+        client.predict(["anna lives"])
+    with pytest.raises(ValueError, match="must be lists of words"):
+        client.tag(["anna lives"])
 
 
 CLIENT = """
@@ -97,6 +102,13 @@ def test_other_logits_are_refused_with_the_row(tmp_path, monkeypatch):
     ):
         exported(classifier(), tmp_path / "o", unlabelled(TEXTS))
     assert not any((tmp_path / "o").iterdir())
+
+
+def test_a_mix_of_layers_is_refused_as_a_plain_export_refuses_it(tmp_path):
+    made = classifier()
+    mix_layers(made.model, "test")
+    with pytest.raises(ValueError, match="must be one whose head reads the last layer alone, got one that mixes all layers"):
+        exported(made, tmp_path / "o")
 
 
 def test_a_model_that_cannot_be_traced_is_refused_by_name(tmp_path):
