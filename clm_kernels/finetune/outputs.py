@@ -44,6 +44,7 @@ from .artifacts import (
 )
 from .checkpoints import drop_all_but, drop_checkpoints, drop_unfinished, last_checkpoint, usable_checkpoint
 from .config import OPTIONS, PARTS, TrainConfig
+from .hub import on_hub
 from .locks import LOCK, OWNER
 
 OF_TRANSFORMERS = (
@@ -63,6 +64,7 @@ BESIDE = (RUN, SELECTION, SCORES)  # what a run writes once, and reads again to 
 COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 TASK_NAME = re.compile(r"\w[\w.-]{0,99}")
+READ = ("model", "train", "validation", "test", "selection")  # options that name what a run reads
 FREE = ("resume", "overwrite", "output", "keep_checkpoints")  # options that may be others when a run goes on
 
 
@@ -83,7 +85,23 @@ def check_output(config: TrainConfig, say: Callable[[str], None]) -> tuple[Train
         a_run = (output / RUN).is_file()
         advice = "resume goes on with the run there, overwrite replaces it" if a_run else "it is no run's"
         require(a_run and config.run.overwrite, "train", "output", "a new or empty folder", f"{str(output)!r} ({advice})")
+    check_outside(config, output)
     return config.absolute(), None
+
+
+def check_outside(config: TrainConfig, output: Path, of: str = "") -> None:
+    """Raises ValueError if anything that a run reads lies in the folder that is emptied for it.
+
+    Args:
+        of: the task whose config it is, of several in the folder.
+    """
+    options, folder = config.options(), os.path.realpath(output)
+    for name in READ:
+        path = options[name]
+        if path and not on_hub(path):
+            inside = os.path.join(os.path.realpath(path), "").startswith(os.path.join(folder, ""))
+            argument = f"{name} of {of!r}" if of else name
+            require(not inside, "train", argument, f"outside of the output folder {str(output)!r}", repr(path))
 
 
 def _left_by_a_kill(name: str) -> bool:
@@ -96,6 +114,8 @@ def _checkpoint(output: Path, say: Callable[[str], None]) -> Path:
     finished = (output / REPORT).is_file()
     require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
     found, wrong = usable_checkpoint(output / CHECKPOINTS, beside(output), say)
+    if (output / CHECKPOINTS).is_symlink():
+        wrong = f"{CHECKPOINTS} is a link, which is not followed"
     without = f"{str(output)!r} without one" + (f" ({wrong})" if wrong else "")
     if found is None:
         refuse("train", "output", "a run with a whole checkpoint", without)

@@ -1,12 +1,15 @@
 """`--overwrite` takes away what a run has left, and nothing else."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
 from interruption import stop
 from tiny_runs import silent
+from tiny_task import save_model, write_data
 
 from clm_kernels.finetune import TrainConfig, train
+from clm_kernels.finetune.many.tasks import train_tasks
 from clm_kernels.finetune.outputs import check_output
 
 FOREIGN = (
@@ -58,3 +61,54 @@ def test_what_a_killed_write_left_is_no_foreign_file(tmp_path):
     (tmp_path / ".run.json.theirs").write_text("{")
     with pytest.raises(ValueError, match="must be a new or empty folder"):
         check_output(config, print)
+
+
+def test_what_the_run_reads_may_not_lie_in_its_folder(base, tmp_path):
+    """The model of a finished run, trained on in its place, would be gone before it is read; and so would data there."""
+    output, link = tmp_path / "o", tmp_path / "link"
+    config = replace(base, select="random", output=str(output))
+    train(config, silent)
+    save_model(output / "model")
+    files = write_data(output)
+    shutil.copy(output / "selection.safetensors", output / "mine.safetensors")
+    link.symlink_to(output, target_is_directory=True)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    inside = {"model": str(output), "selection": str(output / "mine.safetensors"), **files}
+    for option, path in [
+        *inside.items(),
+        ("model", str(output / "model")),
+        ("model", str(link)),
+        ("train", str(link / "train.jsonl")),
+    ]:
+        with pytest.raises(ValueError, match=rf"^train: {option} must be outside of the output folder '.*', got '{path}'$"):
+            train(replace(config, overwrite=True, **{option: path}), silent)
+    with pytest.raises(ValueError, match=r"^train: model must be outside of the output folder"):
+        train(replace(config, overwrite=True, seeds=2, model=str(output)), silent)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
+def test_nor_in_the_folder_of_several_tasks(base, tmp_path):
+    common = TrainConfig(model=base.data.model, epochs=1, batch_size=8, select="random", output=str(tmp_path / "o"))
+    train_tasks(common, {"a": {"train": base.data.train}}, silent)
+    mine = shutil.copy(base.data.train, tmp_path / "o" / "mine.jsonl")
+    with pytest.raises(ValueError, match=r"^train: train of 'a' must be outside of the output folder"):
+        train_tasks(common.replace(overwrite=True), {"a": {"train": str(mine)}}, silent)
+    assert (tmp_path / "o" / "tasks.json").is_file() and (tmp_path / "o" / "a" / "report.json").is_file()
+
+
+def test_checkpoints_that_are_a_link(base, tmp_path):
+    """Of a link the link goes: what it leads to is not in the run's folder, and no run goes on from there."""
+    output, outside = tmp_path / "o", tmp_path / "outside"
+    config = replace(base, select="random", output=str(output))
+    stop(config, 8)
+    shutil.copytree(output / "checkpoints", outside)
+    (outside / "checkpoint-1").mkdir()
+    (outside / "checkpoint-1" / "precious").write_text("x")
+    shutil.rmtree(output / "checkpoints")
+    (output / "checkpoints").symlink_to(outside, target_is_directory=True)
+    before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"without one \(checkpoints is a link, which is not followed\)"):
+        train(TrainConfig(output=str(output), resume=True), silent)
+    stop(replace(config, overwrite=True), 1, times=2)
+    assert {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} == before
+    assert not any(output.iterdir())

@@ -22,7 +22,7 @@ from ..hub import on_hub, pinned
 from ..interruption import tidied_up_after
 from ..locks import locked
 from ..methods import check
-from ..outputs import as_recorded, check_output, clear, is_task_name, read_json, tasks_in
+from ..outputs import as_recorded, check_output, check_outside, clear, is_task_name, read_json, tasks_in
 from ..parts import STDIN, with_files
 from ..recipe import train
 from ..report import Report
@@ -81,6 +81,8 @@ def train_tasks(config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | No
     with tidied_up_after(), locked(output):
         if not common.run.resume:
             check_output(common, say)
+            for name, run in runs.items():
+                check_outside(run, output, of=name)
             known = tasks_in(output)
             others = [name for name in runs if name not in known and (output / name).exists()]
             require(not others, "train", "names of tasks", f"of folders that are not yet in {str(output)!r}", listed(others))
