@@ -48,6 +48,7 @@ from .sharing import Shared
 from .trainer import arguments
 from .words.reading import Reader
 from .words.recording import Recorder
+from .written import files_of
 
 
 def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = None) -> Report:
@@ -147,7 +148,8 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
     report.cost, report.minutes = cost, minutes
     if checkpoint:
         say(f"resuming after {checkpoint.name}, with the options that the run was begun with")
-    with run_folder(config, run.corpus.record, run.asked, checkpoint):
+    files = files_of(run.method, loaded, bool(choice.scores), bool(groups)) if is_main() else ()
+    with run_folder(config, run.corpus.record, run.asked, checkpoint, files):
         if is_main() and not checkpoint:
             save_run_file(output / RUN_FILE, run.resolved.replace(**paths), run.circumstances["versions"])
             save_choice(output, choice)
