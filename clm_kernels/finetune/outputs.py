@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -66,7 +65,6 @@ DRAWN = "?" * 8  # what tempfile adds to a name
 HALF = tuple(f".{name[:32]}.{DRAWN}" for name in (*OURS, OWNER))  # what stays of a write that was killed
 BESIDE = (RUN, SELECTION, SCORES)  # what a run writes once, and reads again to go on
 COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 TASK_NAME = re.compile(r"\w[\w.-]{0,99}")
 READ = ("model", "train", "validation", "test", "selection")  # options that name what a run reads
 FREE = ("resume", "overwrite", "output", "keep_checkpoints")  # options that may be others when a run goes on
@@ -324,31 +322,3 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         write(Path(beside))
         for path in sorted(Path(beside).iterdir()):
             os.replace(path, folder / path.name)
-
-
-@contextmanager
-def advice_when_a_disk_is_full(output: Path) -> Iterator[None]:
-    """Turns the many errors that mean so, or that a folder cannot be written to any more, into one line.
-
-    Raises:
-        RuntimeError: in their place.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not (reason := _refused_by_the_disk(error, output)):
-            raise
-        raise RuntimeError(f"train: output must be a folder with room to write to, got {str(output)!r} ({reason})") from error
-
-
-def _refused_by_the_disk(error: BaseException, output: Path) -> str:
-    """What the operating system says; empty if it is another kind of error."""
-    if isinstance(error, OSError):
-        inside = error.filename is not None and str(error.filename).startswith(str(output))
-        full = error.errno in FULL or (inside and error.errno in (errno.EACCES, errno.EPERM, errno.EIO))
-        return os.strerror(error.errno) if full and error.errno else ""
-    told = next((os.strerror(number) for number in FULL if os.strerror(number) in str(error)), "")
-    by_torch = isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("PytorchStreamWriter", "unexpected pos", "iostream error")
-    )
-    return told or ("a file could not be written whole" if by_torch else "")

@@ -27,6 +27,7 @@ from .chosen import draw_choice, load_choice, save_choice
 from .circumstances import alike
 from .config import PATHS, REQUIRED, TrainConfig
 from .cost_picture import draw_cost
+from .disks import advice_when_a_disk_is_full
 from .dividing import check_launched
 from .fitting import fit
 from .hub import on_hub, pinned
@@ -36,7 +37,7 @@ from .locks import locked
 from .many import several_runs
 from .methods import Prepared, check, method_of
 from .models import pooling_for
-from .outputs import advice_when_a_disk_is_full, check_output, is_main, run_folder, write_folder
+from .outputs import check_output, is_main, run_folder, write_folder
 from .page.writing import write_page
 from .parts import with_files
 from .pricing import as_found, within
