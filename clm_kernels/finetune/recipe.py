@@ -43,7 +43,7 @@ from .parts import with_files
 from .pricing import as_found, within
 from .processes.company import Company, in_company
 from .report import Report, machine
-from .run_file import load_run_file, save_run_file
+from .run_file import load_run_file, mend_run_file, save_run_file
 from .saying import Say, say_nothing, to_stderr
 from .sharing import Shared
 from .trainer import arguments
@@ -157,6 +157,8 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
             draw_choice(output, lines, say)
             if groups:
                 groups.save(output / GROUPS)
+        if is_main() and checkpoint:
+            mend_run_file(output / RUN_FILE, run.resolved, run.circumstances["versions"], say)
         with _recording(run, prepared, say) as recorder:
             scored = fit(run, prepared, report, say, *filter(None, [recorder]), shares=shares)
         if is_main():

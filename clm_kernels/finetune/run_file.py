@@ -20,7 +20,7 @@ from ..errors import refuse, require
 from ..extras import needs
 from ..files import write_atomically
 from .circumstances import other_versions, versions
-from .config import PARTS, TrainConfig
+from .config import PARTS, PATHS, TrainConfig
 from .keys import check_names, nearest, typed
 from .outputs import OF_TRANSFORMERS, READ
 
@@ -58,6 +58,23 @@ def save_run_file(path: Path, config: TrainConfig, versions: Mapping[str, str]) 
     content = {"format": FORMAT, **parts, "files": hashes(config.options()), "versions": dict(versions)}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
     write_atomically(path, (HEAD + text).encode())
+
+
+def mend_run_file(path: Path, config: TrainConfig, versions: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Writes the file of a run that goes on anew, where it does not say what the run is: edited, broken or gone.
+
+    Paths may be written in another way; of a run within minutes, which decides options as it goes, only a broken one is mended.
+    """
+    free = (*PATHS, *FORGOTTEN, "keep_checkpoints")
+    try:
+        told = TrainConfig().options() | load_run_file(path).options
+        others = [name for name, value in config.options().items() if name not in free and told[name] != value]
+        if not others or config.training.minutes is not None:
+            return
+    except ValueError:
+        pass
+    say(f"{path.name} is not what the run was begun with, and is written anew, with absolute paths")
+    save_run_file(path, config, versions)
 
 
 def load_run_file(path: str | os.PathLike) -> RunFile:
