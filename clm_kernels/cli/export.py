@@ -50,29 +50,30 @@ def export(
     require(not (onnx and sentence_transformers), "export", "onnx", "left out with --sentence-transformers", onnx)
     quiet()
     from ..finetune import Classifier
+    from ..finetune.disks import filling
     from ..finetune.shipping import push as hub
-    from ..finetune.shipping.card import write_card
+    from ..finetune.shipping.card import read_told, write_card
     from ..finetune.shipping.rows import real_rows
     from ..models.portable import MODULE
 
     if push:
         hub.check_repository(push)
-    classifier = Classifier.load(model, delta)
-    served = classifier.served()
-    run = Path(delta).parent if delta else Path(model)
-    rows, folder = real_rows(served, run, data), Path(output)
-    if onnx:
-        kind, found = "onnx", _onnx(served, folder, rows, int8)
-    elif sentence_transformers:
-        kind, found = "embedding", _embedding(served, folder, rows)
-    else:
-        kind, found = "checkpoint", _checkpoint(classifier, folder, rows, code=not no_code)
-    on = (
-        f"on {len(rows):,} rows of {Path(rows.path).name}"
-        if rows is not None
-        else "on texts of random words (the run's data are gone)"
-    )
-    write_card(folder, served, kind, run, [f"Compared with the trained model {on}: {' '.join(line.split())}." for line in found])
+    folder = Path(output)
+    with filling(folder, "export"):
+        classifier = Classifier.load(model, delta)
+        served, run = classifier.served(), Path(delta).parent if delta else Path(model)
+        read_told(run)  # before anything is written
+        rows = real_rows(served, run, data)
+        if onnx:
+            kind, found = "onnx", _onnx(served, folder, rows, int8)
+        elif sentence_transformers:
+            kind, found = "embedding", _embedding(served, folder, rows)
+        else:
+            kind, found = "checkpoint", _checkpoint(classifier, folder, rows, code=not no_code)
+        named = f"on {len(rows):,} rows of {Path(rows.path).name}" if rows is not None else ""
+        on = named or "on texts of random words (the run's data are gone)"
+        lines = [f"Compared with the trained model {on}: {' '.join(line.split())}." for line in found]
+        write_card(folder, served, kind, run, lines)
     print(f"saved: {visible(output)}")
     print(f"compared with the trained model {visible(on)}")
     for line in found:

@@ -14,6 +14,7 @@ ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # 
 CARD = "README.md"
 TRAINED = "trained.safetensors"  # in a checkpoint of a divided base
 WHOLE = "model.safetensors"  # as transformers names it, where it is one file
+SHARDS, INDEX = "model-*-of-*.safetensors", "model.safetensors.index.json"  # where it is several
 EVALUATIONS = "evaluation-*"  # folders, of what is told of the run later
 OF_EVALUATION = (
     "evaluation.json", "classes.csv", "confusion.csv", "errors.csv", "mislabels.csv", "confusion.png", "reliability.png", PAGE,

@@ -18,8 +18,9 @@ NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All of them, whole or not, newest first."""
-    found = (path for path in folder.glob("checkpoint-*") if NAME.fullmatch(path.name))
+    """All of them, whole or not, newest first; none of a link, as what it leads to may be anybody's."""
+    there = () if folder.is_symlink() else folder.glob("checkpoint-*")
+    found = (path for path in there if NAME.fullmatch(path.name))
     return sorted(found, key=step_of, reverse=True)
 
 
@@ -91,10 +92,12 @@ def drop_unfinished(folder: Path) -> None:
 
 
 def drop_checkpoints(folder: Path) -> None:
-    """Removes all checkpoints, and the folder unless something else, as a logger's files, stands in it."""
+    """Removes all checkpoints, and the folder unless something else, as a logger's files, stands in it. Of a link the link goes."""
+    if folder.is_symlink():
+        folder.unlink()
     for checkpoint in checkpoints(folder):
         drop(checkpoint)
-    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+    if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
 
 

@@ -14,6 +14,7 @@ import torch
 from .._version import __version__
 from ..errors import require
 from ..fingerprint import checksum
+from ..ops.registry import wanted
 from ..strangers import brief, fits
 from .config import PATHS, TrainConfig
 from .encode import Encoded
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 PACKAGES = ("clm_kernels", "torch", "transformers", "accelerate", "numpy")
+BESIDE_WEIGHTS = (  # what is read of a base: its tokenizer, and how it pools
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "spiece.model",
+    "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "merges.txt", "1_Pooling/config.json",
+)  # fmt: skip
 FORM = {
-    "model": {"weights": str, "config.json": str},
+    "model": {"weights": str, "config.json": str, "files?": {str: str}},
     "tokens": {str: str},
     "processes": int,
     "versions": {str: str},
@@ -46,7 +51,8 @@ def circumstances(loaded: Loaded, model: Path, splits: Mapping[str, Encoded], de
     return {
         "model": {
             "weights": checksum(base, {}),
-            "config.json": hashlib.sha256((model / "config.json").read_bytes()).hexdigest(),
+            "config.json": _hashed(model / "config.json"),
+            "files": {name: _hashed(model / name) for name in BESIDE_WEIGHTS if (model / name).is_file()},
         },
         "tokens": {name: rows_checksum(split.dataset) for name, split in splits.items()},
         "processes": processes(),
@@ -54,10 +60,15 @@ def circumstances(loaded: Loaded, model: Path, splits: Mapping[str, Encoded], de
     }
 
 
+def _hashed(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def versions(device: torch.device | None = None) -> dict[str, str]:
     """Of all that may change the last bits of a result, by name; on that device, or the one that is taken here."""
     device = device or torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    return {**machine(device), "clm_kernels": __version__, "threads": str(torch.get_num_threads())}
+    ways = {"backend": wanted(), "cpu": torch.backends.cpu.get_cpu_capability()}
+    return {**machine(device), "clm_kernels": __version__, "threads": str(torch.get_num_threads()), **ways}
 
 
 def alike(config: TrainConfig, found: Mapping[str, Any], output: Path, checkpoint: Path | None) -> dict[str, Any]:
@@ -72,7 +83,8 @@ def alike(config: TrainConfig, found: Mapping[str, Any], output: Path, checkpoin
     owner = output / OWNER
     packages = {f"version of {name}": found["versions"][name] for name in PACKAGES}
     tokens = {f"tokens of the {name} data": digest[:12] for name, digest in found["tokens"].items()}
-    base = {f"{name} of the base": digest[:12] for name, digest in found["model"].items()}
+    files = found["model"] | found["model"]["files"]
+    base = {f"{name} of the base": digest[:12] for name, digest in files.items() if name != "files"}
     options = {name: value for name, value in config.options().items() if name not in PATHS}
     seen = {"output": owner.read_text() if owner.is_file() else "a folder without process 0's lock"}
     return packages | options | base | tokens | seen | {"checkpoint": checkpoint.name if checkpoint else ""}
@@ -120,6 +132,9 @@ def check_circumstances(before: Mapping[str, Any], now: Mapping[str, Any], say: 
         require(
             same, "train", "model", "the one that the run was begun with", f"one with other {named}".replace("other a", "another")
         )
+    files, others = now["model"]["files"], before["model"].get("files", now["model"]["files"])
+    other = min((name for name in files.keys() | others.keys() if files.get(name) != others.get(name)), default="")
+    require(not other, "train", "model", "the one that the run was begun with", f"one with another {other}")
     changed = [name for name in now["tokens"] if before["tokens"].get(name) != now["tokens"][name]]
     found = f"other tokens of {', '.join(changed)} (another tokenizer?)"
     require(before["tokens"] == now["tokens"], "train", "the data", "as it was when the run began", found)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -29,6 +28,7 @@ from .artifacts import (
     DELTA,
     EVALUATIONS,
     GROUPS,
+    INDEX,
     INNER,
     OF_EVALUATION,
     PAGE,
@@ -39,15 +39,18 @@ from .artifacts import (
     SCOPE,
     SCORES,
     SELECTION,
+    SHARDS,
     TASKS,
     TRIALS,
+    WHOLE,
 )
 from .checkpoints import drop_all_but, drop_checkpoints, drop_unfinished, last_checkpoint, usable_checkpoint
 from .config import OPTIONS, PARTS, TrainConfig
+from .hub import on_hub
 from .locks import LOCK, OWNER
 
 OF_TRANSFORMERS = (
-    "config.json", "model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json", "clm_pooled.py",
+    "config.json", WHOLE, SHARDS, INDEX, "clm_pooled.py",
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
     "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt",
 )  # fmt: skip
@@ -56,13 +59,14 @@ RESULTS = (
     PAGE,
 )  # fmt: skip
 OURS = (RUN, REPORT, *RESULTS, *OF_TRANSFORMERS)
+WRITES, FOLDERS = "writes", "folders"  # in a run's record: names of files, and of the folders of several runs
 WRITING = ".writing-"  # how a folder begins that is moved over when all is in it
 DRAWN = "?" * 8  # what tempfile adds to a name
 HALF = tuple(f".{name[:32]}.{DRAWN}" for name in (*OURS, OWNER))  # what stays of a write that was killed
 BESIDE = (RUN, SELECTION, SCORES)  # what a run writes once, and reads again to go on
 COLUMNS = ("text_column", "label_column", "tokens_column", "tags_column", "labels_column", "label_separator")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 TASK_NAME = re.compile(r"\w[\w.-]{0,99}")
+READ = ("model", "train", "validation", "test", "selection")  # options that name what a run reads
 FREE = ("resume", "overwrite", "output", "keep_checkpoints")  # options that may be others when a run goes on
 
 
@@ -83,7 +87,23 @@ def check_output(config: TrainConfig, say: Callable[[str], None]) -> tuple[Train
         a_run = (output / RUN).is_file()
         advice = "resume goes on with the run there, overwrite replaces it" if a_run else "it is no run's"
         require(a_run and config.run.overwrite, "train", "output", "a new or empty folder", f"{str(output)!r} ({advice})")
+    check_outside(config, output)
     return config.absolute(), None
+
+
+def check_outside(config: TrainConfig, output: Path, of: str = "") -> None:
+    """Raises ValueError if anything that a run reads lies in the folder that is emptied for it.
+
+    Args:
+        of: the task whose config it is, of several in the folder.
+    """
+    options, folder = config.options(), os.path.realpath(output)
+    for name in READ:
+        path = options[name]
+        if path and not on_hub(path):
+            inside = os.path.join(os.path.realpath(path), "").startswith(os.path.join(folder, ""))
+            argument = f"{name} of {of!r}" if of else name
+            require(not inside, "train", argument, f"outside of the output folder {str(output)!r}", repr(path))
 
 
 def _left_by_a_kill(name: str) -> bool:
@@ -96,6 +116,8 @@ def _checkpoint(output: Path, say: Callable[[str], None]) -> Path:
     finished = (output / REPORT).is_file()
     require(not finished, "train", "output", "an unfinished run to resume", f"{str(output)!r}, which is finished")
     found, wrong = usable_checkpoint(output / CHECKPOINTS, beside(output), say)
+    if (output / CHECKPOINTS).is_symlink():
+        wrong = f"{CHECKPOINTS} is a link, which is not followed"
     without = f"{str(output)!r} without one" + (f" ({wrong})" if wrong else "")
     if found is None:
         refuse("train", "output", "a run with a whole checkpoint", without)
@@ -122,7 +144,7 @@ def beside(output: Path) -> list[Path]:
 
 
 @contextmanager
-def run_folder(config: TrainConfig, data: dict, asked: dict, checkpoint: Path | None) -> Iterator[Path]:
+def run_folder(config: TrainConfig, data: dict, asked: dict, checkpoint: Path | None, files: Iterable[str]) -> Iterator[Path]:
     """The output folder, with the record of the run in it: config, what was asked for, and what is known of its data.
 
     After an error before the first checkpoint, everything is taken away again; after a later one, everything that
@@ -131,11 +153,17 @@ def run_folder(config: TrainConfig, data: dict, asked: dict, checkpoint: Path | 
     Args:
         asked: the options as they were given, before what ``auto`` stands for.
         checkpoint: the one that the run goes on from; newer ones and unfinished ones are removed.
+        files: what it may write, of `OURS`.
+
+    Raises:
+        ValueError: for changed data where it goes on; for files of these names that no run has written.
     """
     output = Path(config.run.output)
     if not is_main():
         yield output
         return
+    files = list(files)
+    check_free(output, files)
     if checkpoint:
         require(read_json(output / RUN).get("data") == data, "train", "the data", "as it was when the run began", "changed files")
         drop_all_but(output / CHECKPOINTS, checkpoint)
@@ -143,7 +171,7 @@ def run_folder(config: TrainConfig, data: dict, asked: dict, checkpoint: Path | 
         clear(output)
     try:
         if not checkpoint:
-            record = {"config": config.options(), "asked": asked, "data": data}
+            record = {"config": config.options(), "asked": asked, "data": data, WRITES: files}
             write_atomically(output / RUN, json.dumps(record, indent=2).encode())
         yield output
     except BaseException:
@@ -160,9 +188,9 @@ def is_main() -> bool:
 
 
 def clear(output: Path) -> None:
-    """Takes away what a run has put into the folder, and nothing else: files of these names, its checkpoints, half-written files."""
-    inner = inner_folders(output)  # by the record, which goes too
-    for path in (path for pattern in (*OURS, *HALF) for path in output.glob(pattern)):
+    """Takes away what the record of the run there names, its checkpoints, its evaluations and half-written files; the record last."""
+    names = [name for name in recorded_files(output) if name != RUN]
+    for path in (path for pattern in (*names, *HALF) for path in output.glob(pattern)):
         if path.is_symlink() or path.is_file():
             path.unlink()
     for path in output.glob(WRITING + DRAWN):
@@ -171,24 +199,49 @@ def clear(output: Path) -> None:
     for folder in output.glob(EVALUATIONS):
         drop_evaluation(folder)
     drop_checkpoints(output / CHECKPOINTS)
-    for folder in inner:
+    for folder in inner_folders(output):
         clear(folder)
         with suppress(OSError):  # something else stands in it
             folder.rmdir()
+    (output / RUN).unlink(missing_ok=True)
+
+
+def recorded_files(output: Path) -> list[str]:
+    """The files that the run in a folder writes, by its record; patterns among them. Of older runs, which told none, all of `OURS`."""
+    told = _record(output).get(WRITES, list(OURS))
+    names = [RUN, *(told if isinstance(told, list) else [])] if (output / RUN).is_file() else []
+    return [name for name in OURS if name in names]
+
+
+def check_free(output: Path, files: Iterable[str]) -> None:
+    """Raises ValueError if a file that is to be written stands there, and is none of the run's."""
+    ours = recorded_files(output)
+    for path in (path for pattern in files for path in sorted(output.glob(pattern))):
+        mine = any(fnmatch(path.name, pattern) for pattern in ours) and (path.is_symlink() or not path.is_dir())
+        found = f"{str(output)!r} with {path.name!r}; move it"
+        require(mine, "train", "output", "a folder without what this run would write and the one there has not", found)
 
 
 def inner_folders(output: Path) -> list[Path]:
-    """Those of several runs in the folder of all."""
-    found = [folder for pattern in INNER for folder in sorted(output.glob(pattern))]
+    """Those of several runs in the folder of all, as its record names them."""
+    record = _record(output)
+    told = record.get(FOLDERS, [] if WRITES in record else list(INNER))
+    known = [name for name in told if any(fnmatch(name, pattern) for pattern in INNER)] if strangers.fits(told, [str]) else []
+    found = [folder for pattern in known if Path(pattern).name == pattern for folder in sorted(output.glob(pattern))]
     found += [output / name for name in tasks_in(output)]
     return [folder for folder in found if not folder.is_symlink() and (folder / RUN).is_file()]
 
 
+def _record(output: Path) -> dict[str, Any]:
+    """What a run has recorded; nothing where there was none, or it is damaged, which is said where a run goes on."""
+    with suppress(ValueError):
+        return read_json(output / RUN) if (output / RUN).is_file() else {}
+    return {WRITES: []}
+
+
 def tasks_in(output: Path) -> dict[str, dict[str, Any]]:
     """The tasks of which a folder holds a run each, by their names, with the options that each was given; none in other folders."""
-    told: Any = {}
-    with suppress(ValueError):  # of a record that is damaged, which is said where a run goes on
-        told = read_json(output / RUN).get("tasks") if (output / RUN).is_file() else {}
+    told: Any = _record(output).get("tasks", {})
     named = isinstance(told, dict) and all(is_task_name(name) and isinstance(one, dict) for name, one in told.items())
     known = named and all(_is_option(option, value) for one in told.values() for option, value in one.items())
     return told if known else {}
@@ -202,13 +255,19 @@ def is_task_name(name: str) -> bool:
 
 
 def drop_evaluation(folder: Path) -> None:
-    """Removes what `evaluate` writes into a folder, and the folder if nothing else stands there."""
-    if folder.is_symlink() or not folder.is_dir():
+    """Removes what `evaluate` has written into a folder, the evaluation last, and the folder if nothing else stands there."""
+    if folder.is_symlink() or not _is_evaluation(folder / OF_EVALUATION[0]):
         return
-    for name in OF_EVALUATION:
+    for name in reversed(OF_EVALUATION):
         (folder / name).unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
+
+
+def _is_evaluation(path: Path) -> bool:
+    with suppress(ValueError):
+        return {"data", "scores"} <= strangers.read_json(path, "train", "an evaluation", most=16 * strangers.MEGABYTE).keys()
+    return False
 
 
 def read_json(path: Path) -> dict:
@@ -263,31 +322,3 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         write(Path(beside))
         for path in sorted(Path(beside).iterdir()):
             os.replace(path, folder / path.name)
-
-
-@contextmanager
-def advice_when_a_disk_is_full(output: Path) -> Iterator[None]:
-    """Turns the many errors that mean so, or that a folder cannot be written to any more, into one line.
-
-    Raises:
-        RuntimeError: in their place.
-    """
-    try:
-        yield
-    except Exception as error:
-        if not (reason := _refused_by_the_disk(error, output)):
-            raise
-        raise RuntimeError(f"train: output must be a folder with room to write to, got {str(output)!r} ({reason})") from error
-
-
-def _refused_by_the_disk(error: BaseException, output: Path) -> str:
-    """What the operating system says; empty if it is another kind of error."""
-    if isinstance(error, OSError):
-        inside = error.filename is not None and str(error.filename).startswith(str(output))
-        full = error.errno in FULL or (inside and error.errno in (errno.EACCES, errno.EPERM, errno.EIO))
-        return os.strerror(error.errno) if full and error.errno else ""
-    told = next((os.strerror(number) for number in FULL if os.strerror(number) in str(error)), "")
-    by_torch = isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("PytorchStreamWriter", "unexpected pos", "iostream error")
-    )
-    return told or ("a file could not be written whole" if by_torch else "")

@@ -27,6 +27,7 @@ from .chosen import draw_choice, load_choice, save_choice
 from .circumstances import alike
 from .config import PATHS, REQUIRED, TrainConfig
 from .cost_picture import draw_cost
+from .disks import advice_when_a_disk_is_full
 from .dividing import check_launched
 from .fitting import fit
 from .hub import as_begun, on_hub, pinned, with_address
@@ -36,18 +37,19 @@ from .locks import locked
 from .many import several_runs
 from .methods import Prepared, check, method_of
 from .models import pooling_for
-from .outputs import advice_when_a_disk_is_full, check_output, is_main, run_folder, write_folder
+from .outputs import check_output, is_main, run_folder, write_folder
 from .page.writing import write_page
 from .parts import with_files
 from .pricing import as_found, within
 from .processes.company import Company, in_company
 from .report import Report, machine
-from .run_file import load_run_file, save_run_file
+from .run_file import load_run_file, mend_run_file, save_run_file
 from .saying import Say, say_nothing, to_stderr
 from .sharing import Shared
 from .trainer import arguments
 from .words.reading import Reader
 from .words.recording import Recorder
+from .written import files_of
 
 
 def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = None) -> Report:
@@ -155,13 +157,16 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
     report.cost, report.minutes = cost, minutes
     if checkpoint:
         say(f"resuming after {checkpoint.name}, with the options that the run was begun with")
-    with run_folder(config, run.corpus.record, run.asked, checkpoint):
+    files = files_of(run.method, loaded, bool(choice.scores), bool(groups)) if is_main() else ()
+    with run_folder(config, run.corpus.record, run.asked, checkpoint, files):
         if is_main() and not checkpoint:
             save_run_file(output / RUN_FILE, run.resolved.replace(**paths), run.circumstances["versions"])
             save_choice(output, choice)
             draw_choice(output, lines, say)
             if groups:
                 groups.save(output / GROUPS)
+        if is_main() and checkpoint:
+            mend_run_file(output / RUN_FILE, run.resolved, run.circumstances["versions"], say)
         with _recording(run, prepared, say) as recorder:
             scored = fit(run, prepared, report, say, *filter(None, [recorder]), shares=shares)
         if is_main():

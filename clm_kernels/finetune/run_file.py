@@ -20,13 +20,12 @@ from ..errors import refuse, require
 from ..extras import needs
 from ..files import write_atomically
 from .circumstances import other_versions, versions
-from .config import PARTS, TrainConfig
+from .config import PARTS, PATHS, TrainConfig
 from .keys import check_names, nearest, typed
-from .outputs import OF_TRANSFORMERS
+from .outputs import OF_TRANSFORMERS, READ
 
 FORMAT = "clm_kernels.run/1"
 FORGOTTEN = ("resume", "overwrite")  # of the moment, and the second would replace what is repeated
-HASHED = ("model", "train", "validation", "test", "selection")  # options that name what is read
 MOST, DEPTH = 1 << 18, 3
 HEAD = """\
 # What this run was. Again: clm-kernels train --config run.yaml --output NEW
@@ -59,6 +58,23 @@ def save_run_file(path: Path, config: TrainConfig, versions: Mapping[str, str]) 
     content = {"format": FORMAT, **parts, "files": hashes(config.options()), "versions": dict(versions)}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
     write_atomically(path, (HEAD + text).encode())
+
+
+def mend_run_file(path: Path, config: TrainConfig, versions: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Writes the file of a run that goes on anew, where it does not say what the run is: edited, broken or gone.
+
+    Paths may be written in another way; of a run within minutes, which decides options as it goes, only a broken one is mended.
+    """
+    free = (*PATHS, *FORGOTTEN, "keep_checkpoints")
+    try:
+        told = TrainConfig().options() | load_run_file(path).options
+        others = [name for name, value in config.options().items() if name not in free and told[name] != value]
+        if not others or config.training.minutes is not None:
+            return
+    except ValueError:
+        pass
+    say(f"{path.name} is not what the run was begun with, and is written anew, with absolute paths")
+    save_run_file(path, config, versions)
 
 
 def load_run_file(path: str | os.PathLike) -> RunFile:
@@ -121,13 +137,13 @@ def read_run(path: str | os.PathLike, say: Callable[[str], None] = print, **opti
 
 def hashes(options: Mapping[str, Any]) -> dict[str, Any]:
     """SHA-256s of what the options name, as far as it lies on a disk."""
-    found = {name: _hashes(Path(options[name]), name == "model") for name in HASHED if options[name]}
+    found = {name: _hashes(Path(options[name]), name == "model") for name in READ if options[name]}
     return {name: value for name, value in found.items() if value}
 
 
 def check_files(file: RunFile, given: Iterable[str]) -> None:
     """Raises ValueError for the first file or folder that is another than it was, and is not among the options given anew."""
-    known = {name: value for name, value in file.files.items() if name in HASHED and name not in given}
+    known = {name: value for name, value in file.files.items() if name in READ and name not in given}
     for name, expected in known.items():
         path, same = Path(file.options.get(name, "")), f"what {file.path} was written with"
         require(path != Path() and path.exists(), "train", name, same, f"{str(path)!r}, which is not there")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import named
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -24,7 +26,7 @@ def spooled(chunks: Iterable[Mapping[str, list[Any]]]) -> Dataset:
 
     with tempfile.TemporaryDirectory(prefix="clm-tokens-") as folder:
         path, writer = Path(folder) / "tokens.arrow", None
-        with open(path, "wb") as file:
+        with named(path), open(path, "wb") as file:
             for chunk in chunks:
                 try:
                     columns = [pa.array(rows, _type(name, rows[0])) for name, rows in chunk.items()]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -125,6 +126,14 @@ class RunTrainer(Trainer):
         self.best_checkpoint()
         super()._load_best_model()
 
+    def _load_optimizer_and_scheduler(self, checkpoint) -> None:
+        with _of_tensors_alone(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint) -> None:
+        with _of_tensors_alone(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def floating_point_ops(self, inputs) -> int:
         """Not counted: that would walk through all modules at each step, which takes long beside one that trains a head alone."""
         return 0
@@ -154,6 +163,16 @@ class RunTrainer(Trainer):
     def _run_epoch(self, *, epoch, **given):
         self._order.set_epoch(epoch)  # which accelerate does not reach where a resumed run skips batches in several processes
         return super()._run_epoch(epoch=epoch, **given)
+
+
+@contextmanager
+def _of_tensors_alone(checkpoint: str | None) -> Iterator[None]:
+    """Says in one line that torch, which reads a checkpoint without unpickling, has refused one of its files."""
+    try:
+        yield
+    except UnpicklingError as error:
+        expected, found = "of tensors and numbers", "a file with other objects, which may be code and are not read"
+        raise ValueError(f"train: {str(checkpoint)!r} must be {expected}, got {found}") from error
 
 
 class EpochSampler(LengthGroupedSampler):

@@ -97,6 +97,7 @@ class Keeping(Restorable):
             last: without a file, what another model's `fill` has left there is taken over if it is the same; this one's is left there.
 
         Raises:
+            ValueError: if there is a folder, a pipe or a device in its place.
             OSError: if the file cannot be read or written; nothing half written is left.
         """
         texts, made_by = map(_read, batches), self._made_by()
@@ -105,6 +106,13 @@ class Keeping(Restorable):
             self._run(texts) if last is None else self._run_or_take_over(list(texts), made_by, last)
             return
         path, seen = Path(file), list[bytes]()
+        require(
+            path.is_file() or not path.exists(),
+            "replay",
+            "file",
+            "a file or a new name",
+            f"{str(path)!r}, which is a folder, a pipe or a device",
+        )
         self.file = self._open(path, made_by)
         first = next((given for given in texts if not self._holds(given, seen)), None)
         if first is not None:

@@ -9,17 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..files import named
+from ..strangers import fits
+
 MARK = b"clmkept1"
 DIGEST, LENGTH = 16, 8  # bytes
 TAIL = DIGEST + LENGTH + len(MARK)
 AT_ONCE = 1 << 22  # bytes
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+FORM = {"made_by": str, "beside": int, "places": {str: [int]}, "dtype?": str, "width?": int}  # of an index; the last two of rows
 
 
 class Damaged(ValueError):
@@ -76,7 +82,7 @@ class Mapped:
         if index["made_by"] != made_by:
             raise Damaged("made by another model or other versions")
         self.beside = index["beside"]
-        self._dtype, self._width = getattr(torch, index["dtype"]), index["width"]
+        self._dtype, self._width = DTYPES.get(index.get("dtype", ""), torch.float32), index.get("width", 0)
         self._places = {bytes.fromhex(key): place for key, place in index["places"].items()}
         self._bytes = np.memmap(path, np.uint8, "c", shape=(self.nbytes,))
 
@@ -111,14 +117,18 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._beside.unlink(missing_ok=True)
+        try:
+            with suppress(OSError):  # of what was not written yet, on a disk that is full; what `finish` has closed is whole
+                self._file.close()
+        finally:
+            self._beside.unlink(missing_ok=True)
 
     def keep(self, key: bytes, row: Tensor) -> None:
         if key.hex() in self._index["places"] or self.nbytes + row.nbytes > self.max_bytes:
             return
         data = row.detach().cpu().contiguous().view(torch.uint8).numpy().data
-        self._file.write(data)
+        with named(self.path):
+            self._file.write(data)
         self._digest.update(data)
         self._index |= {"dtype": str(row.dtype).removeprefix("torch."), "width": row.shape[-1]}
         self._index["places"][key.hex()] = (self.nbytes, self.nbytes + row.nbytes)
@@ -128,10 +138,11 @@ class Writer:
         """Puts the file in its place; `beside` stands in it for `Mapped.beside`."""
         index = json.dumps(self._index | {"beside": beside}).encode()
         self._digest.update(index)
-        self._file.write(index + self._digest.digest() + len(index).to_bytes(LENGTH, "little") + MARK)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with named(self.path):
+            self._file.write(index + self._digest.digest() + len(index).to_bytes(LENGTH, "little") + MARK)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
         os.replace(self._beside, self.path)
 
 
@@ -148,7 +159,29 @@ def _whole_index(path: Path) -> tuple[dict, int]:
         if _digest(file, size) != tail[:DIGEST]:
             raise Damaged("not as it was written")
         file.seek(size - length)
-        return json.loads(file.read(length)), size - length
+        return _checked(file.read(length), size - length), size - length
+
+
+def _checked(text: bytes, nbytes: int) -> dict[str, Any]:
+    """An index whose rows lie in so many bytes; a right digest is no proof that `Writer` has written it."""
+    try:
+        index = json.loads(text)
+        known = (
+            fits(index, FORM)
+            and index.get("dtype", "float32") in DTYPES
+            and all(_lies_within(place, index, nbytes) for place in index["places"].values())
+        )
+        known = known and all(bytes.fromhex(key) for key in index["places"])
+    except (ValueError, RecursionError):
+        known = False
+    if not known:
+        raise Damaged("without an index of rows")
+    return index
+
+
+def _lies_within(place: list[int], index: dict[str, Any], nbytes: int) -> bool:
+    width = index.get("width", 0) * (DTYPES[index["dtype"]].itemsize if "dtype" in index else 0)
+    return len(place) == 2 and 0 <= place[0] <= place[1] <= nbytes and width > 0 and (place[1] - place[0]) % width == 0
 
 
 def _digest(file: BinaryIO, size: int) -> bytes:

@@ -147,6 +147,11 @@ def backend(name: str) -> Iterator[None]:
         _wanted = before
 
 
+def wanted() -> str:
+    """The implementation that was asked for by name, or ``"auto"``."""
+    return _wanted
+
+
 def chosen(
     device: torch.device,
     op: str = "AdamWPlan",

@@ -1,5 +1,10 @@
 """A file that keeps what `replay`'s layers gave: read back bit for bit, for the same model alone, and never when damaged."""
 
+import errno
+import hashlib
+import json
+import os
+
 import models
 import pytest
 import torch
@@ -7,6 +12,7 @@ from replays import outcome, part, upper
 from tiny_runs import assert_same
 
 import clm_kernels as clm
+from clm_kernels.models import kept
 from clm_kernels.models.structure import layers_of
 
 
@@ -80,6 +86,46 @@ def test_damage_anywhere_is_seen(tmp_path, batches):
         assert path.read_bytes() == whole
 
 
+INDEX = {"made_by": "m", "beside": 0, "places": {"00": [0, 8]}, "dtype": "float32", "width": 2}
+
+
+def sealed(index, rows=bytes(8)):
+    """A file with a right digest, whatever its index says."""
+    told = index if isinstance(index, bytes) else json.dumps(index).encode()
+    digest = hashlib.blake2b(rows + told, digest_size=kept.DIGEST).digest()
+    return rows + told + digest + len(told).to_bytes(kept.LENGTH, "little") + kept.MARK
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"places": {}}, [], 7, b"{", b"[" * 100_000, {**INDEX, "dtype": "load"}, {**INDEX, "width": 0}, {**INDEX, "width": 3},
+        {**INDEX, "places": {"00": [0, 16]}}, {**INDEX, "places": {"00": [-8, 0]}}, {**INDEX, "places": {"00": [8, 0]}},
+        {**INDEX, "places": {"00": [0]}}, {**INDEX, "places": {"no hex": [0, 8]}}, {**INDEX, "places": [0, 8]}, {**INDEX, "made_by": 7},
+        {name: value for name, value in INDEX.items() if name != "dtype"},
+    ],
+    ids=lambda index: str(index)[:40],
+)  # fmt: skip
+def test_an_index_with_a_right_digest_is_not_believed(tmp_path, index):
+    (tmp_path / "kept").write_bytes(sealed(index))
+    with pytest.raises(kept.Damaged, match="without an index of rows"):
+        kept.Mapped(tmp_path / "kept", "m")
+    (tmp_path / "kept").write_bytes(sealed(INDEX))
+    assert kept.Mapped(tmp_path / "kept", "m").get(b"\0").tolist() == [[0, 0]]
+
+
+def test_one_that_is_not_believed_is_written_anew(tmp_path, batches):
+    (tmp_path / "kept").write_bytes(sealed([]))
+    assert fill(tmp_path / "kept", batches)[1:3] == (3, "written anew: it was without an index of rows")
+
+
+def test_a_folder_or_a_pipe_in_its_place(tmp_path, batches):
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(ValueError, match=r"^replay: file must be a file or a new name, got '.*/kept', which is a folder, a pipe"):
+        fill(tmp_path / "kept", batches)
+    assert not any((tmp_path / "kept").iterdir())
+
+
 def test_its_size_is_bounded_and_the_rest_runs_each_time(tmp_path, batches):
     expected, _, _, (_, size) = fill(tmp_path / "whole", batches)
     found, _, done, (texts, nbytes) = fill(tmp_path / "kept", batches, max_bytes=0.7 * size)
@@ -100,3 +146,16 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, batches, monkeypatch)
     with pytest.raises(OSError, match="No space left"):
         fill(path, batches)
     assert path.read_bytes() == whole and [file.name for file in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_a_disk_that_is_full_when_the_file_is_closed(tmp_path):
+    """What stands in Python's buffer is written then, and fails again."""
+    row = torch.zeros(3, 2)
+    with pytest.raises(OSError, match="No space left") as raised, kept.Writer(tmp_path / "kept", "m", 1e9) as writer:
+        writer._file.close()
+        writer._file = open("/dev/full", "wb")  # noqa: SIM115
+        writer.keep(b"\0", row)
+        writer.finish(0)
+    assert raised.value.errno == errno.ENOSPC and raised.value.filename == str(tmp_path / "kept")
+    assert not any(tmp_path.iterdir())

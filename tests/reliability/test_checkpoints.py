@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_runs import assert_same, silent, trained_tensors
 
 from clm_kernels import files
-from clm_kernels.finetune import TrainConfig, fitting, train
+from clm_kernels.finetune import TrainConfig, fitting, manifest, outputs, train
 from clm_kernels.finetune.trainer import RunTrainer
 
 
@@ -180,3 +180,21 @@ def test_kill_9_in_a_save(quick, expected, tmp_path, moment):
     assert any(line.startswith(f"resuming after checkpoint-{left},") for line in lines)
     assert_same(trained_tensors(output), expected)
     assert not list(output.glob(".*")) and not (output / "checkpoints").exists()
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/nowhere/at/all", "w"))
+
+
+@pytest.mark.parametrize("name", ["rng_state.pth", "optimizer.pt", "scheduler.pt"])
+def test_a_pickle_under_a_right_seal_is_refused(run, name):
+    """These are torch's own files, which it reads as tensors and numbers and no more."""
+    newest = run / "checkpoints" / "checkpoint-14"
+    torch.save(Evil(), newest / name)
+    told = manifest.read_manifest(newest)
+    manifest.seal(newest, outputs.beside(run), step=told["step"], best=told["best"], run=told["run"])
+    with pytest.raises(
+        ValueError, match=r"^train: '.*checkpoint-14' must be of tensors and numbers, got a file with other objects"
+    ):
+        train(TrainConfig(output=str(run), resume=True), silent)

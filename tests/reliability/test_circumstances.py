@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import run as command
 from damaging import going_on
 from interruption import stop
@@ -15,6 +16,10 @@ from tiny_task import save_model, write_data
 
 from clm_kernels.finetune import TrainConfig, circumstances, train
 from clm_kernels.finetune.config import Training
+from clm_kernels.finetune.manifest import read_manifest, seal
+from clm_kernels.finetune.outputs import beside
+from clm_kernels.finetune.run_file import load_run_file
+from clm_kernels.ops import registry
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +71,27 @@ def other_tokens(folder):
     (folder / "model" / "tokenizer.json").write_text(json.dumps(told))
 
 
+def another_vocabulary(folder):
+    """Of words that no text has, so that its tokens stay."""
+    told = json.loads((folder / "model" / "tokenizer.json").read_text())
+    words = told["model"]["vocab"]
+    words["anna"], words["bob"] = words["bob"], words["anna"]
+    (folder / "model" / "tokenizer.json").write_text(json.dumps(told))
+
+
+def another_pooling(folder):
+    (folder / "model" / "1_Pooling").mkdir()
+    (folder / "model" / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": "max"}))
+
+
 REFUSED = {
+    "ids of words that no text has": (another_vocabulary, "got one with another tokenizer.json"),
+    "the tokenizer's limit": (lambda folder: edit(folder / "model" / "tokenizer_config.json", model_max_length=9), "another tokenizer_config.json"),
+    "a pooling": (another_pooling, "got one with another 1_Pooling/config.json"),
     "another base": (another_base, "model must be the one that the run was begun with, got one with other weights"),
     "one weight of the base": (one_weight, "model must be the one that the run was begun with, got one with other weights"),
     "the base's config": (lambda folder: edit(folder / "model" / "config.json", hidden_dropout_prob=0.2), "another config.json"),
-    "another tokenizer": (other_tokens, "the data must be as it was when the run began, got other tokens of"),
+    "another tokenizer": (other_tokens, "got one with another tokenizer.json"),
     "training data in another order": (lambda folder: reorder(folder / "train.jsonl"), "the data must be as it was"),
     "validation data in another order": (lambda folder: reorder(folder / "validation.jsonl"), "the data must be as it was"),
     "test data in another order": (lambda folder: reorder(folder / "test.jsonl"), "the data must be as it was"),
@@ -139,6 +160,52 @@ def test_another_version_is_said(here, monkeypatch):
     end, lines = going_on(folder / "run", expected)
     (line,) = (line for line in lines if line.startswith("resuming with clm_kernels 99 for "))
     assert end == "said" and line.endswith(": results may differ in their last bits")
+
+
+@pytest.mark.parametrize(("place", "value", "line"), [
+    ((registry, "_wanted"), "reference", "resuming with backend reference for auto"),
+    ((torch.backends.cpu, "get_cpu_capability"), lambda: "DEFAULT", "resuming with cpu DEFAULT for "),
+], ids=["backend", "capability"])  # fmt: skip
+def test_another_way_to_compute_is_said(here, monkeypatch, place, value, line):
+    folder, expected = here
+    monkeypatch.setattr(*place, value)
+    end, lines = going_on(folder / "run", expected)
+    assert end.startswith("said") and any(
+        one.startswith(line) and one.endswith("may differ in their last bits") for one in lines
+    ), lines
+
+
+def test_a_checkpoint_of_before_tells_of_fewer(here):
+    """What an older version has not recorded is not compared."""
+    folder, expected = here
+    for checkpoint in (folder / "run" / "checkpoints").iterdir():
+        told = read_manifest(checkpoint)
+        told["run"]["model"].pop("files")
+        for name in ("backend", "cpu"):
+            told["run"]["versions"].pop(name)
+        seal(checkpoint, beside(folder / "run"), step=told["step"], best=told["best"], run=told["run"])
+    another_vocabulary(folder)
+    assert going_on(folder / "run", expected)[0] == "silent"
+
+
+@pytest.mark.parametrize("change", ["edited", "broken", "gone"])
+def test_a_run_file_that_is_another_is_written_anew(here, change):
+    folder, expected = here
+    path, whole = folder / "run" / "run.yaml", load_run_file(folder / "run" / "run.yaml")
+    text = path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.5")
+    path.unlink() if change == "gone" else path.write_text(text if change == "edited" else "training: [")
+    end, lines = going_on(folder / "run", expected)
+    assert end == "silent" and [line for line in lines if "run.yaml" in line] == [
+        "run.yaml is not what the run was begun with, and is written anew, with absolute paths"
+    ]
+    assert load_run_file(path).options == whole.options
+
+
+def test_a_run_file_that_is_as_it_was_is_left(here):
+    folder, expected = here
+    before = (folder / "run" / "run.yaml").read_bytes()
+    assert not any("run.yaml" in line for line in going_on(folder / "run", expected)[1])
+    assert (folder / "run" / "run.yaml").read_bytes() == before
 
 
 def test_another_number_of_processes_is_refused(here, monkeypatch):

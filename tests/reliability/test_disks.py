@@ -2,10 +2,14 @@
 
 import errno
 import os
+import tempfile
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from command_line import run as command
 from forked import forked
 from interruption import stop
 from safetensors import SafetensorError
@@ -14,7 +18,8 @@ from tiny_runs import assert_same, silent, trained_tensors
 from clm_kernels import files
 from clm_kernels.finetune import TrainConfig, locks, manifest, train
 from clm_kernels.finetune.checkpoints import last_checkpoint
-from clm_kernels.finetune.outputs import advice_when_a_disk_is_full, write_folder
+from clm_kernels.finetune.disks import advice_when_a_disk_is_full, filling
+from clm_kernels.finetune.outputs import write_folder
 from clm_kernels.finetune.trainer import RunTrainer
 
 FULL = r"^train: output must be a folder with room to write to, got .*/o' \({}\)$"
@@ -171,3 +176,71 @@ def test_moving_over_leaves_no_half_of_a_folder(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         write_folder(tmp_path, fill)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is full")
+def test_the_file_that_does_not_fit_is_named(quick, tmp_path, monkeypatch):
+    """What is kept for replay, and temporary files, may lie on other disks than the output."""
+    room, opened = tmp_path / "room", Path.open
+
+    def on_a_full_disk(path, mode="r", **given):
+        return opened(Path("/dev/full") if mode == "wb" and path.parent == room else path, mode, **given)
+
+    monkeypatch.setattr(Path, "open", on_a_full_disk)
+    room.mkdir()
+    config = replace(quick, layers="upper half", replay=True, replay_file=str(room / "kept"), output=str(tmp_path / "o"))
+    with pytest.raises(
+        RuntimeError, match=r"^train: '.*/room/kept' must be a file on a disk with room .* \(No space left on device\)$"
+    ):
+        train(config, silent)
+    assert not (tmp_path / "o").exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(room))
+    monkeypatch.setattr(pa.ipc, "new_stream", full)
+    with pytest.raises(
+        RuntimeError, match=r"^train: TMPDIR must be a folder with room for temporary files, got '.*/room' \(No space left"
+    ):
+        train(replace(quick, output=str(tmp_path / "o")), silent)
+    assert not (tmp_path / "o").exists() and not any(room.iterdir())
+
+
+SHIPPED = {
+    "export": (["export", "--model"], [], "clm_kernels.finetune.shipping.checkpoint.save_portable"),
+    "its card": (["export", "--model"], [], "clm_kernels.finetune.shipping.card._limits"),
+    "evaluate": (["evaluate"], ["--draws", "2"], "clm_kernels.finetune.judging.writing._table"),
+}
+
+
+@pytest.mark.parametrize("kind", [OSError, SafetensorError])
+@pytest.mark.parametrize("what", SHIPPED)
+def test_a_disk_that_is_full_for_what_is_made_of_a_run(base, finished, tmp_path, monkeypatch, what, kind):
+    before, after, place = SHIPPED[what]
+    data = [] if before[0] == "export" else [base.data.test]
+    given = [*before, finished[0].run.output, *data, *after, "--output"]
+    monkeypatch.setattr(place, full if kind is OSError else lambda *_, **__: told(kind))
+    for output in (tmp_path / "new" / "o", tmp_path):
+        result = command(*given, output)
+        line = f"error: {before[0]}: output must be a folder with room to write to, got '{output}' (No space left on device)"
+        assert (result.exit_code, result.stderr.splitlines()[-1]) == (1, line)
+        assert tmp_path.exists() and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["export", "evaluate"])
+def test_an_output_that_can_be_no_folder(base, finished, tmp_path, what):
+    (tmp_path / "file").write_text("mine")
+    given = (
+        ["export", "--model", finished[0].run.output]
+        if what == "export"
+        else ["evaluate", finished[0].run.output, base.data.test]
+    )
+    for below in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "file" / "x" / "y"):
+        result = command(*given, "--output", below)
+        line = result.stderr.splitlines()[-1]
+        assert (result.exit_code, line.startswith(f"error: {what}: output must be a folder, got ")) == (2, True), line
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_what_stood_in_a_folder_stays_when_filling_fails(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with pytest.raises(RuntimeError, match=r"^f: output must be"), filling(tmp_path, "f"):
+        full()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import require
 from ...escaping import cell, visible
 from ..artifacts import PAGE
+from ..disks import filling
 from ..outputs import write_folder
 from ..page.writing import write_judged
 from ..parts import part_of_test
@@ -58,14 +59,15 @@ def evaluate(
     data = part_of_test(str(data))
     beside = Path(delta).parent if delta else Path(model)
     folder = Path(output) if str(output) else beside / f"evaluation-{Path(data).stem}"
-    ours = not folder.exists() or (folder.is_dir() and ((folder / EVALUATION).is_file() or not any(folder.iterdir())))
+    ours = not folder.is_dir() or ((folder / EVALUATION).is_file() or not any(folder.iterdir()))
     require(ours, "evaluate", "output", "a new folder, or one of a former evaluation", repr(str(folder)))
-    found = judge(str(model), str(data), str(delta), str(compare), columns, batch_size, draws, seed, long)
-    found.evaluation.output = str(folder)
-    if isinstance(found, FoundSeveral):
-        write_folder(folder, partial(_write_several, found, say=say))
-    else:
-        write_folder(folder, partial(_write, found, say=say))
+    with filling(folder, "evaluate"):
+        found = judge(str(model), str(data), str(delta), str(compare), columns, batch_size, draws, seed, long)
+        found.evaluation.output = str(folder)
+        if isinstance(found, FoundSeveral):
+            write_folder(folder, partial(_write_several, found, say=say))
+        else:
+            write_folder(folder, partial(_write, found, say=say))
     return found.evaluation
 
 

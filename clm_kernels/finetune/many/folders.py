@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,19 @@ from ..circumstances import versions
 from ..config import PATHS, TrainConfig
 from ..interruption import tidied_up_after
 from ..locks import locked
-from ..outputs import OURS, as_recorded, check_output, clear, inner_folders, read_json, write_folder
+from ..outputs import (
+    FOLDERS,
+    OURS,
+    WRITES,
+    as_recorded,
+    check_free,
+    check_output,
+    clear,
+    inner_folders,
+    read_json,
+    recorded_files,
+    write_folder,
+)
 from ..parts import STDIN
 from ..report import Report
 from ..run_file import check_files, load_run_file, save_run_file
@@ -27,8 +39,11 @@ from .protocol import Say, Train
 
 
 @contextmanager
-def several_in(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, frozenset[str]]]:
+def several_in(config: TrainConfig, say: Say, folders: Sequence[str]) -> Iterator[tuple[TrainConfig, frozenset[str]]]:
     """Holds the folder of several runs: gives the config, the recorded one of those that go on, and which options were given.
+
+    Args:
+        folders: the names of all that the runs are given.
 
     Raises:
         ValueError: as `check_output`; under torchrun.
@@ -50,8 +65,10 @@ def several_in(config: TrainConfig, say: Say) -> Iterator[tuple[TrainConfig, fro
         else:
             whole = config
             absolute, _ = check_output(config, say)
+            check_free(output, OURS)
             clear(output)
             record = {"config": absolute.options(), "asked": config.options(), "given": sorted(config.given)}
+            record |= {WRITES: [RUN, RUN_FILE, TRIALS], FOLDERS: list(folders)}
             write_atomically(output / RUN, json.dumps(record, indent=2).encode())
             save_run_file(output / RUN_FILE, config, versions())
         try:
@@ -85,14 +102,17 @@ def keep(folder: Path, report: Report, **options: Any) -> None:
         options: what ``run.yaml`` has there in place of what it has in the run's own folder.
     """
     top = folder.parent
-    names = [path.name for pattern in OURS for path in folder.glob(pattern) if path.is_file()]
+    names = [path.name for pattern in recorded_files(folder) for path in folder.glob(pattern) if path.is_file()]
+    above = read_json(top / RUN)
+    ours = {WRITES: [*recorded_files(top), *names], FOLDERS: above.get(FOLDERS, [])}
+    write_atomically(top / RUN, json.dumps(above | ours, indent=2).encode())
 
     def copy(beside: Path) -> None:
         for name in set(names) - {REPORT, RUN, RUN_FILE}:
             shutil.copyfile(folder / name, beside / name)
 
     write_folder(top, copy)
-    record = read_json(folder / RUN)
+    record = read_json(folder / RUN) | ours
     report.config["output"] = record["config"]["output"] = os.path.abspath(top)
     save_run_file(top / RUN_FILE, TrainConfig(**load_run_file(folder / RUN_FILE).options).replace(**options), versions())
     report.save(top / REPORT)

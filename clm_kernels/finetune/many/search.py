@@ -44,7 +44,8 @@ def train_search(config: TrainConfig, say: Say, train: Train) -> Report:
         The report of that one, which has all trials under `Report.search`.
     """
     needs("optuna", "train")
-    with several_in(config, say) as (whole, given):
+    folders = [*(f"trial-{i + 1}" for i in range(config.run.search)), "trial-best"]
+    with several_in(config, say, folders) as (whole, given):
         output = Path(whole.run.output)
         with with_files(whole.data) as data:
             space = space_of(whole, given, find_task(data))

@@ -21,7 +21,8 @@ def train_seeds(config: TrainConfig, say: Say, train: Train) -> Report:
     Returns:
         The report of that one, which has all of them under `Report.seeds`.
     """
-    with several_in(config, say) as (whole, _):
+    folders = [f"seed-{config.run.seed + i}" for i in range(config.run.seeds)]
+    with several_in(config, say, folders) as (whole, _):
         if not whole.data.validation:
             say(
                 "no validation data is given: each seed holds back another part of train, so the best is chosen on different texts"

@@ -22,7 +22,7 @@ from ..hub import as_begun, on_hub, pinned
 from ..interruption import tidied_up_after
 from ..locks import locked
 from ..methods import check
-from ..outputs import as_recorded, check_output, clear, is_task_name, read_json, tasks_in
+from ..outputs import WRITES, as_recorded, check_free, check_output, check_outside, clear, is_task_name, read_json, tasks_in
 from ..parts import STDIN, with_files
 from ..recipe import train
 from ..report import Report
@@ -81,11 +81,14 @@ def train_tasks(config: TrainConfig, tasks: Mapping[str, Mapping[str, Any]] | No
     with tidied_up_after(), locked(output):
         if not common.run.resume:
             check_output(common, say)
+            for name, run in runs.items():
+                check_outside(run, output, of=name)
             known = tasks_in(output)
             others = [name for name in runs if name not in known and (output / name).exists()]
             require(not others, "train", "names of tasks", f"of folders that are not yet in {str(output)!r}", listed(others))
         _check(runs, common.run.resume)
         if not common.run.resume:
+            check_free(output, (RUN, TABLE))
             clear(output)
             write_atomically(output / RUN, json.dumps(_record(common, each), indent=2).encode())
         try:
@@ -160,7 +163,13 @@ def _check(runs: Mapping[str, TrainConfig], resume: bool) -> None:
 
 def _record(common: TrainConfig, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     each = {name: {option: _absolute(option, value) for option, value in told.items()} for name, told in tasks.items()}
-    return {"config": common.absolute().options(), "asked": common.options(), "given": sorted(common.given), "tasks": each}
+    return {
+        "config": common.absolute().options(),
+        "asked": common.options(),
+        "given": sorted(common.given),
+        "tasks": each,
+        WRITES: [RUN, TABLE],
+    }
 
 
 def _absolute(option: str, value: Any) -> Any:

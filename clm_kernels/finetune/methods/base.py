@@ -187,6 +187,10 @@ class Method(ABC):
     def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
         """Leaves the result in an existing folder: `leaves`, config and tokenizer. The model is then as it was, but trained."""
 
+    def files(self, loaded: Loaded) -> list[str]:
+        """The names that `save` gives files, or patterns, but those of config and tokenizer."""
+        return [self.leaves]
+
     def help_to_save(self, prepared: Prepared) -> None:
         """What the other processes have to do while process 0 is in `save`: here nothing."""
 

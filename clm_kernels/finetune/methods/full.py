@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import AdamW
 
-from ...models.portable import save_portable
+from ...models.portable import MODULE, pools_by_code, save_portable
 from ...selecting.batches import mean_size
 from ...selecting.budget.cost import CostModel
-from ..artifacts import WHOLE
+from ..artifacts import INDEX, SHARDS, WHOLE
 from .base import Method, Prepared
 from .warming import drawn_batches
 
@@ -73,3 +73,7 @@ class Full(Method):
     def save(self, folder: Path, prepared: Prepared, loaded: Loaded, labels: list[str], recipe: Recipe) -> None:
         save_portable(loaded.model, folder)
         loaded.tokenizer.save_pretrained(folder)
+
+    def files(self, loaded: Loaded) -> list[str]:
+        code = [f"{MODULE}.py"] if pools_by_code(loaded.model) else []
+        return [WHOLE, SHARDS, INDEX, *code]

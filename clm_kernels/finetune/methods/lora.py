@@ -12,7 +12,7 @@ from ...errors import require
 from ...extras import needs
 from ...models.linear import is_conv1d
 from ...models.plain_head import pooler_names
-from ..artifacts import ADAPTER
+from ..artifacts import ADAPTER, ADAPTER_CONFIG, CARD
 from ..lora import Adapter, adapt, fold, targets
 from ..shipping.adapter import for_plain_peft, served_in_training, warning, write_adapter_card
 from .base import Method, Prepared
@@ -83,6 +83,9 @@ class LowRank(Method):
         adapter.save(folder)
         loaded.tokenizer.save_pretrained(folder)
         write_adapter_card(folder, served, recipe.model, form is not None)
+
+    def files(self, loaded: Loaded) -> list[str]:
+        return [ADAPTER, ADAPTER_CONFIG, CARD]
 
     def load(self, path: Path) -> Any:
         return Adapter.load(path.parent)

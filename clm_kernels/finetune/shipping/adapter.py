@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ...escaping import visible
+from ...escaping import code, markdown
 from ...handles import Undo
 from ...models.plain_head import straighten
 from ...models.pooling import current_pooling
@@ -70,7 +70,12 @@ def write_adapter_card(folder: Path, served: Served, base: str, plain: bool) -> 
     """
     kind = "token-classification" if served.task.per_token else "text-classification"
     lines = ["---", f"base_model: {json.dumps(Path(base).name)}", "library_name: peft", f"pipeline_tag: {kind}", "---", ""]
-    lines += [f"# A LoRA adapter for {visible(Path(base).name)}", "", f"{len(served.labels)} labels, trained by clm-kernels.", ""]
+    lines += [
+        f"# A LoRA adapter for {markdown(Path(base).name)}",
+        "",
+        f"{len(served.labels)} labels, trained by clm-kernels.",
+        "",
+    ]
     if plain:
         lines += [
             "In plain PEFT, with BASE the folder of the base model:",
@@ -86,7 +91,7 @@ def write_adapter_card(folder: Path, served: Served, base: str, plain: bool) -> 
             "--output NEW --onnx`, or `--sentence-transformers`.",
         ]
     if served.template != TEXT:
-        lines += ["", f"Every text is to be given as `{visible(served.template)}`."]
+        lines += ["", f"Every text is to be given as {code(served.template)}."]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ..._version import __version__
-from ...escaping import visible
+from ...errors import require
+from ...escaping import code, markdown
 from ...recipe import TEXT
+from ...strangers import MEGABYTE, brief, fits, inside, read_json
 from ..artifacts import CARD, REPORT, RUN
-from ..outputs import read_json
+from ..config import OPTIONS
 from ..windows import long_of
 from .served import Served
 
@@ -41,6 +43,16 @@ def probability(logit):
     return 0.5 + 0.5 * tanh(logit / config.clm_calibration["temperature"] / 2)
 
 [[one["label"] for one in text if probability(one["score"]) >= least[one["label"]]] for text in classify(TEXTS)]"""
+VALUE = (str, int, float, bool, None)  # of an option
+PART = {"rows": int, "path": str, "address": str, "sha256": str, "carved_from": str}
+DATA = {"task": str} | {part: {f"{name}?": form for name, form in PART.items()} for part in ("train", "validation", "test")}
+FORM = {
+    "config": {str: VALUE}, "trained": int, "parameters": int, "test": (None, {str: float}), "cut": {str: int}, "made_on": {str: str},
+    "windows": {str: {"texts": int, "windows": int}},
+    "data": {f"{name}?": form for name, form in DATA.items()},
+}  # fmt: skip
+TOLD = tuple(FORM)  # what a card reads of a report
+INTERVAL = {"score": float, "low": float, "high": float}
 Z = 1.96  # of a 95 % interval
 
 
@@ -52,12 +64,41 @@ def write_card(folder: Path, served: Served, kind: str, run: Path, compared: lis
         run: the folder of the run, with its record and report if there are any.
         compared: what was found when the export was held against the trained model.
     """
-    report = _json(run / REPORT)
-    config = report.get("config") or _json(run / RUN).get("config") or {}
-    name, base = folder.name, _name(config.get("model", ""))
-    blocks = [_header(served, kind, name, base, report), f"# {visible(name)}", _about(served, base, report), _use(served, kind)]
+    config, report = read_told(run)
+    name, base = folder.name, _name(str(config.get("model", "")))
+    blocks = [_header(served, kind, name, base, report), f"# {markdown(name)}", _about(served, base, report), _use(served, kind)]
     blocks += [_scores(report, run), _data(report), _made(config, report), _limits(served, report, compared)]
     (folder / CARD).write_text("\n\n".join(filter(None, blocks)) + "\n", encoding="utf-8")
+
+
+def read_told(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options of a run, and of its report what a card tells; both empty where there is none.
+
+    Raises:
+        ValueError: if the report is of another form.
+    """
+    path, report = run / REPORT, dict[str, Any]()
+    if path.is_file():
+        with inside("export", path):
+            known = read_json(path, "export", "the report of a run", most=16 * MEGABYTE)
+            report = {name: known[name] for name in TOLD if name in known}
+            report["data"] = {name: _part(part) for name, part in _object(report.get("data", {}), "data").items() if name in DATA}
+            wrong = next((name for name, form in FORM.items() if name in report and not fits(report[name], form)), None)
+            require(wrong is None, "export", f"its {wrong}", "of the form that train gives it", brief(report.get(wrong or "")))
+            lacking = next((name for name in ("trained", "parameters") if name not in report), None)
+            require(lacking is None, "export", f"its {lacking}", "given", "nothing")
+    config = report.get("config") or (_object(_json(run / RUN).get("config", {}), "config") if (run / RUN).is_file() else {})
+    return {name: value for name, value in config.items() if name in OPTIONS and fits(value, VALUE)}, report
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    require(isinstance(value, dict), "export", f"its {name}", "names and values", brief(value))
+    return value
+
+
+def _part(part: Any) -> Any:
+    """What is told of one file of data; of the task its name."""
+    return {name: part[name] for name in PART if name in part} if isinstance(part, dict) else part
 
 
 def _header(served: Served, kind: str, name: str, base: str, report: dict[str, Any]) -> str:
@@ -72,7 +113,13 @@ def _header(served: Served, kind: str, name: str, base: str, report: dict[str, A
     scores = {key: value for key, value in (report.get("test") or {}).items() if key != "loss"}
     lines += ["tags:", "- clm-kernels"]
     if scores:
-        lines += ["metrics:", *(f"- {key}" for key in scores), "model-index:", f"- name: {json.dumps(name)}", "  results:"]
+        lines += [
+            "metrics:",
+            *(f"- {json.dumps(key)}" for key in scores),
+            "model-index:",
+            f"- name: {json.dumps(name)}",
+            "  results:",
+        ]
         lines += [
             "  - task:",
             f"      type: {task}",
@@ -82,15 +129,15 @@ def _header(served: Served, kind: str, name: str, base: str, report: dict[str, A
         ]
         lines += ["    metrics:"]
         for key, value in scores.items():
-            lines += [f"    - type: {key}", f"      value: {value:.4f}"]
+            lines += [f"    - type: {json.dumps(key)}", f"      value: {value:.4f}"]
     return "\n".join([*lines, "---"])
 
 
 def _about(served: Served, base: str, report: dict[str, Any]) -> str:
     what = "tags words" if served.task.per_token else "gives texts any number" if served.task.several else "classifies texts"
-    made = f"A fine-tuned {visible(base)}" if base else "A fine-tuned model"
+    made = f"A fine-tuned {markdown(base)}" if base else "A fine-tuned model"
     trained = f", {report['trained']:,} of whose {report['parameters']:,} numbers were trained" if report else ""
-    labels = ", ".join(f"`{visible(label)}`" for label in served.labels[:200])
+    labels = ", ".join(code(label) for label in served.labels[:200])
     of = "of" if served.task.several else "with"
     told = f"{made}{trained}, that {what} {of} {len(served.labels)} labels:\n\n{labels}{' …' * (len(served.labels) > 200)}"
     return "\n\n".join(filter(None, [told, _thresholds(served)]))
@@ -98,8 +145,8 @@ def _about(served: Served, base: str, report: dict[str, Any]) -> str:
 
 def _use(served: Served, kind: str) -> str:
     if kind == "onnx":
-        code = Path(__file__).with_name("onnx_client.py").read_text(encoding="utf-8")
-        return f"## To use it\n\nIn Python, with `pip install onnxruntime numpy tokenizers`:\n\n```python\n{code}```"
+        client = Path(__file__).with_name("onnx_client.py").read_text(encoding="utf-8")
+        return f"## To use it\n\nIn Python, with `pip install onnxruntime numpy tokenizers`:\n\n```python\n{client}```"
     if kind == "embedding":
         lines = ["from sentence_transformers import SentenceTransformer", "", "SentenceTransformer(FOLDER).encode(TEXTS)"]
     else:
@@ -107,14 +154,14 @@ def _use(served: Served, kind: str) -> str:
         lines = ["from transformers import pipeline", "", f'pipeline("{task}", model=FOLDER, truncation=True)(TEXTS)']
         lines = [line.replace(", truncation=True", "") for line in lines] if served.task.per_token else lines
         lines = SEVERAL.splitlines() if served.thresholds else lines
-    around = f"\n\nEvery text is to be given as `{visible(served.template)}`." if served.template != TEXT else ""
+    around = f"\n\nEvery text is to be given as {code(served.template)}." if served.template != TEXT else ""
     return "\n".join(["## To use it", "", "```python", *lines, "```"]) + around
 
 
 def _thresholds(served: Served) -> str:
     if not served.thresholds:
         return ""
-    rows = [f"| `{visible(label)}` | {least:.4f} |" for label, least in zip(served.labels, served.thresholds, strict=True)]
+    rows = [f"| {code(label)} | {least:.4f} |" for label, least in zip(served.labels, served.thresholds, strict=True)]
     told = "A text gets each label whose calibrated probability is at least this, by which validation was best:"
     return "\n".join(["## Thresholds", "", told, "", "| label | threshold |", "|---|---|", *rows])
 
@@ -127,25 +174,18 @@ def _scores(report: dict[str, Any], run: Path) -> str:
         (found for path in sorted(run.glob("evaluation-*/evaluation.json")) if _of_test(found := _json(path), report)), {}
     )
     rows = [
-        f"## Scores\n\nOn {_file(report, 'test')}, scored once, after all choices were made on validation data:\n",
+        f"## Scores\n\nOn {markdown(_file(report, 'test'))}, scored once, after all choices were made on validation data:\n",
         "| | score | 95 % interval |",
         "|---|---|---|",
     ]
-    count = report["data"]["test"]["rows"]
+    count = report["data"].get("test", {}).get("rows", 0)
     for key, value in test.items():
         if key == "loss":
             continue
-        interval = judged.get("scores", {}).get(key, {})
-        low, high = (
-            (interval["low"], interval["high"])
-            if "low" in interval
-            else wilson(value, count)
-            if _is_share(report, key)
-            else (None, None)
-        )
-        rows.append(
-            f"| {key.replace('_', ' ')} | {value:.1%} | {f'{low:.1%} to {high:.1%}' if low is not None else 'not computed'} |"
-        )
+        told, share = judged.get("scores", {}).get(key), _is_share(report, key) and count > 0 and 0 <= value <= 1
+        interval = (told["low"], told["high"]) if told else wilson(value, count) if share else None
+        shown = "{:.1%} to {:.1%}".format(*interval) if interval else "not computed"
+        rows.append(f"| {markdown(key.replace('_', ' '))} | {value:.1%} | {shown} |")
     source = "a bootstrap over texts (`clm-kernels evaluate`)" if judged else "Wilson's, over texts"
     return "\n".join([*rows, "", f"Intervals: {source}."])
 
@@ -163,7 +203,13 @@ def _is_share(report: dict[str, Any], score: str) -> bool:
 
 
 def _of_test(evaluation: dict[str, Any], report: dict[str, Any]) -> bool:
-    return bool(evaluation) and _name(evaluation.get("data", "")) == _name(report["data"].get("test", {}).get("path", ""))
+    data, scores = evaluation.get("data"), evaluation.get("scores")
+    known = isinstance(data, str) and isinstance(scores, dict) and all(_is_interval(one) for one in scores.values())
+    return known and _name(data) == _name(report["data"].get("test", {}).get("path", ""))
+
+
+def _is_interval(told: Any) -> bool:
+    return isinstance(told, dict) and fits({name: told.get(name) for name in INTERVAL}, INTERVAL)
 
 
 def _data(report: dict[str, Any]) -> str:
@@ -173,8 +219,8 @@ def _data(report: dict[str, Any]) -> str:
     for part in ("train", "validation", "test"):
         known = report["data"].get(part)
         if known:
-            mark = f"`{known['sha256'][:16]}…`" if "sha256" in known else "a part of the training file"
-            lines.append(f"| {part} | {_file(report, part)} | {known['rows']:,} | {mark} |")
+            mark = f"`{markdown(known['sha256'][:16])}…`" if "sha256" in known else "a part of the training file"
+            lines.append(f"| {part} | {markdown(_file(report, part))} | {known.get('rows', 0):,} | {mark} |")
     return "\n".join(lines)
 
 
@@ -187,7 +233,7 @@ def _made(config: dict[str, Any], report: dict[str, Any]) -> str:
         **{key: value for key, value in report.get("made_on", {}).items() if key != "platform"},
     }
     told = "\n".join(f"{key}: {json.dumps(value)}" for key, value in kept.items())
-    return f"## How it was made\n\nWith {', '.join(f'{key} {value}' for key, value in versions.items())}; options of `clm-kernels train`:\n\n```yaml\n{told}\n```"
+    return f"## How it was made\n\nWith {', '.join(f'{markdown(key)} {markdown(value)}' for key, value in versions.items())}; options of `clm-kernels train`:\n\n```yaml\n{told}\n```"
 
 
 def _limits(served: Served, report: dict[str, Any], compared: list[str]) -> str:
@@ -209,10 +255,11 @@ def _limits(served: Served, report: dict[str, Any], compared: list[str]) -> str:
         lines.append("- It gives one of its labels to every text, also to one that fits none of them.")
     few = [name for name, count in (report.get("cut") or {}).items() if count]
     if few:
-        lines.append(f"- In {', '.join(few)}, {', '.join(str(report['cut'][name]) for name in few)} {unit} were cut off.")
-    for name, found in (report.get("windows") or {}).items():
-        lines.append(f"- In {name}, {found['texts']:,} {unit} were read in {found['windows']:,} windows.")
-    return "\n".join(["## Limits", "", *lines, *(f"- {line}" for line in compared)])
+        counts = ", ".join(str(report["cut"][name]) for name in few)
+        lines.append(f"- In {', '.join(map(markdown, few))}, {counts} {unit} were cut off.")
+    for name, found in report.get("windows", {}).items():
+        lines.append(f"- In {markdown(name)}, {found['texts']:,} {unit} were read in {found['windows']:,} windows.")
+    return "\n".join(["## Limits", "", *lines, *(f"- {markdown(line)}" for line in compared)])
 
 
 def _file(report: dict[str, Any], part: str) -> str:
@@ -225,4 +272,4 @@ def _name(path: str) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+    return read_json(path, "export", "a record") if path.is_file() else {}

@@ -99,3 +99,50 @@ def test_without_a_report(tmp_path):
 def test_wilson():
     """Wilson 1927; 81 of 263 as in Newcombe 1998, table I."""
     assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
+
+
+REPLACED = {
+    "config": [1], "trained": "x", "parameters": None, "cut": {"train": "x"}, "made_on": [], "test": {"accuracy": "x"},
+    "data": {"test": 5}, "data ": [], "data  ": {"train": {"path": 7}}, "made_on ": {"torch": 2}, "test ": {"accuracy": float("inf")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_report_of_another_form_is_refused(run, name):
+    (run / "report.json").write_text(json.dumps(REPORT | {name.strip(): REPLACED[name]}))
+    with pytest.raises(
+        ValueError, match=rf"^export: '.*report.json' is incomplete or altered, .*{name.strip()}.*; fetch or make it"
+    ):
+        card_of(run)
+    (run / "report.json").write_text(json.dumps({"config": CONFIG}))
+    with pytest.raises(ValueError, match="its trained must be given"):
+        card_of(run)
+
+
+def test_what_is_not_known_is_left_out(run):
+    (run / "report.json").write_text(json.dumps(REPORT | {"data": {}, "test": {"accuracy": 7}}))
+    assert "| accuracy | 700.0% | not computed |" in card_of(run)
+
+
+@pytest.mark.parametrize("scores", [[], {"macro_f1": 1}, {"macro_f1": {"low": "x", "high": 1, "score": 1}}], ids=str)
+def test_an_evaluation_of_another_form_is_none(run, scores):
+    (run / "evaluation-test").mkdir()
+    (run / "evaluation-test" / "evaluation.json").write_text(json.dumps({"data": "/home/me/test.csv", "scores": scores}))
+    assert "| macro f1 | 88.0% | not computed |" in card_of(run)
+
+
+def test_words_of_strangers_stay_words(run):
+    evil = "a\n\n# Injected [x](http://evil)|`<b>"
+    part = {"path": f"/x/{evil.replace('/', '')}", "rows": 3, "sha256": evil}
+    changed = {
+        "made_on": {evil: evil}, "cut": {evil: 3}, "test": {evil: 0.5}, "config": {evil: evil, "template": evil},
+        "data": {"train": part, "test": part},
+    }  # fmt: skip
+    (run / "report.json").write_text(json.dumps(REPORT | changed))
+    text = card_of(run)
+    assert not any(line.lstrip().startswith("# Injected") for line in text.splitlines())
+    body = text.split("---", 2)[2]
+    outside = [line for line in body.splitlines() if not line.startswith("template: ")]  # which is quoted in a block of code
+    assert not any("[x]" in line.replace("\\[", "") or "<b>" in line.replace("\\<", "") for line in outside)
+    assert all(line.replace("\\|", "").count("|") in (4, 5) for line in outside if line.startswith("| "))
+    assert ModelCard.load(run.parent / "shipped" / "README.md").data.eval_results[0].metric_type == evil
