@@ -30,7 +30,7 @@ from .cost_picture import draw_cost
 from .dividing import check_launched
 from .fitting import fit
 from .hub import on_hub, pinned
-from .interruption import tidied_up_after
+from .interruption import tidied_up_after, unstoppable
 from .judging.keeping import CONFIG_KEY, DETAIL
 from .locks import locked
 from .many import several_runs
@@ -173,8 +173,11 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
             write_page(output / PAGE, report, scored, words, say)
         else:
             run.method.help_to_save(prepared)
-    if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
-        drop_checkpoints(output / CHECKPOINTS)
+    if is_main():
+        with unstoppable():  # the report says that all is done, and so it is
+            report.save(output / REPORT)
+            if not config.run.keep_checkpoints:
+                drop_checkpoints(output / CHECKPOINTS)
     return report
 
 
@@ -200,7 +203,7 @@ def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManag
 
 
 def _save(run: Begun, prepared: Prepared, report: Report) -> None:
-    """The result, whole or not at all, and the report last."""
+    """The result, whole or not at all."""
     data, method, model, output = run.config.data, run.method, run.loaded.model, run.output
     run.loaded.tokenizer.model_max_length = run.limit
     details = {"config": run.config.portable(), "best": report.best, "test": report.test, "made_on": report.made_on}
@@ -212,4 +215,3 @@ def _save(run: Begun, prepared: Prepared, report: Report) -> None:
     if (left := output / method.leaves).is_file():
         report.sizes[method.called] = left.stat().st_size
     report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
-    report.save(output / REPORT)

@@ -14,6 +14,7 @@ from ..artifacts import TRIALS
 from ..config import TrainConfig
 from ..data import find_task
 from ..diverging import Diverged
+from ..interruption import unstoppable
 from ..methods import method_of, resolved
 from ..outputs import inner_folders
 from ..parts import with_files
@@ -69,9 +70,10 @@ def train_search(config: TrainConfig, say: Say, train: Train) -> Report:
             "trials": [{**trial.options, "validation": trial.score, "seconds": trial.seconds} for trial in trials],
             "space": {name: {"from": one.low, "to": one.high} for name, one in space.items()},
         }
-        keep(Path(chosen.run.output), report, output=whole.run.output)
-        for folder in inner_folders(output):
-            remove(folder)
+        with unstoppable():  # with its report the search is done, and goes on with nothing
+            keep(Path(chosen.run.output), report, output=whole.run.output)
+            for folder in inner_folders(output):
+                remove(folder)
     return report
 
 
