@@ -23,7 +23,7 @@ from .losses import mean_loss
 from .manifest import damage
 from .processes.exchanged import Exchanged
 from .processes.last_step import IDLE, Rounds, real_rows, with_filler, without_fillers
-from .teaching import ROW, WEIGHT, Teaching, numbered
+from .teaching import CAME, ROW, WEIGHT, Teaching, numbered
 
 
 def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
@@ -84,7 +84,7 @@ class RunTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.exchanged.watch(model)
-        rows, weights = inputs.pop(ROW, None), inputs.pop(WEIGHT, None)
+        rows, weights, came = (inputs.pop(name, None) for name in (ROW, WEIGHT, CAME))
         idle = inputs.pop(IDLE, False)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.label_weights is not None and model.training:
@@ -92,7 +92,7 @@ class RunTrainer(Trainer):
         elif loss.dtype.itemsize < 4:  # of bfloat16's three digits a mean over the batch would leave two
             loss = mean_loss(outputs["logits"], inputs["labels"])
         if rows is not None:
-            loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
+            loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights, came)
         if model.training and self.rounds:
             loss = loss * (0.0 if idle else self.rounds.weight(self.state.global_step))
         return (loss, outputs) if return_outputs else loss
