@@ -21,6 +21,7 @@ from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .advice import advice_when_out_of_memory
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, PAGE, REPORT, RUN_FILE
+from .beforehand import check_beforehand
 from .beginning import Begun, begin
 from .checkpoints import drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
@@ -89,6 +90,7 @@ def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = Non
 def _checked(config: TrainConfig) -> TrainConfig:
     """The config, with the commit that its data has on a hub, so that the run file says which was read."""
     check(config, ("output",) if config.run.resume else REQUIRED)
+    check_beforehand(config)
     check_launched(config)
     half = config.training.precision == "fp16" and not torch.accelerator.is_available()
     require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
