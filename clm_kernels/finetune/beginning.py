@@ -28,7 +28,7 @@ from .methods import Method, check, method_of, resolved
 from .models import Loaded, limited_by, load_base, longest, pooling_for
 from .outputs import is_main
 from .parts import with_files
-from .saying import Say, say_cuts, say_data, to_stderr
+from .saying import Say, say_cuts, say_data, say_once, to_stderr
 from .sharing import Shared
 from .tasks import Task
 from .trainer import arguments
@@ -110,7 +110,7 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None, shared:
     if not config.training.fsdp:  # whose base no device need hold whole
         nn.Module.to(loaded.model, args.device)
     if is_main() and (line := slow_on_this_cpu(config, args.device)):
-        say(line)
+        say_once(say, "arithmetic", line)
     told = Recipe(corpus.task.name, config.data.model, limit, template=config.data.template)
     if is_main() and (line := method_of(config).said_before(loaded, corpus.label_names, told)):
         say(line)

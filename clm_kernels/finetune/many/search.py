@@ -19,6 +19,7 @@ from ..methods import method_of, resolved
 from ..outputs import inner_folders
 from ..parts import with_files
 from ..report import Report
+from ..saying import SayOnce
 from ..tasks import Task
 from .folders import finished, inner, keep, remove, several_in
 from .protocol import Say, Train
@@ -47,6 +48,7 @@ def train_search(config: TrainConfig, say: Say, train: Train) -> Report:
         The report of that one, which has all trials under `Report.search`.
     """
     needs("optuna", "train")
+    say = SayOnce(say)
     with several_in(config, say) as (whole, given):
         output = Path(whole.run.output)
         with with_files(whole.data) as data:
