@@ -7,6 +7,8 @@ from typing import Any
 
 from .errors import listed, require
 
+MOST = 2**31 - 1
+
 
 def option(group: str, default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field that is an option too."""
@@ -22,7 +24,8 @@ def check_choices(part: Any, function: str = "train") -> None:
 
 
 def check_counts(part: Any, *names: str, function: str = "train") -> None:
-    """Raises ValueError for the first of these fields that is below 1; None is left alone."""
+    """Raises ValueError for the first of these fields that is below 1, or beyond what a tensor's size can be; None is left alone."""
     for name in names:
         value = getattr(part, name)
         require(value is None or value >= 1, function, name, "1 or more", value)
+        require(value is None or value <= MOST, function, name, f"at most {MOST}", value)

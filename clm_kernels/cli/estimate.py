@@ -72,6 +72,8 @@ def estimate(
     across_copies = processes > 1 and not fsdp
     require(tflops is None or across_copies, "estimate", "tflops", "left out without processes, or with fsdp", tflops)
     require(tflops is None or tflops > 0, "estimate", "tflops", "above 0", tflops)
+    left_out = active_share == ACTIVE_SHARE or (config.training.leaves_out and config.training.cost is None)
+    require(left_out, "estimate", "active_share", "left out without energy, and with cost, which finds it", active_share)
     own = beside(config)  # options of other methods shape what it is compared with
     own.check(("model",))
     check_directory("estimate", config.data.model)

@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 
 from ..finetune.judging.classes import ClassScore
+from ..finetune.partial_epochs import mean_share, part_of_full
 from ..models.roles import by_number
 from ..selecting.overview import Line, Overview
 from . import show_evaluation
@@ -94,14 +95,14 @@ def summary(report: Any) -> Table:
         batch = f"counted for {cost['batch']} texts of {cost['length']} tokens"
         table.add_row("backward", f"{tokens}{cost['share']:.1%} of full fine-tuning's FLOPs ({batch})")
     if report.active:
-        table.add_row("at active tokens", _over_epochs(report.active))
+        table.add_row("at active tokens", _over_epochs(report.active, report.epochs))
     if report.examples:
         read = [line["tokens"] for line in report.examples]
-        table.add_row("read", f"{sum(read) / len(read):.1%} of the texts' tokens; the other examples taught little")
+        table.add_row("read", f"{mean_share(read, report.epochs):.1%} of the texts' tokens; the other examples taught little")
     if report.spent:
         how = "fits into the minutes" if "asked" in report.minutes else "was asked for"
         asked = f" ({report.config['cost']:.1%} {how})" if report.planned else ""
-        table.add_row("all epochs", f"{sum(report.spent) / len(report.spent):.1%} of full fine-tuning's FLOPs{asked}")
+        table.add_row("all epochs", f"{part_of_full(report.spent, report.epochs):.1%} of full fine-tuning's FLOPs{asked}")
     if "paid" in (told := report.minutes):
         table.add_row("minutes", f"{told['paid']:.1f} ({told['predicted']:.1f} predicted, {told['asked']:g} asked for)")
     if epochs:
@@ -123,10 +124,10 @@ def summary(report: Any) -> Table:
     return table
 
 
-def _over_epochs(active: list[dict[str, Any]]) -> str:
+def _over_epochs(active: list[dict[str, Any]], epochs: float) -> str:
     tokens, flops = ([line[name] for line in active] for name in ("tokens", "flops"))
-    cost = "" if None in flops else f", {sum(flops) / len(flops):.1%} of full fine-tuning's FLOPs"
-    return f"{sum(tokens) / len(tokens):.1%} of the tokens{cost} (mean of {len(active)} epochs)"
+    cost = "" if None in flops else f", {mean_share(flops, epochs):.1%} of full fine-tuning's FLOPs"
+    return f"{mean_share(tokens, epochs):.1%} of the tokens{cost} (mean of {epochs or len(active):g} epochs)"
 
 
 def seeds(found: dict[str, Any], best_by: str) -> Table:

@@ -16,7 +16,7 @@ from ..models.recomputing import check_checkpointing
 from ..recipe import Recipe
 from ..selecting.overview import Overview, overview
 from ..selection import Selection
-from .advice import advice_when_out_of_memory
+from .advice import advice_when_out_of_memory, slow_on_this_cpu
 from .balancing import check_balance
 from .circumstances import check_circumstances, circumstances
 from .config import TrainConfig
@@ -28,7 +28,7 @@ from .methods import Method, check, method_of, resolved
 from .models import Loaded, limited_by, load_base, longest, pooling_for
 from .outputs import is_main
 from .parts import with_files
-from .saying import Say, say_cuts, say_data, to_stderr
+from .saying import Say, say_cuts, say_data, say_once, to_stderr
 from .sharing import Shared
 from .tasks import Task
 from .trainer import arguments
@@ -109,6 +109,8 @@ def begin(config: TrainConfig, say: Say, checkpoint: Path | None = None, shared:
         check_circumstances(read_manifest(checkpoint)["run"], found, say)
     if not config.training.fsdp:  # whose base no device need hold whole
         nn.Module.to(loaded.model, args.device)
+    if is_main() and (line := slow_on_this_cpu(config, args.device)):
+        say_once(say, "arithmetic", line)
     told = Recipe(corpus.task.name, config.data.model, limit, template=config.data.template)
     if is_main() and (line := method_of(config).said_before(loaded, corpus.label_names, told)):
         say(line)

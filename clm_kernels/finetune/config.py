@@ -16,7 +16,7 @@ from typing import Any
 from ..defaults import BATCH_SIZE, LABELS, MAX_LENGTH, MERGE_BY, POOLINGS, SEED
 from ..energy import energies
 from ..errors import require
-from ..options import check_choices, check_counts, option
+from ..options import MOST, check_choices, check_counts, option
 from ..selecting.config import Select
 from .effects import idle
 from .given_shares import parsed
@@ -27,6 +27,10 @@ from .templates import TEXT, check_template
 REQUIRED = ("model", "train", "output")
 PATHS = ("model", "train", "validation", "test", "output", "selection", "replay_file")
 SIDES = ("auto", "none", "all", "upper half")
+SCHEDULERS = (  # of those that transformers has; the others want arguments
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+)  # fmt: skip
+SEEDS, EPOCHS = 2**32, 10**6  # below the first numpy takes them; more steps than the second makes no Trainer counts
 SPAN = re.compile(r"(\d+)-(\d+)")
 _data, _lora, _training, _run = (partial(option, group) for group in ("Data and model", "LoRA", "Training", "Run"))
 
@@ -83,7 +87,7 @@ class Data:
         require(bool(known), "train", "bidirectional", sides, repr(self.bidirectional))
         require(0 < self.validation_fraction < 1, "train", "validation_fraction", "in (0, 1)", self.validation_fraction)
         require(self.merge_tokens >= 0, "train", "merge_tokens", "0 or more", self.merge_tokens)
-        require(self.max_length >= 8, "train", "max_length", "8 or more", self.max_length)
+        require(8 <= self.max_length <= MOST, "train", "max_length", f"8 or more, and at most {MOST}", self.max_length)
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class LoRA:
     def check(self) -> None:
         """Raises ValueError, one line, for the first field that cannot be right."""
         check_counts(self, "lora_rank")
-        require(self.lora_alpha > 0, "train", "lora_alpha", "above 0", self.lora_alpha)
+        require(0 < self.lora_alpha < math.inf, "train", "lora_alpha", "above 0, and finite", self.lora_alpha)
         require(0 <= self.lora_dropout < 1, "train", "lora_dropout", "in [0, 1)", self.lora_dropout)
         named = any(map(str.strip, self.lora_targets.split(",")))
         require(named, "train", "lora_targets", "names, separated by commas", repr(self.lora_targets))
@@ -118,7 +122,7 @@ class Training:
     )
     weight_decay: float | None = _training(None, "AdamW's weight decay. (default: sparse 0, full 0.01, head 0, lora 0)")
     warmup: float = _training(0.1, "Part of the steps in which the learning rate rises.")
-    scheduler: str = _training("linear", "Learning rate schedule, by the name transformers gives it.")
+    scheduler: str = _training("linear", "Learning rate schedule, by the name transformers gives it.", SCHEDULERS)
     gradient_accumulation: int = _training(1, "Batches whose gradients make one step.")
     max_grad_norm: float = _training(1.0, "Gradients are clipped to this norm; 0: not at all.")
     precision: str = _training("float32", "Arithmetic of the forward pass.", ("float32", "bf16", "fp16"))
@@ -198,11 +202,12 @@ class Training:
         whole = "above 1 with skip, as the first epoch leaves nothing out"
         require(not self.skip or self.epochs > 1, "train", "epochs", whole, self.epochs)
         require(0 <= self.warmup < 1, "train", "warmup", "in [0, 1)", self.warmup)
-        require(self.epochs > 0, "train", "epochs", "above 0", self.epochs)
+        require(0 < self.epochs <= EPOCHS, "train", "epochs", f"above 0, and at most {EPOCHS}", self.epochs)
         require(self.max_grad_norm >= 0, "train", "max_grad_norm", "0 or more", self.max_grad_norm)
-        require(self.weight_decay is None or self.weight_decay >= 0, "train", "weight_decay", "0 or more", self.weight_decay)
-        positive = self.learning_rate is None or self.learning_rate > 0
-        require(positive, "train", "learning_rate", "above 0", self.learning_rate)
+        decays = self.weight_decay is None or 0 <= self.weight_decay < math.inf
+        require(decays, "train", "weight_decay", "0 or more, and finite", self.weight_decay)
+        positive = self.learning_rate is None or 0 < self.learning_rate < math.inf
+        require(positive, "train", "learning_rate", "above 0, and finite", self.learning_rate)
         check_counts(self, "batch_size", "gradient_accumulation", "eval_steps", "patience")
 
     def _check_deciding(self, option: str) -> None:
@@ -236,6 +241,8 @@ class Run:
         require(not (self.resume and self.overwrite), "train", "resume and overwrite", "not both given", "both")
         check_counts(self, "seeds")
         require(self.search >= 0, "train", "search", "0 or more", self.search)
+        last = self.seed + max(self.seeds - 1, self.search)
+        require(0 <= self.seed and last < SEEDS, "train", "seed", "0 or more, and below 2**32 with all that follow", self.seed)
         require(self.seeds == 1 or not self.search, "train", "search", "left out with seeds", self.search)
 
 

@@ -35,8 +35,9 @@ def figure(report: Report) -> Any:
     flops.bar(epochs, report.spent, BAR, color=PAID, label="paid")
     if report.planned:
         ends = [[epoch + side * BAR / 2 for epoch in epochs] for side in (-1, 1)]
-        flops.hlines(report.planned, *ends, color="white", linewidth=4)  # which sets it off from the bar
-        flops.hlines(report.planned, *ends, color=PLANNED, linewidth=2, label="planned")
+        planned = report.planned[: len(epochs)]  # a run that was stopped early has planned more
+        flops.hlines(planned, *ends, color="white", linewidth=4)  # which sets it off from the bar
+        flops.hlines(planned, *ends, color=PLANNED, linewidth=2, label="planned")
     flops.set_ylabel("FLOPs of full fine-tuning's epoch")
     few = len(epochs) < FEW
     for name, lines, color, size, how in (

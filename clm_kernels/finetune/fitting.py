@@ -68,9 +68,12 @@ def fit(
         report.examples, report.planned = lines(trainer.state.log_history), pace.planned if pace else []
         if pace and pace.told:
             report.minutes["shares"] = pace.told
+        report.epochs = trainer.state.epoch or 0.0
         if report.cost and bool(report.active) == bool(prepared.active):
             once = lower.layers / number_of_layers(model) if lower else 0.0
-            report.spent = spent(report.cost, report.active, report.examples, trainer.state.epoch or 0.0, once)
+            report.spent = spent(report.cost, report.active, report.examples, report.epochs, once)
+            if pace and (off := pace.missed_by(report.spent)):
+                say(off)
         if lower:
             lower.keep_no_more()  # of test texts, of which there may be any number
         return score_best(trainer, prepared.model, run.task, run.corpus.label_names, splits, run.loaded.tokenizer, report)

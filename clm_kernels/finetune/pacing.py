@@ -9,7 +9,7 @@ lost most. Other splits between tokens and examples lost more (benchmarks/tasks/
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +24,7 @@ from .teaching import LEAST, chances_for, lines
 BEGIN = 0.03  # of the gradient's squared norm, what the first steps leave to chance, or out
 GAIN = 1.0  # by how much the logarithm of that moves for a share that is off by one
 RANGE = (1e-6, 0.95)
+NEAR = 0.05  # of the cost, by which a run may miss it without a word
 PACE = "pace"  # what its line of the log is found by
 
 
@@ -128,6 +129,13 @@ class Pace(TrainerCallback):
     @property
     def told(self) -> list[float]:
         return self.now.get("told", [])
+
+    def missed_by(self, spent: Sequence[float]) -> str:
+        """A line where a whole run's `Report.spent` is not what was asked for; empty where it is, or where the run was stopped early."""
+        part, asked = sum(spent) / self.epochs, sum(self.planned) / self.epochs
+        if len(spent) < len(self.planned) or self.told or abs(part / asked - 1) <= NEAR:
+            return ""
+        return f"cost: {part:.1%} of full fine-tuning's FLOPs in place of {asked:.1%}: the share is found step by step, and these were too few"
 
     def chances(self, norms: Tensor) -> Tensor:
         """With what chance each example stays in the epoch that begins, as `Teaching` asks."""

@@ -21,6 +21,7 @@ from ..selecting.overview import Overview, overview
 from ..selection import Selection
 from .advice import advice_when_out_of_memory
 from .artifacts import ACTIVE, CHECKPOINTS, COST_PICTURE, GROUPS, PAGE, REPORT, RUN_FILE
+from .beforehand import check_beforehand
 from .beginning import Begun, begin
 from .checkpoints import drop_checkpoints
 from .chosen import draw_choice, load_choice, save_choice
@@ -31,7 +32,7 @@ from .disks import advice_when_a_disk_is_full
 from .dividing import check_launched
 from .fitting import fit
 from .hub import as_begun, on_hub, pinned, with_address
-from .interruption import tidied_up_after
+from .interruption import tidied_up_after, unstoppable
 from .judging.keeping import CONFIG_KEY, DETAIL
 from .locks import locked
 from .many import several_runs
@@ -92,6 +93,7 @@ def train(config: TrainConfig, say: Say = to_stderr, shared: Shared | None = Non
 def _checked(config: TrainConfig, say: Say) -> TrainConfig:
     """The config, with the commit that its data has on a hub, so that the run file says which was read."""
     check(config, ("output",) if config.run.resume else REQUIRED)
+    check_beforehand(config)
     check_launched(config)
     half = config.training.precision == "fp16" and not torch.accelerator.is_available()
     require(not half, "train", "precision", "float32 or bf16 on a CPU, where fp16 changes nothing", "'fp16'")
@@ -187,8 +189,11 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
             write_page(output / PAGE, report, scored, words, say)
         else:
             run.method.help_to_save(prepared)
-    if is_main() and not config.run.keep_checkpoints:  # an error in there would have `run_folder` clear the result away too
-        drop_checkpoints(output / CHECKPOINTS)
+    if is_main():
+        with unstoppable():  # the report says that all is done, and so it is
+            report.save(output / REPORT)
+            if not config.run.keep_checkpoints:
+                drop_checkpoints(output / CHECKPOINTS)
     return report
 
 
@@ -214,7 +219,7 @@ def _recording(run: Begun, prepared: Prepared, say: Say) -> AbstractContextManag
 
 
 def _save(run: Begun, prepared: Prepared, report: Report) -> None:
-    """The result, whole or not at all, and the report last."""
+    """The result, whole or not at all."""
     data, method, model, output = run.config.data, run.method, run.loaded.model, run.output
     run.loaded.tokenizer.model_max_length = run.limit
     details = {"config": run.config.portable(), "best": report.best, "test": report.test, "made_on": report.made_on}
@@ -226,4 +231,3 @@ def _save(run: Begun, prepared: Prepared, report: Report) -> None:
     if (left := output / method.leaves).is_file():
         report.sizes[method.called] = left.stat().st_size
     report.sizes["checkpoint"] = sum(tensor.nbytes for tensor in {id(p): p for p in model.parameters()}.values())
-    report.save(output / REPORT)

@@ -36,8 +36,11 @@ class Report:
             these shares over full fine-tuning's backward, or None.
         examples: a line for each epoch of a run that may skip examples: the parts of `examples` and of their `tokens` that were
             read.
-        spent: FLOPs of each epoch beside those of full fine-tuning on every token of all examples, by `cost`, `active` and
-            `examples`; choosing what to train is not in it. Empty where they cannot be counted.
+        epochs: how many were trained; of the last one perhaps a part. 0 in reports of earlier versions.
+        spent: FLOPs of each epoch beside those of full fine-tuning's epoch on every token of all examples, by `cost`, `active` and
+            `examples`; choosing what to train is not in it. Of an epoch that was trained in part its steps' alone: half an epoch of full
+            fine-tuning has 0.5, and the part of full fine-tuning of a whole run is the sum over `epochs`. Empty where they
+            cannot be counted.
         packing: the part of the tokens run in training that was padding, `before` packing and `after`; of several processes
             process 0's. What `active`, `spent` and `cost` set beside full fine-tuning is beside one that is packed too. Empty
             without it.
@@ -109,6 +112,7 @@ class Report:
     exchanged: dict[str, float] = field(default_factory=dict)
     divided: dict[str, int] = field(default_factory=dict)
     windows: dict[str, dict[str, int]] = field(default_factory=dict)
+    epochs: float = 0.0
 
     def save(self, path: Path) -> None:
         write_atomically(path, (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode())

@@ -27,11 +27,32 @@ def say_nothing(line: str) -> None:
     """In place of `to_stderr` where process 0 says it already."""
 
 
+class SayOnce:
+    """What several runs on the same data and machine say: each kind of line about these once."""
+
+    def __init__(self, say: Say):
+        self.say, self.kinds = say, set[str]()
+
+    def __call__(self, line: str) -> None:
+        self.say(line)
+
+    def once(self, kind: str, line: str) -> None:
+        if kind not in self.kinds:
+            self.say(line)
+        self.kinds.add(kind)
+
+
+def say_once(say: Say, kind: str, line: str) -> None:
+    """Says a line that all of several runs would say alike, where there are several once."""
+    say.once(kind, line) if isinstance(say, SayOnce) else say(line)
+
+
 def say_data(corpus: Corpus, say: Say) -> None:
     """Says what was left out, and the worst of what `check` finds in the rest: a line each."""
     if is_main():
-        for line in filter(None, (left_out_line(corpus.record), one_line(check_corpus(corpus)))):
-            say(line)
+        for kind, line in (("rows", left_out_line(corpus.record)), ("found", one_line(check_corpus(corpus)))):
+            if line:
+                say_once(say, kind, line)
 
 
 def say_cuts(splits: dict[str, Encoded], task: Task, limit: int, by: str, say: Say) -> None:
@@ -43,4 +64,5 @@ def say_cuts(splits: dict[str, Encoded], task: Task, limit: int, by: str, say: S
             )
         if split.cut:
             counted = "; cut-off words count as missed" if task.per_token and name != "train" else ""
-            say(f"{name}: {split.cut:,} {task.unit} cut off at {limit} tokens{counted} ({by} sets the limit)")
+            line = f"{name}: {split.cut:,} {task.unit} cut off at {limit} tokens{counted} ({by} sets the limit)"
+            say_once(say, name, line)

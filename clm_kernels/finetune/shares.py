@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ..patching.active import ActiveTokens
+from .partial_epochs import lengths
 
 EPOCH, RUNNING = "active_tokens", "active_counts"  # what a line of the log is found by
 
@@ -84,11 +85,11 @@ def spent(
     cost: Mapping[str, Any], active: Sequence[Mapping[str, Any]], examples: Sequence[Mapping[str, float]], epochs: float,
     replayed: float = 0.0,
 ) -> list[float]:  # fmt: skip
-    """FLOPs of each epoch beside full fine-tuning's on all examples, as `Report.spent` has them.
+    """FLOPs of each epoch beside full fine-tuning's whole epoch on all examples, as `Report.spent` has them.
 
     Args:
         cost, active, examples: as `Report` has them, the latter two empty where nothing was left out.
-        epochs: how many have been trained.
+        epochs: how many have been trained; of the last one perhaps a part.
         replayed: part of the layers that ran before the first epoch, which pays for them, and in none after it.
     """
     lines = math.ceil(epochs - 1e-6)
@@ -96,9 +97,10 @@ def spent(
         return []
     backward = [line["flops"] * cost["full"] for line in active] or [cost["share"] * cost["full"]] * lines
     read = [line["tokens"] for line in examples] or [1.0] * lines
-    forward = [cost["forward"]] + [(1 - replayed) * cost["forward"]] * (lines - 1)
-    whole = cost["forward"] + cost["full"]
-    return [part * (run + flops) / whole for part, run, flops in zip(read, forward, backward, strict=True)]
+    before, forward = replayed * cost["forward"], (1 - replayed) * cost["forward"]
+    whole, long = cost["forward"] + cost["full"], lengths(lines, epochs)
+    found = [size * part * (forward + flops) / whole for size, part, flops in zip(long, read, backward, strict=True)]
+    return [found[0] + before / whole, *found[1:]] if found else []
 
 
 def _pop_running(state) -> dict[str, Any] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..models.attention import bidirectional, causal, restore_attention
+from ..errors import refuse
+from ..models.attention import bidirectional, causal, restore_attention, sees_both_sides
 from .config import SPAN
 
 
@@ -12,8 +13,11 @@ def set_sides(model: nn.Module, wanted: str) -> None:
     """Makes the layers of a model that was just loaded attend to both sides; ``"auto"``: as its config records.
 
     Raises:
-        ValueError: for layers that it does not have, or a model that cannot; see `bidirectional`.
+        ValueError: for layers that it does not have, or a model that cannot, see `bidirectional`; for one that attends to both
+            sides anyway, where nothing would change.
     """
+    if wanted not in ("auto", "none") and (reason := sees_both_sides(model)):
+        refuse("train", "bidirectional", f"left out for {type(model).__name__}, which {reason}", repr(wanted))
     restore_attention(model)
     if wanted == "none":
         causal(model)

@@ -22,7 +22,7 @@ from ..files import write_atomically
 from .encode import IGNORED
 from .losses import gradient_norms, weighed_loss
 
-ROW, WEIGHT = "row", "weight"  # the columns of a batch that the model does not see
+ROW, WEIGHT, CAME = "row", "weight", "came"  # the columns of a batch that the model does not see
 LEAST = LEAST_SHARE  # the least chance to stay
 STATE, LINE = "teaching.npy", "examples"
 Collate = Callable[[list[dict[str, Any]]], Any]
@@ -110,7 +110,9 @@ class Teaching(TrainerCallback):
         # of each example: its norm, its chance in this epoch, whether it came in this epoch, whether it stayed
         self.table = self.norms, self.chance, self.came, self.stayed = torch.from_numpy(table)
         self.epoch = 0
-        self._read: list[tuple[Tensor, Tensor]] = []  # rows and norms, on the device, which nobody waits for
+        self._read: list[
+            tuple[Tensor, Tensor, Tensor]
+        ] = []  # rows, norms, and rows that came, on the device, which nobody waits for
 
     def collate(self, collate: Collate) -> Collate:
         """The same for batches that lose examples; what has no row number, as validation, passes."""
@@ -124,7 +126,7 @@ class Teaching(TrainerCallback):
             if self.weights is not None:
                 weights = weights * self.weights[rows[places]]
             whole = len(places) == len(rows) and bool((weights == 1).all())
-            return {**batch, ROW: rows[places], WEIGHT: weights[:0] if whole else weights / labels_of(examples)}
+            return {**batch, ROW: rows[places], WEIGHT: weights[:0] if whole else weights / labels_of(examples), CAME: rows}
 
         return thinned
 
@@ -134,7 +136,6 @@ class Teaching(TrainerCallback):
         Drawn at even distances along the batch, so that their number is what the chances add up to, give or take one. If none
         would stay, the likeliest stays with no weight.
         """
-        self.came[rows] = 1
         chance = self.chance[rows]
         steps = chance.cumsum(0) + np.random.default_rng([self.seed, self.epoch, int(rows[0])]).random()
         stays = (steps.floor() > (steps - chance).floor()) | (chance >= 1)
@@ -144,7 +145,9 @@ class Teaching(TrainerCallback):
         places = stays.nonzero().flatten()
         return places, weights[places].float()
 
-    def loss(self, loss: Tensor, logits: Tensor, labels: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
+    def loss(
+        self, loss: Tensor, logits: Tensor, labels: Tensor, rows: Tensor, weights: Tensor, came: Tensor
+    ) -> Tensor:  # fmt: skip
         """The batch's loss, in the mean as if nothing had been left out; what the examples teach is noted.
 
         Args:
@@ -152,8 +155,9 @@ class Teaching(TrainerCallback):
             logits, labels: as `label_losses` takes them.
             rows: ``(texts,)``, of the data set.
             weights: ``(texts,)`` or empty, as `collate` gives them.
+            came: rows of the whole batch. A batch that is made and never read, as the one after a run's last step, has not come.
         """
-        self._read.append((rows, gradient_norms(logits.detach(), labels, self.label_weights)))
+        self._read.append((rows, gradient_norms(logits.detach(), labels, self.label_weights), came))
         if not len(weights):
             return loss
         return weighed_loss(logits, labels, weights, self.label_weights)
@@ -198,10 +202,10 @@ class Teaching(TrainerCallback):
 
     def _share(self, device: torch.device) -> None:
         """Puts what was read into the table, of all processes."""
-        for given, norms in self._read:
+        for given, norms, came in self._read:
             rows = given.cpu()
             own = 1.0 if self.weights is None else self.weights[rows]
-            self.norms[rows], self.stayed[rows] = norms.double().cpu() * own, 1
+            self.norms[rows], self.stayed[rows], self.came[came.cpu()] = norms.double().cpu() * own, 1, 1
         self._read.clear()
         if dist.is_initialized() and dist.get_world_size() > 1:
             shared = torch.stack([self.norms * self.stayed, self.stayed, self.came]).to(device)

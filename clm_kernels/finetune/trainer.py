@@ -19,11 +19,12 @@ from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_group
 from ..patching.active import uncounted
 from .artifacts import CHECKPOINTS
 from .config import Run, Training
+from .diverging import check_loss, check_weights
 from .losses import mean_loss, weighed_loss
 from .manifest import damage
 from .processes.exchanged import Exchanged
 from .processes.last_step import IDLE, Rounds, real_rows, with_filler, without_fillers
-from .teaching import ROW, WEIGHT, Teaching, numbered, weighed
+from .teaching import CAME, ROW, WEIGHT, Teaching, numbered, weighed
 
 
 def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
@@ -41,6 +42,7 @@ def arguments(training: Training, run: Run, best: str) -> TrainingArguments:
         warmup_steps=training.warmup, lr_scheduler_type=training.scheduler,
         seed=run.seed, bf16=training.precision == "bf16", fp16=training.precision == "fp16",
         restore_callback_states_from_checkpoint=True,
+        logging_nan_inf_filter=False,  # RunTrainer looks at each loss itself, which waits for the device no more often
         average_tokens_across_devices=False,  # else each process multiplies a loss that is a mean already by their number
         ddp_broadcast_buffers=False,  # none changes in training
         ddp_find_unused_parameters=True,  # a pooler's bias is trained, whether or not the pooling reads it
@@ -85,7 +87,7 @@ class RunTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         self.exchanged.watch(model)
-        rows, weights = inputs.pop(ROW, None), inputs.pop(WEIGHT, None)
+        rows, weights, came = (inputs.pop(name, None) for name in (ROW, WEIGHT, CAME))
         idle = inputs.pop(IDLE, False)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if self.label_weights is not None and model.training:
@@ -93,7 +95,7 @@ class RunTrainer(Trainer):
         elif loss.dtype.itemsize < 4:  # of bfloat16's three digits a mean over the batch would leave two
             loss = mean_loss(outputs["logits"], inputs["labels"])
         if rows is not None:
-            loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights)
+            loss = self.teaching.loss(loss, outputs["logits"], inputs["labels"], rows, weights, came)
         elif weights is not None:
             loss = weighed_loss(outputs["logits"], inputs["labels"], weights, self.label_weights)
         if model.training and self.rounds:
@@ -103,7 +105,18 @@ class RunTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """What a filler would tell of tokens is nobody's."""
         with uncounted(self.model) if IDLE in inputs else nullcontext():
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        check_loss(loss, "training", self.state.global_step + 1, self.args, self.state)
+        return loss
+
+    def evaluate(self, *given, **named):
+        metrics = super().evaluate(*given, **named)
+        check_loss(metrics["eval_loss"], "validation", self.state.global_step, self.args, self.state)
+        return metrics
+
+    def _save_checkpoint(self, model, trial):
+        check_weights(self._trained_weights(), self.args, self.state)
+        super()._save_checkpoint(model, trial)
 
     def prediction_step(self, *given, **named):
         """Of the last batches, filled up with texts of the first, the loss is that of the real ones."""
@@ -140,9 +153,12 @@ class RunTrainer(Trainer):
 
     def _clip_grad_norm(self, model):
         """As transformers does it, without a walk through all modules for what is frozen."""
+        return self.accelerator.clip_grad_norm_(self._trained_weights(), self.args.max_grad_norm)
+
+    def _trained_weights(self) -> list[torch.nn.Parameter]:
         if self._trained is None:
-            self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return self.accelerator.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+            self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return self._trained
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()

@@ -45,3 +45,28 @@ def test_defaults_are_those_of_the_bottom_layer():
     found = (config.selecting.block, config.training.batch_size, config.data.max_length, config.run.seed)
     assert found == (BLOCK, BATCH_SIZE, MAX_LENGTH, SEED)
     assert POOLINGS == ("native", *POOLED) and set(MERGE_BY) == set(BY)
+
+
+INF, HUGE = float("inf"), 2**63
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"learning_rate": INF}, "learning_rate must be above 0, and finite, got inf"),
+    ({"learning_rate": float("nan")}, "learning_rate must be above 0, and finite, got nan"),
+    ({"weight_decay": INF}, "weight_decay must be 0 or more, and finite, got inf"),
+    ({"lora_alpha": INF}, "lora_alpha must be above 0, and finite, got inf"),
+    ({"epochs": INF}, "epochs must be above 0, and at most 1000000, got inf"),
+    ({"epochs": 1e300}, "epochs must be above 0, and at most 1000000, got 1e"),
+    ({"seed": -1}, r"seed must be 0 or more, and below 2\*\*32 with all that follow, got -1"),
+    ({"seed": 2**32}, r"seed must be 0 or more, .*, got 4294967296"),
+    ({"seed": 2**32 - 2, "seeds": 3}, "seed must be 0 or more, .*, got 4294967294"),
+    ({"batch_size": HUGE}, f"batch_size must be at most 2147483647, got {HUGE}"),
+    ({"eval_steps": HUGE}, "eval_steps must be at most 2147483647"),
+    ({"max_length": HUGE}, "max_length must be 8 or more, and at most 2147483647"),
+    ({"scheduler": "nonsense"}, "scheduler must be 'linear', 'cosine', .* or 'inverse_sqrt', got 'nonsense'"),
+    ({"scheduler": "warmup_stable_decay"}, "scheduler must be 'linear'"),
+])  # fmt: skip
+def test_values_that_nothing_can_take_are_refused_by_the_config(options, message):
+    with pytest.raises(ValueError, match=f"^train: {message}"):
+        TrainConfig(**options).check(())
+    TrainConfig(seed=2**32 - 1, epochs=1e6, batch_size=2**31 - 1, scheduler="cosine").check(())

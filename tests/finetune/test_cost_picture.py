@@ -29,3 +29,10 @@ def test_markers_do_not_hide_each_other():
     assert above.get_fillstyle() == "none" and above.get_markersize() > below.get_markersize()
     assert above.get_linestyle() != below.get_linestyle()
     assert {line.get_marker() for line in figure(report(30)).axes[1].get_lines()} == {""}  # there is no room for them
+
+
+def test_a_run_that_was_stopped_early_has_planned_more():
+    stopped = report(2)
+    stopped.planned = [0.5, 0.4, 0.3, 0.3]
+    flops = figure(stopped).axes[0]
+    assert [line[0, 1] for line in flops.collections[-1].get_segments()] == [0.5, 0.4] and len(flops.patches) == 2

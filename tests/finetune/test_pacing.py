@@ -127,6 +127,12 @@ def test_another_run_in_its_place_leaves_no_picture_behind(paced, tmp_path):
     assert not (tmp_path / "o" / COST_PICTURE).exists()
 
 
+def test_a_run_that_is_stopped_early_ends_well(paced, tmp_path):
+    report = train(paced[0].replace(epochs=4, cost=0.35, patience=1, learning_rate=1e-9, output=str(tmp_path / "o")), silent)
+    assert (len(report.spent), len(report.planned)) == (2, 4) and (tmp_path / "o" / COST_PICTURE).exists()
+    assert (tmp_path / "o" / "report.html").exists()
+
+
 def test_accumulated_batches_are_counted(paced, tmp_path):
     report = train(paced[0].replace(gradient_accumulation=2, output=str(tmp_path / "o")), silent)
     assert sum(report.spent) / 8 == pytest.approx(0.3, rel=0.06)

@@ -104,6 +104,9 @@ def test_what_cannot_be_is_refused(llama, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
-def test_an_encoder_is_left_as_it_is_and_said_so(base, tmp_path):
-    with pytest.warns(UserWarning, match=r"^bidirectional: BertForSequenceClassification is an encoder"):
-        train(replace(base, bidirectional="all", output=str(tmp_path / "o"), epochs=1), silent)
+@pytest.mark.parametrize("wanted", ["all", "0-1"])
+def test_for_an_encoder_it_is_refused(base, tmp_path, wanted):
+    told = "^train: bidirectional must be left out for BertForSequenceClassification, which is an encoder and attends to both sides already"
+    with pytest.raises(ValueError, match=f"{told}, got {wanted!r}$"):
+        train(replace(base, bidirectional=wanted, output=str(tmp_path / "o"), epochs=1), silent)
+    assert not (tmp_path / "o").exists()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,7 +129,9 @@ def test_the_loss_of_what_stays_is_weighted(shape):
     logits = torch.randn(*labels[kept].shape, 4)
     each = F.cross_entropy(logits.flatten(0, -2), labels[kept].flatten(), reduction="none").view(len(kept), -1).sum(1)
     expected = (each / made.chance[rows]).sum() / (labels != -100).sum()
-    torch.testing.assert_close(made.loss(torch.tensor(9.0), logits, labels[kept], rows, weights).double(), expected)
+    torch.testing.assert_close(
+        made.loss(torch.tensor(9.0), logits, labels[kept], rows, weights, batch["came"]).double(), expected
+    )
 
 
 def test_a_whole_batch_has_the_loss_of_the_model():
@@ -136,7 +139,24 @@ def test_a_whole_batch_has_the_loss_of_the_model():
     made.chance.fill_(1)
     batch = made.collate(lambda kept: {})([{"row": i, "labels": 1} for i in range(4)])
     loss = torch.tensor(9.0)
-    assert made.loss(loss, torch.randn(4, 2), torch.ones(4, dtype=torch.long), batch["row"], batch["weight"]) is loss
+    given = batch["row"], batch["weight"], batch["came"]
+    assert made.loss(loss, torch.randn(4, 2), torch.ones(4, dtype=torch.long), *given) is loss
+
+
+def test_a_batch_that_is_made_and_not_read_has_not_come():
+    """As the one after a run's last step, which is fetched beforehand."""
+    made = Teaching([1] * 8, torch.ones_like, 0, None, silent)
+    made.chance.fill_(1)
+    collate = made.collate(lambda kept: {})
+    read, _ = (collate([{"row": i, "labels": 1} for i in rows]) for rows in (range(4), range(4, 8)))
+    made.loss(torch.tensor(9.0), torch.randn(4, 2), torch.ones(4, dtype=torch.long), read["row"], read["weight"], read["came"])
+    state = SimpleNamespace(epoch=0.5, global_step=1, log_history=[])
+    made.on_epoch_end(SimpleNamespace(device="cpu", num_train_epochs=0.5), state, None)
+    assert made.came.tolist() == [1] * 4 + [0] * 4 and state.log_history[0]["examples"] == {
+        "epoch": 0.5,
+        "examples": 1,
+        "tokens": 1,
+    }
 
 
 # Runs

@@ -320,6 +320,13 @@ def test_what_fits_has_room_to_spare():
     assert columns[SIZES.index(24)] == ["-", "yes"] and columns[SIZES.index(16)] == ["-", "-"]
 
 
+@pytest.mark.parametrize("further", [[], ["--cost", "0.4"]])
+def test_a_share_that_nothing_assumes_is_refused(tmp_path, further):
+    LLAMA.save_pretrained(tmp_path)
+    result = CliRunner().invoke(app, ["estimate", "--model", str(tmp_path), "--active-share", "0.4", *further])
+    assert result.exit_code == 2 and "active_share must be left out without energy" in result.output
+
+
 def test_the_command_refuses_what_is_no_model(tmp_path):
     result = CliRunner().invoke(app, ["estimate", "--model", str(tmp_path)])
     assert result.exit_code == 2 and "a directory with a config.json" in result.stderr

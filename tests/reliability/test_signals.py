@@ -15,7 +15,7 @@ from places import ROOT
 from tiny_runs import assert_same, silent, trained_tensors
 from tiny_task import save_model, write_data
 
-from clm_kernels.finetune import TrainConfig, beginning, interruption, train
+from clm_kernels.finetune import TrainConfig, beginning, interruption, recipe, train
 from clm_kernels.finetune.checkpoints import last_checkpoint
 from clm_kernels.finetune.interruption import Interrupted, Interruption, tidied_up_after
 
@@ -107,6 +107,25 @@ def test_before_training_begins_nothing_is_left(quick, tmp_path, monkeypatch, nu
     with pytest.raises(Interrupted):
         train(replace(quick, output=str(tmp_path / "deep" / "o")), silent)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["write_folder", "draw_cost", "write_page"])
+def test_while_the_result_is_written_the_run_is_not_finished(quick, expected, tmp_path, monkeypatch, place):
+    with monkeypatch.context() as context:
+        context.setattr(recipe, place, lambda *_: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Interrupted):
+            train(replace(quick, output=str(tmp_path / "o")), silent)
+    assert not (tmp_path / "o" / "report.json").exists()
+    train(TrainConfig(output=str(tmp_path / "o"), resume=True), silent)
+    assert {"report.json", "report.html"} < {path.name for path in (tmp_path / "o").iterdir()}
+    assert_same(trained_tensors(tmp_path / "o"), expected)
+
+
+def test_what_is_finished_is_not_stopped_any_more(quick, tmp_path, monkeypatch):
+    drop = recipe.drop_checkpoints
+    monkeypatch.setattr(recipe, "drop_checkpoints", lambda folder: (signal.raise_signal(signal.SIGTERM), drop(folder)))
+    train(replace(quick, epochs=1, output=str(tmp_path / "o")), silent)
+    assert (tmp_path / "o" / "report.json").exists() and not (tmp_path / "o" / "checkpoints").exists()
 
 
 def test_a_line_in_the_middle_of_a_line_does_not_hurt():

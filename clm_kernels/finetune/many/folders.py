@@ -17,7 +17,7 @@ from ..artifacts import CHECKPOINTS, REPORT, RUN, RUN_FILE, TRIALS
 from ..checkpoints import last_checkpoint
 from ..circumstances import versions
 from ..config import PATHS, TrainConfig
-from ..interruption import tidied_up_after
+from ..interruption import tidied_up_after, unstoppable
 from ..locks import locked
 from ..outputs import (
     FOLDERS,
@@ -115,8 +115,9 @@ def keep(folder: Path, report: Report, **options: Any) -> None:
     record = read_json(folder / RUN) | ours
     report.config["output"] = record["config"]["output"] = os.path.abspath(top)
     save_run_file(top / RUN_FILE, TrainConfig(**load_run_file(folder / RUN_FILE).options).replace(**options), versions())
-    report.save(top / REPORT)
-    write_atomically(top / RUN, json.dumps(record, indent=2).encode())  # until then it says of what the runs are
+    with unstoppable():
+        report.save(top / REPORT)
+        write_atomically(top / RUN, json.dumps(record, indent=2).encode())  # until then it says of what the runs are
 
 
 def remove(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,13 @@ from ...extras import needs
 from ..artifacts import TRIALS
 from ..config import TrainConfig
 from ..data import find_task
+from ..diverging import Diverged
+from ..interruption import unstoppable
 from ..methods import method_of, resolved
 from ..outputs import inner_folders
 from ..parts import with_files
 from ..report import Report
+from ..saying import SayOnce
 from ..tasks import Task
 from .folders import finished, inner, keep, remove, several_in
 from .protocol import Say, Train
@@ -44,6 +48,7 @@ def train_search(config: TrainConfig, say: Say, train: Train) -> Report:
         The report of that one, which has all trials under `Report.search`.
     """
     needs("optuna", "train")
+    say = SayOnce(say)
     folders = [*(f"trial-{i + 1}" for i in range(config.run.search)), "trial-best"]
     with several_in(config, say, folders) as (whole, given):
         output = Path(whole.run.output)
@@ -56,8 +61,7 @@ def train_search(config: TrainConfig, say: Say, train: Train) -> Report:
                 f"trial {len(trials) + 1} of {whole.run.search}: {', '.join(f'{name} {value:g}' for name, value in options.items())}"
             )
             tried = inner(whole, f"trial-{len(trials) + 1}", test="", **options)
-            report = finished(tried, say, train)
-            trials.append(Trial(options, report.best[report.best_by], report.seconds["training"]))
+            trials.append(_tried(tried, options, say, train))
             write_trials(output / TRIALS, trials)
             remove(Path(tried.run.output))
         best = max(range(len(trials)), key=lambda i: trials[i].score)  # of equal ones the first
@@ -69,10 +73,22 @@ def train_search(config: TrainConfig, say: Say, train: Train) -> Report:
             "trials": [{**trial.options, "validation": trial.score, "seconds": trial.seconds} for trial in trials],
             "space": {name: {"from": one.low, "to": one.high} for name, one in space.items()},
         }
-        keep(Path(chosen.run.output), report, output=whole.run.output)
-        for folder in inner_folders(output):
-            remove(folder)
+        with unstoppable():  # with its report the search is done, and goes on with nothing
+            keep(Path(chosen.run.output), report, output=whole.run.output)
+            for folder in inner_folders(output):
+                remove(folder)
     return report
+
+
+def _tried(config: TrainConfig, options: dict[str, Any], say: Say, train: Train) -> Trial:
+    """A trial that diverges has the score 0, which is no reason to end the search."""
+    began = time.perf_counter()
+    try:
+        report = finished(config, say, train)
+    except Diverged as error:
+        say(f"{config.run.output}: {error}")
+        return Trial(options, 0.0, time.perf_counter() - began)
+    return Trial(options, report.best[report.best_by], report.seconds["training"])
 
 
 def space_of(config: TrainConfig, given: Collection[str], task: Task) -> dict[str, Range]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config import TrainConfig
 from ..report import Report
+from ..saying import SayOnce
 from .folders import finished, inner, keep, several_in
 from .protocol import Say, Train
 
@@ -21,6 +22,7 @@ def train_seeds(config: TrainConfig, say: Say, train: Train) -> Report:
     Returns:
         The report of that one, which has all of them under `Report.seeds`.
     """
+    say = SayOnce(say)
     folders = [f"seed-{config.run.seed + i}" for i in range(config.run.seeds)]
     with several_in(config, say, folders) as (whole, _):
         if not whole.data.validation:

@@ -31,6 +31,7 @@ class MultiLabelClassification(SequenceClassification):
 
     problem = "multi_label_classification"
     several = True
+    unread = ("tokens_column", "tags_column")
     fields = ("text", "labels", "probabilities")
 
     def columns(self, data: Data) -> tuple[str, str]:

@@ -28,6 +28,7 @@ class TokenClassification(Task):
     architecture = "ForTokenClassification"
     peft = "TOKEN_CLS"
     per_token = True
+    unread = ("text_column", "label_column", "labels_column", "label_separator")
     unit = "words"
     fields = ("tokens", "tags", "probabilities")
 
@@ -35,6 +36,7 @@ class TokenClassification(Task):
         return data.tokens_column, data.tags_column
 
     def check(self, data: Data) -> None:
+        super().check(data)
         without = f"{TEXT!r} for token classification, whose words stand alone"
         require(data.template == TEXT, "load_data", "template", without, repr(data.template))
         expected = "0 for token classification, whose words are tokenised one by one: nothing merges across words"

@@ -50,6 +50,17 @@ def test_the_best_by_validation_stands_at_the_top(several):
     assert (options["seeds"], options["seed"], options["output"], options["pooling"]) == (2, 41, str(output), "mean")
 
 
+@pytest.mark.parametrize("options", [SEEDS, SEEDS | {"seeds": 1, "search": 2, "density": None, "select": "auto"}])
+def test_what_concerns_the_data_is_said_once(base, tmp_path, options):
+    if "search" in options:
+        pytest.importorskip("optuna")
+    said = []
+    config = replace(base, **options | {"max_length": 8, "template": "one two {text} three", "output": str(tmp_path / "o")})
+    train(replace(config, given=frozenset({"learning_rate", "epochs"})), said.append)
+    for of in ("data: warning: ", "train: ", "validation: ", "test: "):
+        assert sum(line.startswith(of) for line in said) == 1, (of, said)
+
+
 def test_the_test_data_chooses_nothing(several):
     """The best by validation, whatever the test says; of equal ones the first."""
     made = replace(several[1], seeds={})

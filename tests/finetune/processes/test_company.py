@@ -42,6 +42,7 @@ def ended(tmp_path_factory):
         Launch("undisturbed", plain | SKIPPED | {"eval_steps": 3}),
         Launch("killed", plain | SKIPPED | {"eval_steps": 3}, stopped={1: (8, signal.SIGKILL)}),
         Launch("silent", plain, stopped={1: (5, signal.SIGSTOP)}, patience=10.0),
+        Launch("diverging", plain | {"learning_rate": 1e30}),
         Launch("another option", plain, others={1: {"density": 0.2}}),
         Launch("another file", plain, others={1: {"train": elsewhere}}),
         Launch("no file", plain, others={1: {"train": folder / "nothing.jsonl"}}),
@@ -97,6 +98,13 @@ def test_process_0_alone_speaks(ended):
     first, *others = told["four"].stdout
     assert first.count("try it: clm-kernels predict") == 1 and not any(others)
     assert all("reducer.cpp" in line for said in told["four"].stderr[1:] for line in said.splitlines())
+
+
+def test_all_end_where_a_run_diverges(ended):
+    folder, told = ended
+    assert told["diverging"].codes == [1, 1], told["diverging"].stderr
+    assert "losses and weights stay finite, got 1e+30" in told["diverging"].stderr[0]
+    assert not (folder / "diverging").exists()
 
 
 def test_who_is_left_alone_ends_and_says_by_whom(ended):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
+from ...partial_epochs import part_of_full
 from ..charts import columns
 from ..content import Content
 from ..markup import NOTHING, Html, joined, paragraph, table, tag
@@ -33,9 +34,9 @@ def _sentences(report: Any) -> Iterator[Html]:
         )
         if report.planned:
             how = "fit into the minutes" if "asked" in report.minutes else "were asked for"
-            text += f" {percent(report.config['cost'])} {how}, and {percent(_mean(report.planned))} planned."
+            text += f" {percent(report.config['cost'])} {how}, and {percent(part_of_full(report.planned, report.config.get('epochs', 0.0)))} planned."
         if report.spent:
-            text += f" Paid over all epochs: {percent(_mean(report.spent))}."
+            text += f" Paid over all epochs: {percent(part_of_full(report.spent, report.epochs))}."
         yield paragraph(
             text, " Full fine-tuning is every weight, on every token of every example; choosing what is trained is not counted."
         )
@@ -96,7 +97,3 @@ def _seconds(report: Any) -> Html:
     }
     rows = [[name, time(report.seconds[key])] for key, name in names.items() if isinstance(report.seconds.get(key), (int, float))]
     return joined([tag("h3", "Time"), table(["", "time"], rows, "Time")]) if rows else NOTHING
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ...partial_epochs import part_of_full
 from ..content import Content
 from ..markup import Html, band, bar, joined, named, tag
 from ..numbers import first_letter, percent, short, size, time, title
@@ -58,8 +59,8 @@ def _counts(content: Content) -> str:
 
 def _costs(report: Any) -> Iterator[Html]:
     if report.spent:
-        paid = sum(report.spent) / len(report.spent)
-        planned = sum(report.planned) / len(report.planned) if report.planned else None
+        paid = part_of_full(report.spent, report.epochs)
+        planned = part_of_full(report.planned, report.config.get("epochs", 0.0)) if report.planned else None
         said = "of full fine-tuning's FLOPs, forward and backward"
         said += f"; {percent(planned)} were planned" if planned is not None else ""
         yield tile("Training took", percent(paid), bar(paid), said)
