@@ -76,7 +76,7 @@ def as_begun(path: str, begun: str, say: Callable[[str], None]) -> str:
         RuntimeError: if the hub does not say what a revision is.
     """
     kept = Address.of(begun) if on_hub(begun) else None
-    if kept is not None and Address.of(path) == kept._replace(revision=""):
+    if kept is not None and kept.revision and Address.of(path) == kept._replace(revision=""):
         say(f"{path} at the commit that the run was begun with, {kept.revision}")
         return begun
     now = pinned(path)

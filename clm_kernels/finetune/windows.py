@@ -145,5 +145,12 @@ def windows_of(split: Split, tokenizer: PreTrainedTokenizerBase, limit: int, tem
 def _parts(text: str, tokenizer: PreTrainedTokenizerBase, room: int) -> list[str]:
     offsets = tokenizer([text], add_special_tokens=False, verbose=False).encodings[0].offsets
     last = max(0, len(offsets) - room)
-    begins = [*range(0, last, max(1, room - room // OVERLAP)), last]
+    begins = [*range(0, last, max(1, room - room // OVERLAP)), _fitting(text, offsets, last, tokenizer, room)]
     return [text[offsets[begin][0] : offsets[min(begin + room, len(offsets)) - 1][1]] for begin in begins]
+
+
+def _fitting(text: str, offsets: Sequence[tuple[int, int]], begin: int, tokenizer: PreTrainedTokenizerBase, room: int) -> int:
+    """From where on the end of a text fits: alone it may be of more tokens, if it begins within a word."""
+    while len(tokenizer(text[offsets[begin][0] :], add_special_tokens=False, verbose=False)["input_ids"]) > room:
+        begin += 1
+    return begin

@@ -28,6 +28,7 @@ LABELS = (
     "id2label",
     "label2id",
     "problem_type",
+    "clm_long",
     CONFIG_KEY,
 )  # of a config, read above the layers
 

@@ -14,13 +14,13 @@ from .structure import depths, weights
 
 VERSION = 1
 BASE = {"version": int, "fingerprint": str}  # as JSON
-ROWS = 256  # of an embedding
+ROWS = 32  # of an embedding
 
 
 def base_fingerprint(model: nn.Module, left_out: Collection[str] = ()) -> str:
     """32 hex digits over a sample of all weights up to the last layer, whatever their names; nothing for a model without data.
 
-    Of embeddings the first 256 rows count, so that one that has been given further rows is still the same. What stands above the
+    Of embeddings the first 32 rows count, so that one that has been given further rows is still the same. What stands above the
     layers does not: heads and poolers are drawn at random where a checkpoint does not hold them.
 
     Args:

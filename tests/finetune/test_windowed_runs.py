@@ -38,6 +38,17 @@ def test_a_resumed_run_leaves_the_same_weights(windowed, tmp_path, monkeypatch, 
     assert_same(trained_tensors(tmp_path / "a"), trained_tensors(tmp_path / "b"))
 
 
+def test_each_of_two_that_are_compared_reads_as_it_was_trained(windowed, tmp_path):
+    for long in ("window", "truncate"):
+        train(windowed.replace(long=long, output=str(tmp_path / long)), silent)
+    data, accuracy = windowed.data.test, {}
+    for run, other in (("window", "truncate"), ("truncate", "window")):
+        found = clm.evaluate(tmp_path / run, data, tmp_path / f"{run}-evaluated", compare=tmp_path / other, draws=20)
+        accuracy[run] = found.scores["accuracy"].score, found.compared.differences["accuracy"].difference
+    apart = accuracy["truncate"][0] - accuracy["window"][0]
+    assert apart != 0 and accuracy["window"][1] == pytest.approx(apart) == -accuracy["truncate"][1]
+
+
 def uneven(count, seed):
     """Whose windows are not as many for each label as its texts would have it."""
     return [row for row in long_texts(3 * count, seed) if row["label"] == "billing" or len(row["text"]) < 60][:count]

@@ -9,6 +9,10 @@ import torch
 from command_line import run
 from tiny_runs import base, finished, silent  # noqa: F401
 from tiny_task import sentences, texts, tokenizer, write_data, write_jsonl
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 import clm_kernels as clm
 from clm_kernels.finetune import Classifier, train
@@ -40,6 +44,16 @@ def test_windows_hold_every_token_and_overlap_by_a_quarter():
     assert parts[1:] == [" ".join(words[begin : begin + 8]) for begin in begins]
     assert found.told() == {"texts": 1, "windows": len(begins)}
     assert found.rows.labels == ["a", *["b"] * len(begins)] and found.rows.where == [0, *[1] * len(begins)]
+
+
+def test_the_end_of_a_text_fits_where_it_begins_within_a_word():
+    """Its rest may be of more tokens alone."""
+    pieces = ["[PAD]", "[UNK]", "ab", "##cd", "c", "##d"]
+    made = Tokenizer(WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    made.pre_tokenizer = Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+    parts = list(windows_of(as_split(["abcd abcd abcd abcd"]), fast, 5).rows.texts)
+    assert parts == ["abcd abcd ab", "abcd abcd"]
 
 
 def test_the_windows_of_a_text_weigh_one_together():

@@ -23,7 +23,7 @@ def test_stays_what_it_was():
     with torch.no_grad():
         layer.weight.copy_(torch.arange(layer.weight.numel()).view_as(layer.weight))
         layer.bias.copy_(torch.arange(1024))
-    assert base_fingerprint(layer) == "6a9d147df894224e21a01cc572270830"
+    assert base_fingerprint(layer) == "c2eae6a9aad1a39e0619f218c2b85dcf"
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_dtype_counts_and_a_model_without_data_has_none(model):
     assert base_fingerprint(model.to("meta")) == ""
 
 
-@pytest.mark.parametrize("shape", [(384, 384), (1536, 384), (1024, 4096)])
+@pytest.mark.parametrize("shape", [(384, 384), (1536, 384), (1024, 4096), (4096, 11008), (512, 28672)])
 def test_the_sample_comes_by_every_column(shape):
     """Weights of which a few columns were trained are others."""
     weight = torch.zeros(shape)

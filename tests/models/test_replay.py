@@ -1,5 +1,6 @@
 """`replay`: frozen lower layers run once for each text, and training goes on as if they ran every time."""
 
+from contextlib import nullcontext
 from dataclasses import replace as changed
 
 import models
@@ -146,6 +147,18 @@ def test_no_more_is_kept_than_allowed():
             assert_close(outcome(model, batch)[0], expected)
         assert (kept.texts, kept.nbytes) == (2, 12 * token)  # a text of five tokens and one of seven
     assert kept.texts == 0 == kept.nbytes
+
+
+def test_a_head_is_warmed_up_beyond_what_is_kept():
+    warmed = []
+    for replayed in (False, True):
+        model = build(dtype=torch.float64)
+        batches = [part(models.batch(model), [i], 9) for i in range(3)]
+        clm.patch(model, clm.Selection())
+        with clm.replay(model, max_bytes=10 * 32 * 8) if replayed else nullcontext():
+            clm.warm_up_head(model, batches)
+        warmed.append(model.classifier.weight.detach())
+    assert_close(*warmed)
 
 
 def test_filled_before_training():

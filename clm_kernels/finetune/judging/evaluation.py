@@ -136,8 +136,7 @@ def judge(
     """What `evaluate` says and writes; nothing is written."""
     classifier = Classifier.load(model, delta)
     folder = Path(delta).parent if delta else Path(model)
-    long = classifier.long if long is None else long
-    check_long("evaluate", long)
+    check_long("evaluate", classifier.long if long is None else long)
     split = _read(data, classifier, columns or {})
     if TASKS[classifier.task].several:
         return _judge_several(classifier, split, str(delta or model), folder, data, other, batch_size, draws, seed, long)
@@ -156,8 +155,9 @@ def judge(
     )  # fmt: skip
     if other:
         evaluation.compared = _compare(found, scores, other, split, batch_size, draws, seed, long)
+    in_windows = (long or classifier.long) == "window"
     return Found(
-        evaluation, found, probabilities, matrix, wrong, {} if long == "window" else _carried(classifier, found, probabilities)
+        evaluation, found, probabilities, matrix, wrong, {} if in_windows else _carried(classifier, found, probabilities)
     )
 
 
@@ -171,7 +171,7 @@ def _carried(classifier: Classifier, found: Judged, probabilities: Any) -> dict[
 
 def _judge_several(
     classifier: Classifier, split: Split, model: str, folder: Path, data: str, other: str, batch_size: int, draws: int, seed: int,
-    long: str,
+    long: str | None,
 ) -> FoundSeveral:  # fmt: skip
     found, logits = _marks(classifier, split, batch_size, long)
     scores, kept = scorers_of_marks(found), classifier.calibration
@@ -194,7 +194,7 @@ def _judge_several(
     return FoundSeveral(evaluation, found)
 
 
-def _marks(classifier: Classifier, split: Split, batch_size: int, long: str) -> tuple[Marks, Any]:
+def _marks(classifier: Classifier, split: Split, batch_size: int, long: str | None) -> tuple[Marks, Any]:
     """What it makes of the texts, and its logits."""
     encoded = _encoded(classifier, split, long)
     logits = all_logits(classifier.model, encoded, classifier.tokenizer, batch_size)
@@ -202,7 +202,9 @@ def _marks(classifier: Classifier, split: Split, batch_size: int, long: str) -> 
     return Marks.of(names, encoded.split, gold, logits, classifier.calibration), logits
 
 
-def _encoded(classifier: Classifier, split: Split, long: str) -> Encoded:
+def _encoded(classifier: Classifier, split: Split, long: str | None) -> Encoded:
+    """Without `long` as its own run read long texts, which of two that are compared may be another way for each."""
+    long = classifier.long if long is None else long
     task, names = TASKS[classifier.task], classifier.label_names
     check_known("evaluate", split, task, names, "with what the classifier has learnt")
     encoded = task.encode(split, names, classifier.tokenizer, classifier.max_length, True, classifier.template, long)
@@ -211,7 +213,7 @@ def _encoded(classifier: Classifier, split: Split, long: str) -> Encoded:
     return encoded
 
 
-def _judged(classifier: Classifier, split: Split, batch_size: int, long: str) -> Judged:
+def _judged(classifier: Classifier, split: Split, batch_size: int, long: str | None) -> Judged:
     task, encoded = TASKS[classifier.task], _encoded(classifier, split, long)
     return judged(classifier.model, encoded, task, classifier.tokenizer, classifier.label_names, batch_size)
 
@@ -229,7 +231,7 @@ def _classes(found: Judged) -> list[ClassScore]:
 
 
 def _compare(
-    found: Judged, scores: Any, other: str, split: Split, batch_size: int, draws: int, seed: int, long: str
+    found: Judged, scores: Any, other: str, split: Split, batch_size: int, draws: int, seed: int, long: str | None
 ) -> Compared:  # fmt: skip
     second = Classifier.load(other)
     same = TASKS[second.task].per_token == found.per_word and not TASKS[second.task].several

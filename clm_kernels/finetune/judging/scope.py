@@ -114,6 +114,7 @@ def kept_features(model: nn.Module, wanted: bool = True) -> Iterator[list[Tensor
 
     def pooled(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         states, mask = hidden.pop(), kwargs.get("attention_mask")
+        hidden.clear()  # what a replay has run within, for texts of which nothing was kept
         whole = mask is None or mask.shape == states.shape[:2]  # Funnel's layers leave tokens out, but never the first
         vectors = pool(states, mask, "mean") if whole else states[:, 0]
         features.append(vectors.detach().float().cpu())

@@ -95,9 +95,11 @@ class Pulse(threading.Thread):
                 self._leave({0: ""})
 
     def _leave(self, lost: Mapping[int, str]) -> None:
-        finished = sealing.acquire(timeout=SEALING)
-        self._end(lost)
-        if finished:
+        at_once = sealing.acquire(blocking=False)
+        held = at_once or sealing.acquire(timeout=SEALING)
+        if at_once or not self._ended.wait(GRACE):  # what has been sealed since may have told the loss itself
+            self._end(lost)
+        if held:
             sealing.release()
 
     def _unanswered(self) -> bool:

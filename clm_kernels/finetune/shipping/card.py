@@ -240,7 +240,12 @@ def _limits(served: Served, report: dict[str, Any], compared: list[str]) -> str:
     unit = served.task.unit
     lines = [f"- {unit.capitalize()} beyond {served.max_length} tokens are cut off."]
     if long_of(served.model.config) == "window":
-        trained = "It was trained on windows of long texts, whose logits `clm-kernels predict` averages"
+        pooled = (
+            "by one of which `clm-kernels predict` tags each word"
+            if served.task.per_token
+            else "whose logits `clm-kernels predict` averages"
+        )
+        trained = f"It was trained on windows of long texts, {pooled}"
         lines = [f"- {trained}; elsewhere {unit} beyond {served.max_length} tokens are cut off."]
     if served.temperature != 1:
         alone = "sigmoid" if served.task.several else "softmax"
@@ -258,7 +263,7 @@ def _limits(served: Served, report: dict[str, Any], compared: list[str]) -> str:
         counts = ", ".join(str(report["cut"][name]) for name in few)
         lines.append(f"- In {', '.join(map(markdown, few))}, {counts} {unit} were cut off.")
     for name, found in report.get("windows", {}).items():
-        lines.append(f"- In {markdown(name)}, {found['texts']:,} {unit} were read in {found['windows']:,} windows.")
+        lines.append(f"- In {markdown(name)}, {found['texts']:,} texts were read in {found['windows']:,} windows.")
     return "\n".join(["## Limits", "", *lines, *(f"- {markdown(line)}" for line in compared)])
 
 

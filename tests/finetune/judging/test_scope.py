@@ -1,12 +1,15 @@
 """Texts that are about none of the labels: what tells them, where it is kept, how they are marked."""
 
+import gc
 import json
 import math
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from models import batch as batch_of
 from models import build
 from tiny_runs import base, finished, silent  # noqa: F401
 from typer.testing import CliRunner
@@ -18,7 +21,7 @@ from clm_kernels.finetune.artifacts import SCOPE
 from clm_kernels.finetune.files import read_rows
 from clm_kernels.finetune.judging.scope import Scope, drawn, kept_features
 from clm_kernels.finetune.outputs import recorded_config
-from clm_kernels.models.structure import base_model
+from clm_kernels.models.structure import base_model, layers_of
 from clm_kernels.tensors import read_tensors, write_tensors
 
 TEXTS = ["where is my parcel", "paris rome anna bob lives in meets smith paris", "password"]
@@ -86,6 +89,18 @@ def test_features_of_any_family_do_not_depend_on_padding(family):
         states = base_model(model)(input_ids=ids)[0]
     torch.testing.assert_close(features[0], states.mean(1))
     torch.testing.assert_close(features[0], features[1], rtol=1e-4, atol=1e-5)
+
+
+def test_no_hidden_states_stay_of_texts_that_run_within_a_replay():
+    model = build()
+    clm.patch(model, clm.Selection())
+    seen = []
+    with clm.replay(model, max_bytes=0), kept_features(model) as features, torch.no_grad():
+        layers_of(model)[-1].register_forward_hook(lambda module, given, output: seen.append(weakref.ref(output)))
+        for _ in range(2):
+            model(**batch_of(model))
+            gc.collect()
+    assert len(features) == 2 and len(seen) >= 2 and sum(each() is not None for each in seen) <= 1
 
 
 def test_where_tokens_are_left_out_the_first_is_taken():
