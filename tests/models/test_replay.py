@@ -153,7 +153,8 @@ def test_a_head_is_warmed_up_beyond_what_is_kept():
     warmed = []
     for replayed in (False, True):
         model = build(dtype=torch.float64)
-        batches = [part(models.batch(model), [i], 9) for i in range(3)]
+        whole = models.batch(model)
+        batches = [part(whole, [0], 6), whole, part(whole, [2, 0, 1], 9)]
         clm.patch(model, clm.Selection())
         with clm.replay(model, max_bytes=10 * 32 * 8) if replayed else nullcontext():
             clm.warm_up_head(model, batches)

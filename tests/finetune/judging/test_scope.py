@@ -21,7 +21,7 @@ from clm_kernels.finetune.artifacts import SCOPE
 from clm_kernels.finetune.files import read_rows
 from clm_kernels.finetune.judging.scope import Scope, drawn, kept_features
 from clm_kernels.finetune.outputs import recorded_config
-from clm_kernels.models.structure import base_model, layers_of
+from clm_kernels.models.structure import base_model
 from clm_kernels.tensors import read_tensors, write_tensors
 
 TEXTS = ["where is my parcel", "paris rome anna bob lives in meets smith paris", "password"]
@@ -96,11 +96,11 @@ def test_no_hidden_states_stay_of_texts_that_run_within_a_replay():
     clm.patch(model, clm.Selection())
     seen = []
     with clm.replay(model, max_bytes=0), kept_features(model) as features, torch.no_grad():
-        layers_of(model)[-1].register_forward_hook(lambda module, given, output: seen.append(weakref.ref(output)))
+        base_model(model).register_forward_hook(lambda module, given, output: seen.append(weakref.ref(output[0])))
         for _ in range(2):
             model(**batch_of(model))
             gc.collect()
-    assert len(features) == 2 and len(seen) >= 2 and sum(each() is not None for each in seen) <= 1
+        assert len(features) == 2 and len(seen) == 4 and sum(each() is not None for each in seen) == 1
 
 
 def test_where_tokens_are_left_out_the_first_is_taken():
