@@ -73,7 +73,7 @@ def fail(message: str, code: int) -> typer.Exit:
 
 def is_first() -> bool:
     """Whether this is process 0 of a launcher's, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
+    return os.environ.get("RANK", "0") == "0" or os.environ.get("WORLD_SIZE", "1") == "1"
 
 
 def _ended_with_the_first() -> bool:
@@ -86,7 +86,7 @@ def _ended_with_the_first() -> bool:
     until = time.monotonic() + PATIENCE
     while not ended and time.monotonic() < until:
         time.sleep(0.05)
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
     return bool(ended)
 
 

@@ -96,6 +96,9 @@ def _texts(file: str, task: Task, data: Data) -> Iterator[Any]:
     elif Path(file).suffix == ".txt":
         require(Path(file).is_file(), "predict", "file", "an existing file", repr(file))
         with open(file, "rb") as source:
+            for _ in _of_lines(source, file, task):
+                pass  # as a table below
+            source.seek(0)
             yield from _of_lines(source, file, task)
     else:
         data.check()

@@ -28,7 +28,7 @@ REQUIRED = ("model", "train", "output")
 PATHS = ("model", "train", "validation", "test", "output", "selection", "replay_file")
 SIDES = ("auto", "none", "all", "upper half")
 SCHEDULERS = (  # of those that transformers has; the others want arguments
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt", "reduce_lr_on_plateau",
 )  # fmt: skip
 SEEDS, EPOCHS = 2**32, 10**6  # below the first numpy takes them; more steps than the second makes no Trainer counts
 SPAN = re.compile(r"(\d+)-(\d+)")

@@ -17,7 +17,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 @contextmanager
 def filling(folder: Path, function: str) -> Iterator[None]:
-    """A folder that is new, or as it was, when what fills it fails.
+    """A folder that is new, or as it was, when what fills it fails; after a refusal, which may be of what others have put there, what is in it stays.
 
     Raises:
         ValueError: in the name of `function`, if there can be no such folder.
@@ -31,9 +31,9 @@ def filling(folder: Path, function: str) -> Iterator[None]:
     try:
         with advice_when_a_disk_is_full(folder, function):
             yield
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):  # else it would hide what has happened
-            for path in folder.iterdir() if empty else ():
+            for path in folder.iterdir() if empty and not isinstance(error, ValueError) else ():
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
             for path in made:
                 path.rmdir()

@@ -44,7 +44,7 @@ from .parts import with_files
 from .pricing import as_found, within
 from .processes.company import Company, in_company
 from .report import Report, machine
-from .run_file import load_run_file, mend_run_file, save_run_file
+from .run_file import begun_with, load_run_file, mend_run_file, save_run_file
 from .saying import Say, say_nothing, to_stderr
 from .sharing import Shared
 from .trainer import arguments
@@ -178,10 +178,10 @@ def _train(run: Begun, say: Say, paths: Mapping[str, str], company: Company, beg
                 report.words = words.best()
             if scored.scope:
                 scored.scope.save(output)
-            written = load_run_file(output / RUN_FILE)  # with the paths as they were given when the run was begun
-            report.data = with_address(report.data, TrainConfig(**written.options).options())
+            begun = begun_with(output / RUN_FILE, run.resolved)
+            report.data = with_address(report.data, TrainConfig(**begun).options())
             if found := ",".join(map(repr, minutes.get("shares", []))):
-                save_run_file(output / RUN_FILE, TrainConfig(**written.options | {"shares": found}), written.versions)
+                save_run_file(output / RUN_FILE, TrainConfig(**begun | {"shares": found}), run.circumstances["versions"])
             if "asked" in minutes:
                 minutes["paid"] = (time.perf_counter() - began) / 60
             _save(run, prepared, report)

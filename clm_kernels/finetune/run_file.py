@@ -77,6 +77,14 @@ def mend_run_file(path: Path, config: TrainConfig, versions: Mapping[str, str], 
     save_run_file(path, config, versions)
 
 
+def begun_with(path: Path, config: TrainConfig) -> dict[str, Any]:
+    """The options of a run by its own file, which has the paths as they were given; by `config` where that cannot be read any more."""
+    try:
+        return load_run_file(path).options
+    except ValueError:
+        return config.options()
+
+
 def load_run_file(path: str | os.PathLike) -> RunFile:
     """What a file says; nothing that it names is looked at.
 

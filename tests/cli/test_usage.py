@@ -21,6 +21,7 @@ def test_programs_get_one_line():
 
 def test_the_first_process_says_it_and_the_others_wait_to_be_ended(monkeypatch):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     ending = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
     ending.start()
     told = run("train", "--epoch", "1")
@@ -30,6 +31,7 @@ def test_the_first_process_says_it_and_the_others_wait_to_be_ended(monkeypatch):
 @pytest.mark.parametrize("arguments", [("train", "--epoch", "1"), ("check", "nothing.csv")])
 def test_who_is_left_alone_says_it(monkeypatch, arguments):
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(errors, "PATIENCE", 0.1)
     before, told = signal.getsignal(signal.SIGTERM), run(*arguments)
     assert told.exit_code == 2 and told.stderr.startswith("error: ")

@@ -112,21 +112,6 @@ def test_the_columns_tell_the_task(tmp_path, row, options, task):
     assert find_task(TrainConfig(train=path, **options).data).name == task
 
 
-@pytest.mark.parametrize(
-    ("row", "option"),
-    [
-        ({"label": "a"}, "tags_column"), ({"label": "a"}, "tokens_column"), ({"labels": ["a"]}, "tags_column"),
-        ({"tokens": ["x"], "tags": ["O"]}, "text_column"), ({"tokens": ["x"], "tags": ["O"]}, "label_column"),
-    ],
-)  # fmt: skip
-def test_columns_that_a_task_has_not_are_refused(tmp_path, row, option):
-    path = write_jsonl(tmp_path / "t.jsonl", [row if "tokens" in row else {"text": "x", **row}])
-    config = TrainConfig(train=path, **{option: "another"})
-    task = find_task(config.data).name
-    with pytest.raises(ValueError, match=f"^train: {option} must be left out with the task {task}, got 'another'$"):
-        load_data(config.data, 1)
-
-
 def test_order_and_repetition_in_a_list_say_nothing(tmp_path):
     rows = [{"text": "x", "labels": ["b", "a", "b"]}, {"text": "y", "labels": [2, "a"]}, {"text": "z", "labels": []}]
     path = write_jsonl(tmp_path / "t.jsonl", rows)

@@ -12,7 +12,7 @@ from tiny_task import save_model
 
 from clm_kernels.finetune import TrainConfig, train
 from clm_kernels.finetune.config import PARTS
-from clm_kernels.finetune.run_file import FORGOTTEN, config_from, load_run_file, read_run
+from clm_kernels.finetune.run_file import FORGOTTEN, begun_with, config_from, load_run_file, read_run
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +174,10 @@ def test_settings_without_a_file(seen):
 def test_settings_that_cannot_be(seen, setting, told):
     result = run("train", "--set", setting)
     assert (result.exit_code, result.stderr) == (2, f"error: train: {told}\n") and not seen
+
+
+def test_what_a_run_was_begun_with_is_known_without_its_file(file, tmp_path):
+    config = TrainConfig(model="m", train="t", output="o", epochs=2)
+    assert begun_with(file, config) == load_run_file(file).options
+    (tmp_path / "run.yaml").write_text("hello: [")
+    assert begun_with(tmp_path / "run.yaml", config) == config.options()

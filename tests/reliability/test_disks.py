@@ -244,3 +244,12 @@ def test_what_stood_in_a_folder_stays_when_filling_fails(tmp_path):
     with pytest.raises(RuntimeError, match=r"^f: output must be"), filling(tmp_path, "f"):
         full()
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_after_a_refusal_what_others_have_put_into_a_new_folder_stays(tmp_path):
+    """As of two exports into one folder, the second of which is refused when the first is there."""
+    with pytest.raises(ValueError, match=r"^it is there"), filling(tmp_path / "new", "f"):
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "theirs").write_text("x")
+        raise ValueError("it is there")
+    assert (tmp_path / "new" / "theirs").read_text() == "x"

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import require
+from ...errors import listed, require
 from ...files import write_atomically
 from ..artifacts import CHECKPOINTS, REPORT, RUN, RUN_FILE, TRIALS
 from ..checkpoints import last_checkpoint
@@ -66,6 +66,15 @@ def several_in(config: TrainConfig, say: Say, folders: Sequence[str]) -> Iterato
             whole = config
             absolute, _ = check_output(config, say)
             check_free(output, OURS)
+            ours = {path.name for path in inner_folders(output)}
+            others = [name for name in folders if (output / name).exists() and name not in ours]
+            require(
+                not others,
+                "train",
+                "output",
+                "a folder without runs of others",
+                f"{str(output)!r} with {listed(others)}; move it",
+            )
             clear(output)
             record = {"config": absolute.options(), "asked": config.options(), "given": sorted(config.given)}
             record |= {WRITES: [RUN, RUN_FILE, TRIALS], FOLDERS: list(folders)}
@@ -104,7 +113,7 @@ def keep(folder: Path, report: Report, **options: Any) -> None:
     top = folder.parent
     names = [path.name for pattern in recorded_files(folder) for path in folder.glob(pattern) if path.is_file()]
     above = read_json(top / RUN)
-    ours = {WRITES: [*recorded_files(top), *names], FOLDERS: above.get(FOLDERS, [])}
+    ours = {WRITES: [*recorded_files(top), *names], FOLDERS: [path.name for path in inner_folders(top)]}
     write_atomically(top / RUN, json.dumps(above | ours, indent=2).encode())
 
     def copy(beside: Path) -> None:

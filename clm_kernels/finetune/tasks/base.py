@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import listed, require
-from ..config import DEFAULTS
 from ..templates import TEXT
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ class Task(ABC):
         several: whether a text may have any number of labels.
         unit: what is counted where something is cut off.
         fields: what `write` calls text, label and probability.
-        unread: options that name what its data have not.
     """
 
     auto: str
@@ -67,7 +65,6 @@ class Task(ABC):
     several: bool = False
     unit: str = "texts"
     fields: tuple[str, str, str] = ("text", "label", "probability")
-    unread: tuple[str, ...] = ()
 
     def __init__(self, name: str):
         self.name = name
@@ -120,9 +117,6 @@ class Task(ABC):
 
     def check(self, data: Data) -> None:
         """Raises ValueError for options that this task cannot have."""
-        for name in self.unread:
-            value = getattr(data, name)
-            require(value == DEFAULTS[name], "train", name, f"left out with the task {self.name}", repr(value))
 
     def written(
         self, texts: Sequence[Any], tokenizer: PreTrainedTokenizerBase, max_length: int, template: str = TEXT

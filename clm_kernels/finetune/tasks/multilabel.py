@@ -31,7 +31,6 @@ class MultiLabelClassification(SequenceClassification):
 
     problem = "multi_label_classification"
     several = True
-    unread = ("tokens_column", "tags_column")
     fields = ("text", "labels", "probabilities")
 
     def columns(self, data: Data) -> tuple[str, str]:

@@ -30,7 +30,6 @@ class SequenceClassification(Task):
     architecture = "ForSequenceClassification"
     peft = "SEQ_CLS"
     problem = "single_label_classification"
-    unread = ("tokens_column", "tags_column", "labels_column", "label_separator")
 
     def columns(self, data: Data) -> tuple[str, str]:
         return data.text_column, data.label_column

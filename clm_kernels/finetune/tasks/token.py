@@ -28,7 +28,6 @@ class TokenClassification(Task):
     architecture = "ForTokenClassification"
     peft = "TOKEN_CLS"
     per_token = True
-    unread = ("text_column", "label_column", "labels_column", "label_separator")
     unit = "words"
     fields = ("tokens", "tags", "probabilities")
 

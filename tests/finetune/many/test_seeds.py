@@ -12,6 +12,7 @@ from interruption import press_ctrl_c
 from tiny_runs import assert_same, silent, trained_tensors
 
 from clm_kernels.finetune import Classifier, Report, TrainConfig, train
+from clm_kernels.finetune.artifacts import REPORT
 from clm_kernels.finetune.many import seeds
 from clm_kernels.finetune.outputs import RESULTS
 from clm_kernels.finetune.run_file import load_run_file
@@ -110,6 +111,15 @@ def test_overwriting_takes_the_seeds_away_and_nothing_else(base, several, tmp_pa
     assert sorted(path.name for path in output.glob("seed-*")) == ["seed-42", "seed-notes"]
     assert [path.name for path in (output / "seed-42").iterdir()] == ["notes.txt"]
     assert (output / "seed-notes" / "report.json").read_text() == "mine" and {"run.yaml", "trials.csv"} <= {*RESULTS}
+
+
+def test_a_run_that_stands_where_a_seed_is_to_be_trained_is_none_of_them(base, tmp_path):
+    own = replace(base, epochs=1, output=str(tmp_path / "o"))
+    train(own, silent)
+    train(own.replace(output=str(tmp_path / "o" / "seed-42")), silent)
+    with pytest.raises(ValueError, match=r"^train: output must be a folder without runs of others, got .* with 'seed-42'; move it$"):
+        train(own.replace(seeds=2, overwrite=True), silent)
+    assert (tmp_path / "o" / REPORT).is_file() and (tmp_path / "o" / "seed-42" / REPORT).is_file()
 
 
 def test_a_mistake_leaves_nothing(several, tmp_path):
