@@ -117,7 +117,7 @@ def test_predict_tags(tagger):
 
 def test_predict_says_how_many_texts_were_cut(tagger, trained):
     long = run("predict", "--model", trained[0], input="refund\n" + "refund " * 600 + "\n")
-    assert re.fullmatch(r"1 texts were cut off: more than \d+ tokens\n", long.stderr), long.stderr
+    assert re.fullmatch(r"1 text was cut off: more than \d+ tokens\n", long.stderr), long.stderr
 
 
 def predicted(model, lines):

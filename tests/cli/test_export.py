@@ -47,7 +47,12 @@ def test_every_export_has_a_card(shipped):
 
 def test_nothing_that_is_left_is_a_pickle(shipped, finished):
     """No file of a run or of an export is one, by its name, its content, or as a zip of torch.save."""
-    paths = [path for root in (shipped[0], Path(finished[0].run.output)) for path in root.rglob("*") if path.is_file()]
+    paths = [
+        path
+        for root in (shipped[0], Path(finished[0].run.output))
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    ]
     assert {path.suffix for path in paths} <= {".json", ".safetensors", ".onnx", ".md", ".py", ".png", ".html", ".yaml"}
     assert [path for path in paths if _is_pickle(path)] == []
 

@@ -45,7 +45,7 @@ def test_what_stays_of_several_labels_weighs_as_in_the_whole_batch():
     found = {}
     for teaching.epoch in range(20):
         batch = collate([{"row": i, "labels": row.tolist()} for i, row in enumerate(labels)])
-        loss = teaching.loss(None, logits.detach()[batch["row"]], batch["labels"], batch["row"], batch["weight"])
+        loss = teaching.loss(None, logits.detach()[batch["row"]], batch["labels"], batch["row"], batch["weight"], batch["came"])
         found[tuple(batch["row"].tolist())] = float(loss)
     assert found.keys() == {(0, 1, 2, 3), (0, 1, 2, 4)}
     assert sum(found.values()) / 2 == pytest.approx(float(mean_loss(logits.detach(), labels)))

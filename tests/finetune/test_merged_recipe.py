@@ -173,7 +173,7 @@ def test_from_the_command_line(plain, tmp_path):
     options = ["--epochs", "1", "--batch-size", "8", "--sensitivity-examples", "24", "--merge-tokens"]
     result = run("train", *files, "--output", tmp_path / "o", *options, "3")
     assert result.exit_code == 0, result.stderr
-    assert "merged 3 of 3 token groups" in result.stderr and "rows and blocks" in result.stdout
+    assert "merged 3 of 3 token groups" in result.stderr and "by groups" in result.stdout
     assert run("predict", "--model", tmp_path / "o", input="my refund\n").exit_code == 0
     result = run("train", *files, "--output", tmp_path / "p", *options, "-1")
     assert result.exit_code == 2 and "merge_tokens must be 0 or more, got -1" in result.stderr

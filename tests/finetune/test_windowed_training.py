@@ -108,8 +108,8 @@ def test_what_an_example_teaches_is_told_by_its_part_of_the_text(windowed, tmp_p
     for batch in trainer.get_train_dataloader():
         trainer.compute_loss(begun.loaded.model, trainer._prepare_inputs(dict(batch)))
     weights, teaching = torch.from_numpy(begun.splits["train"].weights), trainer.teaching
-    given = torch.cat([norms for _, norms in teaching._read]).double()
-    rows = torch.cat([rows for rows, _ in teaching._read])
+    given = torch.cat([norms for _, norms, _ in teaching._read]).double()
+    rows = torch.cat([rows for rows, _, _ in teaching._read])
     teaching._share("cpu")
     torch.testing.assert_close(teaching.norms[rows], given * weights[rows], rtol=1e-5, atol=1e-8)
 

@@ -134,7 +134,7 @@ def test_tables_say_where_types_differ(stored, measured):
     result = CliRunner().invoke(app, ["estimate", "--model", folder, "--length", "8"])
     assert result.exit_code == 0, result.output
     assert "full, float32" in result.output and "sparse 0.125 groups, all " in result.output
-    assert "32 x 8 tokens, bfloat16, cuda" in result.output
+    assert "32 x 8 tokens, bfloat16, cuda" in " ".join(result.output.split())
     CliRunner().invoke(app, ["profile", "--model", folder, "--length", "8"])
     assert [config.data.dtype for config in measured] == ["float32", "bfloat16"]
 

@@ -15,6 +15,8 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+from clm_kernels.finetune.files import NotUtf8
+
 SECONDS, MEMORY = 1.0, 50 << 20
 OURS = re.compile(r"[A-Za-z_.]+(\[\d+\])?: \S")
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -35,7 +37,7 @@ def watch() -> int:
 
 def wrong(error: BaseException) -> str:
     """Why this is not an error that the package may raise; nothing if it is."""
-    if type(error) is not ValueError:
+    if type(error) not in (ValueError, NotUtf8):
         return "another error"
     message = str(error)
     return "" if OURS.match(message) and "\n" not in message and len(message) < 4000 else "another message"

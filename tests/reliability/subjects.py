@@ -170,7 +170,12 @@ def manifest_subject(folder: Path, share) -> Subject:
     checkpoint.mkdir(parents=True)
     (checkpoint / "optimizer.pt").write_bytes(b"moments")
     versions = {"torch": "2", "threads": "1"}
-    run = {"model": {"weights": "a", "config.json": "b"}, "tokens": {"train": "c"}, "processes": 1, "versions": versions}
+    run = {
+        "model": {"weights": "a", "config.json": "b", "files": {"tokenizer.json": "d"}},
+        "tokens": {"train": "c"},
+        "processes": 1,
+        "versions": versions,
+    }
     manifest.seal(checkpoint, step=3, best=3, run=run)
     content = json.loads((checkpoint / manifest.MANIFEST).read_text())
 

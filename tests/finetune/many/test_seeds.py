@@ -117,7 +117,9 @@ def test_a_run_that_stands_where_a_seed_is_to_be_trained_is_none_of_them(base, t
     own = replace(base, epochs=1, output=str(tmp_path / "o"))
     train(own, silent)
     train(own.replace(output=str(tmp_path / "o" / "seed-42")), silent)
-    with pytest.raises(ValueError, match=r"^train: output must be a folder without runs of others, got .* with 'seed-42'; move it$"):
+    with pytest.raises(
+        ValueError, match=r"^train: output must be a folder without runs of others, got .* with 'seed-42'; move it$"
+    ):
         train(own.replace(seeds=2, overwrite=True), silent)
     assert (tmp_path / "o" / REPORT).is_file() and (tmp_path / "o" / "seed-42" / REPORT).is_file()
 

@@ -6,7 +6,7 @@ import needs_datasets  # noqa: F401
 import pytest
 from pages import HOSTILE, Read, content, items, report, scored
 
-from clm_kernels.finetune.artifacts import PAGE
+from clm_kernels.finetune.artifacts import PAGE, RUN
 from clm_kernels.finetune.outputs import RESULTS, clear
 from clm_kernels.finetune.page.writing import SECTIONS, page, write_page
 
@@ -122,5 +122,6 @@ def test_what_goes_wrong_is_said_and_costs_the_page_alone(tmp_path):
 
 def test_overwrite_takes_it_away(tmp_path):
     (tmp_path / PAGE).write_text("old")
+    (tmp_path / RUN).write_text("{}")
     clear(tmp_path)
     assert PAGE in RESULTS and not list(tmp_path.iterdir())
