@@ -63,7 +63,7 @@ INF, HUGE = float("inf"), 2**63
     ({"batch_size": HUGE}, f"batch_size must be at most 2147483647, got {HUGE}"),
     ({"eval_steps": HUGE}, "eval_steps must be at most 2147483647"),
     ({"max_length": HUGE}, "max_length must be 8 or more, and at most 2147483647"),
-    ({"scheduler": "nonsense"}, "scheduler must be 'linear', 'cosine', .* or 'inverse_sqrt', got 'nonsense'"),
+    ({"scheduler": "nonsense"}, "scheduler must be 'linear', 'cosine', .* or 'reduce_lr_on_plateau', got 'nonsense'"),
     ({"scheduler": "warmup_stable_decay"}, "scheduler must be 'linear'"),
 ])  # fmt: skip
 def test_values_that_nothing_can_take_are_refused_by_the_config(options, message):
