@@ -24,7 +24,7 @@ from .common import keep, ratio, row
 from .tasks.tasks import TASKS, data_directory, write_parts
 
 SIZES = ({"train": 500, "validation": 300, "test": 1000}, {"train": 2000, "validation": 300, "test": 1000})
-ROUNDS, BATCH, MAX_LENGTH = 5, 32, 128
+ROUNDS, BATCH, MAX_LENGTH = 3, 32, 128
 
 
 def main() -> list[dict[str, object]]:
